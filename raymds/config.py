@@ -1,0 +1,274 @@
+"""Typed configuration of every verb: OmegaConf structured configs, checked before anything starts.
+
+A preset is YAML; `key=value` overrides use dots (`optim.lr=1e-5`). Each field's comment gives unit and meaning. Where
+a value is `???` the user has to give it.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from raymds.errors import UsageError
+from raymds.objective.solvers import SOLVERS
+
+
+@dataclass
+class ModelConfig:
+    """The model being developed."""
+
+    name: str = ""  # an open_clip architecture, or the built-in tiny-64
+    weights: str | None = None  # the old model: .safetensors, or an open_clip .pt; null: random weights (pretrain only)
+    head_rank: int = 32  # r of METHOD 4, the rank of each class's text head
+
+
+@dataclass
+class DataConfig:
+    """The data set."""
+
+    uri: str = ""  # directory of a shard set (it holds manifest.json)
+    image_size: int = 0  # pixels, the model's input side; 0: the architecture's own
+    on_corrupt: str = "error"  # what an undecodable image does: error
+
+
+@dataclass
+class TaskConfig:
+    """What is developed and what is protected."""
+
+    target: str = ""  # attribute:class
+    protect: list[str] = field(default_factory=list)  # attributes (all their classes but the target) or attribute:class
+    retained: int = 1000  # retained examples per protected task, at most
+    prompts: dict[str, str] = field(default_factory=dict)  # attribute -> sentence with {} for the class
+
+
+@dataclass
+class ObjectiveConfig:
+    """The target objective, METHOD 2."""
+
+    batch: int = 256  # pairs per step, all ranks together
+    positive_share: float = 0.5  # share of them that show the target
+    temperature: float = 0.05  # t of METHOD (7)
+    gamma: float = 0.8  # γ₁ of METHOD (9), in (0, 1]
+
+
+@dataclass
+class ConstraintsConfig:
+    """The constraints, METHOD 3."""
+
+    solver: str = "squared_hinge"  # rule for λ: squared_hinge, regularize, none
+    beta: float = 100.0  # β, penalty weight
+    temperature: float = 0.05  # τ₀ of METHOD (12)
+    gamma: float = 0.8  # γ₂ of METHOD (11), in (0, 1]
+    slack: float = 0.0  # ε of METHOD (1), in units of the task loss; negative: a margin
+    tasks_per_step: Any = "all"  # protected tasks sampled per step: a number, or all
+    images_per_task: int = 10  # examples per sampled task and step, all ranks together
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    lr: float = 1e-6  # peak learning rate
+    weight_decay: float = 0.1  # on matrices; gains, biases and embeddings have none
+    warmup: int = 500  # steps from 0 to the peak
+    steps: int = 24000  # steps in all
+    clip: float = 1.0  # largest norm of the gradient
+
+
+@dataclass
+class SelectConfig:
+    """Choice, rescue, certificate, METHOD 6."""
+
+    every: int = 600  # steps between checkpoints, each evaluated on val
+    interpolate: bool = True  # try w_old + α(w − w_old) where a candidate violates
+    tolerance: float = 0.0  # largest loss of accuracy that still counts as retained, a fraction
+    confidence: float = 0.95  # joint confidence of the certificate's bounds
+
+
+@dataclass
+class RunConfig:
+    """Where and on how much."""
+
+    uri: str = ""  # run directory
+    workers: int = 1  # Ray Train workers, one model replica each
+    gpus_per_worker: float = 0  # GPUs of each; 0: train on CPU
+    max_failures: int = 3  # restarts after a lost worker before the run ends
+    seed: int = 0  # of every random choice
+
+
+@dataclass
+class Config:
+    """Everything a cycle, a pretraining or a certificate needs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass
+class SceneRows:
+    """Images per split."""
+
+    train: int = 10000
+    val: int = 2000
+    test: int = 5000
+
+
+@dataclass
+class ScenesConfig:
+    """A data set of rendered driving scenes."""
+
+    size: int = 64  # pixels a side
+    seed: int = 0
+    quality: int = 95  # JPEG quality
+    rows: SceneRows = field(default_factory=SceneRows)
+    rows_per_shard: int = 1000
+    frequencies: dict[str, dict[str, float]] = field(default_factory=dict)  # of train; default: long-tailed
+    balanced: dict[str, dict[str, float]] = field(default_factory=dict)  # of val and test; default: all classes equal
+
+
+T = TypeVar("T")
+
+
+def load(schema: type[T], preset: str | None, overrides: Sequence[str], require: Iterable[str] = ()) -> T:
+    """A checked config from a preset (path, or the name of a built-in one) and `key=value` overrides.
+
+    Raises UsageError naming the key for unknown keys, wrong types, missing values and values out of range.
+    """
+    base = OmegaConf.structured(schema)
+    sources = [_preset(preset)] if preset else []
+    sources += [_override(item) for item in overrides]
+    for source in sources:
+        _check_keys(source, base, "")
+        try:
+            base = OmegaConf.merge(base, source)
+        except OmegaConfBaseException as error:
+            raise UsageError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
+    missing = sorted(OmegaConf.missing_keys(base)) or [key for key in require if not OmegaConf.select(base, key)]
+    if missing:
+        raise UsageError(f"{missing[0]}: has no value; give it in the preset or as {missing[0]}=VALUE")
+    config = cast(T, OmegaConf.to_object(base))
+    if isinstance(config, Config):
+        check(config)
+    return config
+
+
+def to_yaml(config: object) -> str:
+    """The resolved config as YAML, what a run directory stores."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _preset(name: str) -> DictConfig:
+    path = Path(name)
+    built_in = resources.files("raymds") / "presets" / f"{name}.yaml"
+    if path.is_file():
+        text = path.read_text()
+    elif built_in.is_file():
+        text = built_in.read_text()
+    else:
+        names = sorted(p.name.removesuffix(".yaml") for p in (resources.files("raymds") / "presets").iterdir())
+        raise UsageError(f"preset {name}: no such file, and no built-in preset of that name ({', '.join(names)})")
+    try:
+        loaded = OmegaConf.create(text)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UsageError(f"preset {name}: not valid YAML: {error}") from None
+    if not isinstance(loaded, DictConfig):
+        raise UsageError(f"preset {name}: has to be a mapping of sections")
+    return loaded
+
+
+def _override(item: str) -> DictConfig:
+    key, equals, _ = item.partition("=")
+    if not equals or not key:
+        raise UsageError(f"override {item!r}: has to be key=value, for example optim.lr=1e-5")
+    try:
+        return OmegaConf.from_dotlist([item])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UsageError(f"override {item!r}: {error}") from None
+
+
+def _check_keys(given: Any, base: DictConfig, prefix: str) -> None:
+    """Unknown keys, each named with the nearest valid one."""
+    schema = OmegaConf.get_type(base)
+    if not isinstance(given, DictConfig) or schema is None or schema is dict:
+        return
+    for key in map(str, given):
+        if key not in base.keys():  # noqa: SIM118 - `in base` is False for a key whose value is missing
+            near = difflib.get_close_matches(key, [str(k) for k in base], n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"valid here: {', '.join(str(k) for k in base)}"
+            raise UsageError(f"{prefix}{key}: unknown key; {hint}")
+        below = base._get_node(key)
+        if isinstance(below, DictConfig):
+            _check_keys(given._get_node(key), below, f"{prefix}{key}.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+Rule = tuple[str, Callable[[Any], bool], str]
+
+_POSITIVE = (lambda v: v > 0, "has to be above 0")
+_NOT_NEGATIVE = (lambda v: v >= 0, "has to be 0 or more")
+_SHARE = (lambda v: 0 < v < 1, "has to lie between 0 and 1, both excluded")
+_GAMMA = (lambda v: 0 < v <= 1, "has to lie in (0, 1]")
+_RULES: list[Rule] = [
+    ("model.head_rank", *_POSITIVE),
+    ("data.image_size", lambda v: v == 0 or v >= 16, "has to be 16 pixels or more, or 0"),
+    ("data.on_corrupt", lambda v: v == "error", "has to be error"),
+    ("task.retained", *_POSITIVE),
+    ("objective.batch", lambda v: v >= 2, "has to be 2 or more"),
+    ("objective.positive_share", *_SHARE),
+    ("objective.temperature", *_POSITIVE),
+    ("objective.gamma", *_GAMMA),
+    ("constraints.solver", lambda v: v in SOLVERS, f"has to be one of {', '.join(SOLVERS)}"),
+    ("constraints.beta", *_NOT_NEGATIVE),
+    ("constraints.temperature", *_POSITIVE),
+    ("constraints.gamma", *_GAMMA),
+    ("constraints.slack", math.isfinite, "has to be finite"),
+    ("constraints.tasks_per_step", lambda v: v == "all" or (type(v) is int and v > 0), "has to be all or above 0"),
+    ("constraints.images_per_task", *_POSITIVE),
+    ("optim.lr", *_POSITIVE),
+    ("optim.weight_decay", *_NOT_NEGATIVE),
+    ("optim.warmup", *_NOT_NEGATIVE),
+    ("optim.steps", *_POSITIVE),
+    ("optim.clip", *_POSITIVE),
+    ("select.every", *_POSITIVE),
+    ("select.tolerance", lambda v: 0 <= v < 1, "is a fraction: 0 or more and below 1"),
+    ("select.confidence", *_SHARE),
+    ("run.workers", *_POSITIVE),
+    ("run.gpus_per_worker", *_NOT_NEGATIVE),
+    ("run.max_failures", *_NOT_NEGATIVE),
+    ("run.seed", *_NOT_NEGATIVE),
+]
+
+
+def check(config: Config) -> None:
+    """Ranges and cross-field rules; raises UsageError naming the key, its value and what it has to be."""
+    for key, holds, rule in _RULES:
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if not holds(value):
+            raise UsageError(f"{key}={value}: {rule}")
+    if config.optim.warmup >= config.optim.steps:
+        raise UsageError(f"optim.warmup={config.optim.warmup}: has to be below optim.steps={config.optim.steps}")
+    objective = config.objective
+    positives = round(objective.batch * objective.positive_share)
+    smallest = min(positives, objective.batch - positives)
+    if smallest < config.run.workers:
+        raise UsageError(
+            f"objective.batch={objective.batch}: gives {positives} positives and {objective.batch - positives} "
+            f"negatives, fewer than run.workers={config.run.workers}; raise objective.batch or lower run.workers"
+        )

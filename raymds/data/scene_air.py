@@ -1,0 +1,241 @@
+"""What is in the air of a scene: light, clouds, fog, rain, snow.
+
+Every strength is continuous, so that neighbouring classes overlap, as they do outside.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raymds.data.scene_paint import (
+    DEPTH,
+    OVERSAMPLE,
+    Camera,
+    Canvas,
+    Codes,
+    Dice,
+    Floats,
+    Lamp,
+    Picture,
+    Rgb,
+    coverage,
+    glow,
+    mix,
+    pack,
+    scale,
+    value_noise,
+)
+
+# Ranges of cloud cover, extinction in 1/m, rain, wet road, lying snow and flakes.
+RANGES: dict[str, tuple[tuple[float, float], ...]] = {
+    "clear": ((0.0, 0.26), (0.0003, 0.004), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "partly cloudy": ((0.2, 0.72), (0.0004, 0.005), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "overcast": ((0.66, 1.0), (0.0008, 0.013), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "rainy": ((0.72, 1.0), (0.002, 0.02), (0.06, 1.0), (0.3, 1.0), (0, 0), (0, 0)),
+    "snowy": ((0.6, 1.0), (0.0015, 0.022), (0, 0), (0, 0.3), (0.15, 1.0), (0.0, 1.0)),
+    "foggy": ((0.6, 1.0), (0.009, 0.07), (0, 0), (0, 0.3), (0, 0), (0, 0)),
+}
+# Ranges of (daylight, warmth of the low sun).
+LIGHT: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
+    "daytime": ((0.55, 1.0), (0.0, 0.12)),
+    "dawn/dusk": ((0.2, 0.6), (0.15, 1.0)),
+    "night": ((0.0, 0.2), (0.0, 0.1)),
+}
+
+
+@dataclass(frozen=True)
+class Air:
+    """Light and weather of one scene; all between 0 and 1 except `extinction`, in 1/m."""
+
+    daylight: float
+    warmth: float
+    cloud: float
+    extinction: float
+    rain: float
+    wet: float
+    snow: float
+    flakes: float
+    lamps: bool
+
+    @property
+    def ambient(self) -> Rgb:
+        """What an upright surface gets of the sky's light, by channel."""
+        day = 0.05 + 0.97 * self.daylight * (1.6 - 0.6 * self.daylight) * (1.0 - 0.18 * self.cloud)
+        tint = mix((1.0, 1.0, 1.0), (1.24, 0.92, 0.7), self.warmth * (1.0 - 0.7 * self.cloud))
+        night = mix((0.8, 0.9, 1.25), (1.0, 1.0, 1.0), min(2.5 * self.daylight, 1.0))
+        return (day * tint[0] * night[0], day * tint[1] * night[1], day * tint[2] * night[2])
+
+    @property
+    def horizon(self) -> Rgb:
+        """The sky's colour where it meets the road."""
+        day = mix((192.0, 216.0, 238.0), (196.0, 199.0, 203.0), self.cloud)
+        low = mix((246.0, 158.0, 92.0), (170.0, 146.0, 136.0), self.cloud)
+        share = 0.04 + 0.96 * self.daylight * (2.0 - self.daylight)
+        return mix((26.0, 27.0, 40.0), mix(day, scale(low, 1.1), self.warmth), share)
+
+    @property
+    def zenith(self) -> Rgb:
+        """The clear sky's colour overhead."""
+        return mix((7.0, 9.0, 24.0), mix((62.0, 122.0, 206.0), (72.0, 84.0, 150.0), self.warmth), self.daylight)
+
+    @property
+    def veil(self) -> Rgb:
+        """The colour that fog takes from the light in it."""
+        grey = mix(self.horizon, (208.0, 211.0, 214.0), 0.55)
+        return mix((52.0, 49.0, 50.0), grey, 0.08 + 0.92 * self.daylight)
+
+
+def conditions(dice: Dice, weather: str, timeofday: str) -> Air:
+    """Draw the light and weather of a scene of these classes."""
+    cloud, extinction, rain, wet, snow, flakes = RANGES[weather]
+    daylight, warmth = LIGHT[timeofday]
+    haze, drops = dice(), dice()
+    light = dice(*daylight) * (0.85 if cloud[0] > 0.5 else 1.0)
+    damp = dice.chance(0.2) and weather in ("overcast", "foggy")
+    old_snow = dice(0.0, 0.3) if dice.chance(0.06) else 0.0
+    return Air(
+        daylight=light,
+        warmth=dice(*warmth),
+        cloud=dice(*cloud),
+        extinction=extinction[0] + (extinction[1] - extinction[0]) * haze * (0.3 + 0.7 * haze),
+        rain=rain[0] + (rain[1] - rain[0]) * drops * drops,
+        wet=dice(0.1, 0.7) if damp else dice(*wet),
+        snow=max(dice(*snow), old_snow),
+        flakes=dice(*flakes) * dice(),
+        lamps=dice() < (0.97 - 1.5 * (light - 0.3) if light > 0.3 else 0.97),
+    )
+
+
+def paint_sky(canvas: Canvas, camera: Camera, air: Air, dice: Dice) -> None:
+    """Paint the sky down to the horizon: gradient, clouds in perspective, sun or moon."""
+    size = canvas.size
+    rows = min(max(int(camera.y0 * size) + 2, 1), size)
+    height = (rows - 0.5 - np.arange(rows)) / size  # above the horizon, in picture sides
+    rise = np.minimum(height / 0.5, 1.0)
+    rise = rise * (2.0 - rise)
+    low, high = np.array(air.horizon), np.array(mix(air.zenith, scale(air.horizon, 0.92), 0.25 * air.cloud))
+    sky = (low + (high - low) * rise[:, None])[:, None, :].repeat(size, axis=1)
+    _paint_sun(sky, air, dice)
+    cover, noise = _cloud_cover(height, size, air.cloud, dice)
+    bright = mix(scale(air.horizon, 1.06), (238.0, 240.0, 243.0), 0.6 * air.daylight * (1.0 - 0.8 * air.cloud))
+    sky += (np.array(bright) * (1.0 - 0.3 * air.cloud * noise[..., None]) - sky) * cover[..., None]
+    painted = pack(sky, np.zeros((rows, size), dtype=np.uint32))
+    for row in range(OVERSAMPLE):
+        for column in range(OVERSAMPLE):
+            canvas.packed[row : OVERSAMPLE * rows : OVERSAMPLE, column::OVERSAMPLE] = painted
+
+
+def _cloud_cover(height: Floats, size: int, cloud: float, dice: Dice) -> tuple[Floats, Floats]:
+    """Opacity of the clouds and the noise they are made of, both (rows, size)."""
+    grid = dice.several(24 * 16).reshape(24, 16)
+    far = height / (height + 0.35)  # clouds crowd together towards the horizon
+    x = np.arange(size) / size
+    noise = 0.6 * value_noise(grid, far * 9.0, x * 3.0 + 0.5)
+    noise += 0.28 * value_noise(grid, far * 20.0 + 1.0, x * 7.0 + 1.0)
+    noise += 0.12 * value_noise(grid, far * 33.0 + 0.5, x * 14.0)
+    opacity = np.clip((noise - (0.84 - 0.96 * cloud)) * (5.5 - 3.0 * cloud), 0.0, 1.0)
+    return opacity * min(1.0, 6.0 * cloud), noise
+
+
+def _paint_sun(sky: Floats, air: Air, dice: Dice) -> None:
+    """Add the sun, its glow, or the moon; most often it is outside the picture."""
+    x, above, shows = dice(-0.3, 1.3), dice(0.0, 0.5), dice.chance(0.6)
+    if not shows and air.warmth < 0.1:
+        return
+    size = sky.shape[1]
+    y = len(sky) / size - (above if air.warmth < 0.1 else 0.3 * above)
+    u = np.arange(size) / size - x
+    v = np.arange(len(sky)) / size - y
+    square = u * u + (v * v)[:, None]
+    if air.daylight < 0.15:
+        sky += np.where(square < 0.0006, 170.0 * (1.0 - air.cloud), 0.0)[..., None]
+        return
+    wide = 0.004 + 0.05 * air.warmth
+    strength = (70.0 + 60.0 * air.warmth) * (1.0 - 0.8 * air.cloud) * air.daylight
+    sky += (strength * wide / (wide + square))[..., None] * np.array((1.0, 0.8, 0.5))
+    sky += np.where(square < 0.0008, 160.0 * (1.0 - air.cloud) * air.daylight, 0.0)[..., None]
+
+
+def reflect(picture: Picture, camera: Camera, wet: float) -> None:
+    """Mirror in the wet road, in place, what stands above the horizon: ever less towards our feet, as Fresnel has it."""
+    size = len(picture)
+    first = min(max(int(camera.y0 * size) + 1, 1), size)
+    rows = min(first, size - first)
+    if wet < 0.05 or rows < 2:
+        return
+    mirrored = picture[first - rows : first][::-1]
+    share = (np.arange(rows, 0, -1, dtype=np.float32) * np.float32(0.32 * wet / rows))[:, None, None]
+    picture[first : first + rows] += (mirrored - picture[first : first + rows]) * share
+
+
+def fog(picture: Picture, codes: Codes, air: Air) -> None:
+    """Lay the air between lens and things (Koschmieder): light that comes through, and light scattered in; in place."""
+    x = air.extinction * DEPTH
+    through = 1.0 / (1.0 + x + x * x * 0.5 + x * x * x * (1.0 / 6.0))  # for exp(-x): exactly rounded
+    dense = min(air.extinction / 0.012, 1.0)
+    through[0] = 1.0 - dense * dense * (0.9 + 0.08 * air.cloud)  # clear sky overhead is deep but not hazy
+    share = through.astype(np.float32)[codes][..., None]
+    veil = np.array(air.veil, dtype=np.float32)
+    picture -= veil
+    picture *= share
+    picture += veil
+
+
+def halos(picture: Picture, lamps: list[Lamp], air: Air) -> None:
+    """Let lamps shine: wider in fog, rain and snow; drawn out on a wet road; dim by day."""
+    dark = 1.0 - 0.8 * air.daylight
+    scatter = min(air.extinction * 25.0, 1.0) + 0.4 * air.rain + 0.2 * air.flakes
+    for lamp in lamps:
+        x = air.extinction * lamp.z
+        through = 1.0 / (1.0 + x + x * x * 0.5)
+        wide = Lamp(lamp.x, lamp.y, lamp.z, lamp.radius * (1.0 + 1.6 * scatter), lamp.rgb)
+        glow(picture, wide, dark * (0.25 + 0.75 * through) * (0.75 + 0.5 * scatter))
+        if air.wet > 0.15:
+            streak = Lamp(lamp.x, lamp.y + 2.5 * lamp.radius, lamp.z, lamp.radius * 0.9, lamp.rgb)
+            glow(picture, streak, 0.8 * dark * air.wet * through, stretch=4.0)
+
+
+def fall(picture: Picture, air: Air, dice: Dice) -> None:
+    """Draw falling rain as streaks and falling snow as discs of three sizes, in place."""
+    fine = OVERSAMPLE * len(picture)
+    light = np.array(mix(air.veil, (235.0, 238.0, 242.0), 0.35 + 0.4 * air.daylight), dtype=np.float32)
+    if air.rain > 0.0:
+        _stamp(picture, light, 0.28 + 0.3 * air.rain, 12 + int(130 * air.rain), _streak(fine, air.rain, dice), dice)
+    for radius, number in ((0.0045, 130), (0.0075, 50), (0.013, 14)):
+        if number * air.flakes >= 1.0:
+            _stamp(picture, light * np.float32(1.05), 0.8, int(number * air.flakes), _disc(fine * radius), dice)
+
+
+def _stamp(picture: Picture, light: Picture, opacity: float, count: int, offsets: NDArray[np.int64], dice: Dice) -> None:
+    share = coverage(len(picture), dice.several(count), dice.several(count), offsets)
+    picture += (light - picture) * (share * np.float32(opacity))
+
+
+def _streak(fine: int, rain: float, dice: Dice) -> NDArray[np.int64]:
+    """Offsets (m, 2) of a slanted streak on a canvas of `fine` pixels."""
+    down = np.arange(max(int((0.05 + 0.07 * rain) * fine), 2))
+    across = (down * dice(-0.35, 0.35)).astype(np.int64) + np.arange(max(fine // 128, 1))[:, None]
+    return np.stack([np.broadcast_to(down, across.shape).ravel(), across.ravel()], axis=-1)
+
+
+def _disc(radius: float) -> NDArray[np.int64]:
+    """Offsets (m, 2) of a disc of this radius in canvas pixels."""
+    axis = np.arange(-int(radius) - 1, int(radius) + 2)
+    return np.argwhere(axis * axis + (axis * axis)[:, None] <= radius * radius + 0.5) + axis[0]
+
+
+def expose(picture: Picture, air: Air, dice: Dice) -> Picture:
+    """What lens and sensor add: exposure, white balance, vignette, grain. Returns the picture, still in floats."""
+    size = len(picture)
+    gain, contrast = dice(0.78, 1.22), dice(0.85, 1.15)
+    balance = np.array([gain * dice(0.95, 1.05), gain, gain * dice(0.95, 1.05)], dtype=np.float32)
+    axis = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(2.0 / size) - np.float32(1.0)
+    vignette = np.float32(1.0) - np.float32(dice(0.02, 0.12)) * (axis * axis + (axis * axis)[:, None])
+    picture *= vignette[..., None] * balance * np.float32(contrast)
+    picture += np.float32(110.0 * (1.0 - contrast) * (0.2 + 0.8 * air.daylight))
+    strength = dice(2.0, 9.0) + 5.0 * dice() * (1.0 - air.daylight)
+    picture += (dice.grain((size, size, 1)) + dice.grain((size, size, 3))) * np.float32(strength)
+    return picture
+
+

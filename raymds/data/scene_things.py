@@ -1,0 +1,152 @@
+"""What stands on and beside the road, as upright shapes at one depth each: vehicles, trees, lamps, signals, signs, people."""
+
+from raymds.data.scene_paint import Rgb, Stage, scale
+
+GLASS: Rgb = (44.0, 54.0, 66.0)
+STEEL: Rgb = (88.0, 90.0, 94.0)
+BARK: Rgb = (74.0, 58.0, 46.0)
+PLATE: Rgb = (235.0, 238.0, 240.0)
+CAR_COLOURS: tuple[Rgb, ...] = (
+    (225, 226, 228),
+    (30, 32, 36),
+    (120, 124, 130),
+    (70, 74, 80),
+    (150, 28, 30),
+    (36, 60, 120),
+    (180, 176, 165),
+    (40, 80, 60),
+    (200, 140, 30),
+)
+SIGNALS: tuple[Rgb, ...] = ((255.0, 50.0, 40.0), (255.0, 190.0, 50.0), (60.0, 240.0, 150.0))
+# Parts (of the height: offset, foot, width, height; tone; share of snow kept).
+CROWN = (
+    (0.0, 0.28, 0.62, 0.62, 0.72, 0.2),
+    (-0.14, 0.42, 0.44, 0.44, 0.95, 0.6),
+    (0.15, 0.44, 0.4, 0.4, 0.85, 0.6),
+    (0.02, 0.56, 0.42, 0.42, 1.1, 0.9),
+)
+CONE = ((0.0, 0.12, 0.5, 0.45, 0.75, 0.7), (0.0, 0.34, 0.4, 0.42, 0.9, 0.7), (0.0, 0.58, 0.28, 0.42, 1.05, 0.8))
+BRANCHES = (
+    (-0.16, 0.42, 0.018, 0.3, 1.0, 0.5),
+    (0.15, 0.4, 0.018, 0.36, 1.0, 0.5),
+    (-0.05, 0.5, 0.018, 0.42, 1.0, 0.5),
+    (0.07, 0.5, 0.018, 0.34, 1.0, 0.5),
+    (0.0, 0.42, 0.36, 0.025, 1.0, 0.8),
+)
+
+
+def paint_vehicle(stage: Stage, X: float, z: float, rgb: Rgb, big: bool, ahead: bool, lights: float) -> None:
+    """A car, or a lorry if big, with its near end at z.
+
+    `ahead` shows its tail, otherwise its face; `lights` run from 0, off, to 1, full at night.
+    """
+    width, body, long = (2.4, 3.0, 8.0) if big else (1.8, 0.72, 4.2)
+    if not stage.shows(X, z + long, 2.0 * width):
+        return
+    fine = stage.fineness(z) > 5.0
+    _paint_shadow(stage, X, width * 1.08, z)
+    for part in (1.0, 0.66, 0.33) if fine else (0.6,):  # the side we see, as slices from the far end
+        stage.box(X, 0.32, width, body, z + part * long, stage.ink(scale(rgb, 0.62), z + part * long))
+    if not big:
+        if fine:
+            stage.box(X, 0.98, 1.5, 0.5, z + 0.75 * long, stage.ink(scale(rgb, 0.55), z, 0.5), "cabin")
+            stage.box(X, 0.98, 1.5, 0.5, z + 0.45 * long, stage.ink(scale(rgb, 0.6), z, 0.5), "cabin")
+        stage.box(X, 0.98, 1.55, 0.52, z + 0.7, stage.ink(rgb, z, 0.85), "cabin")
+        stage.box(X, 1.0, 1.36, 0.4, z + 0.65, stage.ink(GLASS, z), "cabin")
+    stage.box(X, 0.3, width, body, z, stage.ink(rgb, z, 0.25))
+    if fine:
+        stage.box(X, 0.3, width * 0.94, 0.2, z, stage.ink(scale(rgb, 0.45), z))
+        rubber = stage.ink((20.0, 20.0, 22.0), z)
+        stage.box(X - 0.4 * width, -0.03, 0.24, 0.42, z, rubber)
+        stage.box(X + 0.4 * width, -0.03, 0.24, 0.42, z, rubber)
+    for side in (-0.39, 0.39):
+        _paint_light(stage, X + side * width, z, ahead, lights)
+
+
+def paint_parked_across(stage: Stage, X: float, z: float, rgb: Rgb) -> None:
+    """A parked car that shows its side."""
+    if not stage.shows(X, z, 4.4):
+        return
+    _paint_shadow(stage, X, 4.3, z)
+    if stage.fineness(z) > 5.0:
+        stage.box(X, 0.94, 2.5, 0.5, z + 1.4, stage.ink(scale(rgb, 0.6), z, 1.0), "cabin")
+    stage.box(X, 0.9, 2.5, 0.54, z + 0.3, stage.ink(rgb, z, 0.9), "cabin")
+    stage.box(X, 0.96, 2.2, 0.38, z + 0.3, stage.ink(GLASS, z), "cabin")
+    stage.box(X, 0.28, 4.2, 0.66, z, stage.ink(rgb, z, 0.3))
+    rubber = stage.ink((20.0, 20.0, 22.0), z)
+    stage.box(X - 1.35, -0.03, 0.62, 0.62, z, rubber, "ellipse")
+    stage.box(X + 1.35, -0.03, 0.62, 0.62, z, rubber, "ellipse")
+
+
+def _paint_shadow(stage: Stage, X: float, width: float, z: float) -> None:
+    """The dark under a vehicle, and in the sun its shadow on the road."""
+    if abs(stage.sun) > 0.25:
+        reach = 1.5 * stage.sun
+        stage.box(X - 0.5 * reach, -0.1, width + abs(reach), 0.22, z, stage.ink((44.0, 44.0, 50.0), z, 0.3))
+    stage.box(X, -0.06, width, 0.3, z, stage.ink((16.0, 16.0, 18.0), z))
+
+
+def _paint_light(stage: Stage, X: float, z: float, ahead: bool, lights: float) -> None:
+    if lights > 0.0:
+        stage.box(X, 0.68, 0.34, 0.18, z, stage.glowing((255.0, 60.0, 40.0) if ahead else (255.0, 250.0, 230.0), z))
+        halo = (230.0, 40.0, 28.0) if ahead else (225.0, 212.0, 180.0)
+        stage.shine(X, 0.77, z, 0.9 if ahead else 1.6, scale(halo, lights))
+    else:
+        stage.box(X, 0.68, 0.34, 0.18, z, stage.ink((120.0, 20.0, 18.0) if ahead else (200.0, 200.0, 205.0), z))
+
+
+def paint_tree(stage: Stage, X: float, z: float, height: float, rgb: Rgb, conifer: bool, bare: bool) -> None:
+    """A conifer, a round tree, or one without leaves."""
+    if not stage.shows(X, z, height):
+        return
+    stage.box(X, 0.0, 0.05 * height, 0.5 * height, z, stage.ink(BARK, z))
+    parts, tint, shape = (CONE, rgb, "cone") if conifer else (BRANCHES, BARK, "") if bare else (CROWN, rgb, "ellipse")
+    for across, foot, wide, tall, tone, catch in parts:
+        ink = stage.ink(scale(tint, tone), z, catch)
+        stage.box(X + across * height, foot * height, wide * height, tall * height, z, ink, shape)
+
+
+def paint_lamp_post(stage: Stage, X: float, z: float, height: float, rgb: Rgb, lights: float) -> None:
+    """A street lamp that leans over the road."""
+    reach = -1.6 if X > 0 else 1.6
+    if not stage.shows(X + reach, z, 6.0):
+        return
+    steel = stage.ink(STEEL, z)
+    stage.box(X, 0.0, 0.16, height, z, steel)
+    stage.box(X + 0.5 * reach, height - 0.1, abs(reach), 0.12, z, steel)
+    stage.box(X + reach, height - 0.22, 0.7, 0.2, z, stage.glowing(rgb, z) if lights > 0.0 else steel)
+    if lights > 0.0:
+        stage.shine(X + reach, height - 0.2, z, 2.4, scale(rgb, 0.9 * lights))
+
+
+def paint_signals(stage: Stage, X: float, z: float, phase: int, lights: float) -> None:
+    """Traffic lights on a mast; phase 0 is red, 1 amber, 2 green."""
+    steel, housing, burning = stage.ink(STEEL, z), stage.ink((26.0, 28.0, 30.0), z), stage.glowing(SIGNALS[phase], z)
+    reach = -2.4 if X > 0 else 2.4
+    stage.box(X, 0.0, 0.18, 5.6, z, steel)
+    stage.box(X + 0.5 * reach, 5.4, abs(reach), 0.14, z, steel)
+    for place, foot in ((X, 2.6), (X + reach, 4.2)):
+        stage.box(place, foot, 0.5, 1.4, z, housing)
+        stage.box(place, foot + 0.95 - 0.43 * phase, 0.34, 0.36, z, burning)
+    stage.shine(X + reach, 5.2, z, 0.9, scale(SIGNALS[phase], 0.4 + 0.5 * lights))
+
+
+def paint_person(stage: Stage, X: float, z: float, rgb: Rgb) -> None:
+    """Someone on foot."""
+    stage.box(X, 0.0, 0.36, 0.85, z, stage.ink((40.0, 42.0, 56.0), z))
+    stage.box(X, 0.8, 0.5, 0.68, z, stage.ink(rgb, z))
+    stage.box(X, 1.48, 0.26, 0.28, z, stage.ink((190.0, 150.0, 125.0), z), "ellipse")
+
+
+def paint_gantry(stage: Stage, half: float, z: float, panels: int, rgb: Rgb) -> None:
+    """Direction signs over a highway of this half width."""
+    steel, plate, board = stage.ink(STEEL, z), stage.ink(PLATE, z), stage.ink(rgb, z)
+    stage.box(-half, 0.0, 0.35, 6.8, z, steel)
+    stage.box(half, 0.0, 0.35, 6.8, z, steel)
+    stage.box(0.0, 6.4, 2.0 * half, 0.35, z, steel)
+    width = 1.3 * half / panels
+    for panel in range(panels):
+        X = half * ((2.0 * panel + 1.0) / panels - 1.0)
+        stage.box(X, 5.4, width, 2.4, z, plate)
+        stage.box(X, 5.5, width - 0.2, 2.2, z, board)
+        stage.box(X, 6.3, 0.55 * width, 0.3, z, plate)

@@ -1,0 +1,51 @@
+"""The whole story on rendered driving scenes, on this machine: data, old model, cycle, certificate, report."""
+
+import os
+import time
+
+from raymds import storage
+from raymds.config import Config, ScenesConfig, load
+from raymds.data import scene_set
+from raymds.report import RunFiles, render
+from raymds.run import MetricsLog, RunDirectory
+from raymds.terminal import Terminal
+from raymds.train import driver
+
+
+def tell(directory: str, seed: int, terminal: Terminal) -> int:
+    """Run the demo in a directory (it goes on where it was stopped) and return its exit status."""
+    begin = time.perf_counter()
+    data_uri, old_uri, run_uri, bare_uri = (storage.join(directory, name) for name in ("data", "old", "run", "none"))
+    common = [f"data.uri={data_uri}", f"run.seed={seed}"]
+
+    terminal.heading("1/5  rendering driving scenes")
+    scene_set.make(data_uri, load(ScenesConfig, None, [f"seed={seed}"]), len(os.sched_getaffinity(0)), terminal.show)
+
+    terminal.heading("2/5  an old model that has seen little fog")
+    old = driver.pretrain(load(Config, "demo-pretrain", [*common, f"run.uri={old_uri}"]), terminal.show)
+
+    terminal.heading("3/5  developing fog, protecting everything else")
+    cycle = [*common, f"model.weights={old['uri']}"]
+    outcome = driver.finetune(load(Config, "demo", [*cycle, f"run.uri={run_uri}"]), terminal.show)
+
+    terminal.heading("4/5  the same budget without constraints")
+    bare = ["constraints.solver=none", "select.interpolate=false", f"run.uri={bare_uri}"]
+    driver.finetune(load(Config, "demo", [*cycle, *bare]), terminal.show)
+
+    terminal.heading("5/5  certificate and report")
+    run, other = RunDirectory(run_uri), RunDirectory(bare_uri)
+    certificate = run.read_json("certificate.json")
+    page = render(RunFiles.parse(run.read), RunFiles.parse(other.read))
+    storage.write(run.path("report.html"), page.encode())
+    if certificate is not None:
+        terminal.certificate(certificate, f"test split, {100 * certificate['confidence']:g} % joint confidence")
+    terminal.say(f"outcome: {outcome['outcome']} model: {outcome['reason']}")
+    last = MetricsLog(other).records[-1]
+    worst = min(last["tasks"], key=lambda task: task["delta"])
+    terminal.say(
+        f"without constraints, val: {last['target']['task']} {100 * last['target']['delta']:+.1f} points, "
+        f"{worst['task']} {100 * worst['delta']:+.1f} points"
+    )
+    terminal.say(f"report: {run.path('report.html')}\n{time.perf_counter() - begin:.0f} seconds in all")
+    terminal.result({"outcome": outcome, "certificate": certificate, "report": run.path("report.html")})
+    return 0 if outcome["outcome"] == "new" else 3

@@ -1,0 +1,64 @@
+"""Collectives of the data-parallel group; every function is the identity where there is no group.
+
+Legend of shapes: R ranks, b_r rows on rank r, B = sum of b_r.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as td
+from torch import Tensor
+
+
+def active() -> bool:
+    """Whether this process is a member of a process group."""
+    return td.is_available() and td.is_initialized()
+
+
+def rank() -> int:
+    """This process's rank, 0 where there is no group."""
+    return td.get_rank() if active() else 0
+
+
+def world_size() -> int:
+    """Number of ranks, 1 where there is no group."""
+    return td.get_world_size() if active() else 1
+
+
+def shares(n: int, ranks: int) -> list[int]:
+    """Sizes of the contiguous slices in which `n` rows are dealt to `ranks` ranks; they differ by at most one."""
+    return [(r + 1) * n // ranks - r * n // ranks for r in range(ranks)]
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum of `x` over the ranks, same shape, detached."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        td.all_reduce(x)
+    return x
+
+
+def all_gather(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Rows of all ranks in rank order, detached: (b_r, ...) → (B, ...); rank r has `sizes[r]` rows."""
+    x = x.detach()
+    if world_size() == 1:
+        return x
+    # Backends want equal shapes: pad to the largest share, drop the padding afterwards.
+    padded = x.new_zeros((max(sizes), *x.shape[1:]))
+    padded[: x.shape[0]] = x
+    parts = [torch.empty_like(padded) for _ in sizes]
+    td.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def all_gather_live(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """As `all_gather`, but this rank's own rows carry their gradient; those of other ranks are constants.
+
+    A global loss written with it has, on each rank, its exact gradient for that rank's own rows, without any
+    gradient being communicated.
+    """
+    if world_size() == 1:
+        return x
+    start = sum(sizes[: rank()])
+    rows = all_gather(x, sizes)
+    return torch.cat([rows[:start], x, rows[start + x.shape[0] :]])

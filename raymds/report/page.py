@@ -1,0 +1,337 @@
+"""From a run's files to its page: what they say, in a sentence, figures, tables and charts."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, UndefinedError
+from markupsafe import Markup
+
+from raymds.errors import UsageError
+from raymds.report import charts
+from raymds.report.charts import Json, attribute, label
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run directory says, as far as the page needs it."""
+
+    config: str
+    """Text of config.yaml."""
+    metrics: list[Json]
+    """Records of metrics.jsonl: start, step, eval."""
+    outcome: Json | None
+    certificate: Json | None
+    flips: Json | None
+
+    @classmethod
+    def parse(cls, read: Callable[[str], bytes | None]) -> "RunFiles":
+        """Read a run through `read(name)`, which answers a file's bytes or None where there is no such file.
+
+        Raises UsageError where outcome.json or metrics.jsonl is missing, and where a file is broken.
+        """
+        metrics, outcome = read("metrics.jsonl"), read("outcome.json")
+        if metrics is None:
+            raise UsageError("metrics.jsonl is missing: this is no run directory, or the run has not started yet")
+        if outcome is None:
+            raise UsageError("outcome.json is missing: the run has not finished (or this is no run directory)")
+        return cls(
+            config=(read("config.yaml") or b"").decode("utf-8", "replace"),
+            metrics=_lines(metrics),
+            outcome=_object("outcome.json", outcome),
+            certificate=_object("certificate.json", read("certificate.json")),
+            flips=_object("flips.json", read("flips.json")),
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The figures that the page is about: the certificate's, or else the validation split's."""
+
+    split: str
+    target: Json
+    tasks: list[Json]
+    devsafety: float
+    tolerance: float
+    """Of the certificate; on the validation split a feasible step loses nothing, so 0 there."""
+    role: str
+    """chosen, or where the outcome is the old model: rejected (by the test split), nearest miss (nothing feasible)."""
+    step: int | None
+    validation: Json
+    """Target, tasks and DevSafety of the same model on the validation split."""
+
+
+def render(run: RunFiles, beside: RunFiles | None = None) -> str:
+    """The page as HTML text, the same text for the same files; `beside` is a run with the same target to compare with.
+
+    Raises UsageError where a file lacks a field, or where the two runs have different targets.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(percent=percent, points=points, count=count)
+    template = environment.from_string(files("raymds.report").joinpath("page.html.j2").read_text("utf-8"))
+    try:
+        return template.render(_context(run, beside))
+    except (KeyError, UndefinedError) as error:
+        raise UsageError(f"a file of the run lacks a field ({error}): is it another version's?") from error
+
+
+def percent(fraction: float | None) -> str:
+    """`0.412` as `41.2 %`; `–` where there is no number."""
+    return "–" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.1f} %"
+
+
+def points(fraction: float | None, sign: bool = True) -> str:
+    """A difference of fractions in percentage points: `-0.012` as `−1.2`. A small one keeps a digit that is not 0."""
+    if fraction is None or not math.isfinite(fraction):
+        return "–"
+    value = 100 * fraction
+    digits = next((d for d in (1, 2, 3) if round(value, d) != 0), 1)
+    rounded = round(value, digits)
+    return (("+" if rounded > 0 else "−") if sign and rounded else "") + f"{abs(rounded):.{digits}f}"
+
+
+def count(number: float | None) -> str:
+    """`12345` as `12,345`; `–` where there is no number."""
+    return "–" if number is None else f"{float(number):,.0f}"
+
+
+def verdict(run: RunFiles) -> tuple[str, str]:
+    """The outcome as one word (certified, retained, violated, old, uncertified) and as one plain sentence."""
+    outcome, certificate, measured = run.outcome or {}, run.certificate, _measured(run)
+    word = certificate["verdict"] if certificate else "uncertified"
+    if outcome["outcome"] == "old" and word != "violated":
+        return "old", _old(measured)
+    m, head = len(measured.tasks), _moved(measured.target, measured.split)
+    lose = f" more than the tolerance of {points(measured.tolerance, sign=False)} points" if measured.tolerance else ""
+    lose = lose or " accuracy"
+    bad = sorted((t for t in measured.tasks if t["delta"] < -measured.tolerance), key=lambda t: t["delta"])
+    if bad:
+        lost = ", ".join(f"{_name(t['task'])} {points(-t['delta'], sign=False)} points" for t in bad[:5])
+        lost += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        end = "the outcome is the old model" if measured.role == "rejected" else "keep the old model in service"
+        return word, f"{head}, but {len(bad)} of {m} protected capabilities lost{lose}: {lost}; {end}."
+    if word == "certified":
+        joint = f"{100 * (certificate or {})['confidence']:g} % joint confidence"
+        return word, f"{head} and none of {m} protected capabilities lost{lose}: certified at {joint}."
+    head += f" and none of {m} protected capabilities was measured to lose{lose}"
+    if certificate is None:
+        return word, f"{head}: there is no certificate, so nothing is known about the test split."
+    return word, f"{head}: retained but not certified, because {_undecided(certificate)}."
+
+
+def _undecided(certificate: Json) -> str:
+    """What a retained model lacks: which capabilities the joint bound leaves open, and how many images would decide."""
+    still = [t for t in certificate["tasks"] if t.get("lower") is None or t["lower"] < -certificate["tolerance"]]
+    words = f"at {100 * certificate['confidence']:g} % joint confidence a "
+    words += f"{'larger ' if certificate['tolerance'] else ''}loss is not yet ruled out for {len(still)} of them"
+    known = [t for t in still if t.get("more_examples") is not None]
+    if known:
+        most = max(known, key=lambda t: (t["more_examples"], t["task"]))
+        words += f", which up to {count(most['more_examples'])} more test images each would decide"
+        words += f" ({_name(most['task'])} needs the most)" if len(known) > 1 else ""
+    if len(known) < len(still):
+        words += f"; {len(still) - len(known)} of those lie too close to the tolerance for any number to decide"
+    return words
+
+
+def _old(measured: Measured) -> str:
+    """The sentence for a cycle in which nothing was feasible."""
+    target, loser = measured.target, min(measured.tasks, key=lambda t: t["delta"])
+    loss = f"but lost {points(-loser['delta'], sign=False)} points on {_name(loser['task'])}"
+    if loser["delta"] >= 0:
+        loss = "and lost nothing"
+    old, new = percent(target["old"]), percent(target["new"])
+    return (
+        f"No candidate both improved {label(target['task'])} and kept all {len(measured.tasks)} protected "
+        f"capabilities, so the outcome is the old model; on the validation split the nearest miss{_step(measured)} "
+        f"took it from {old} to {new} {loss}."
+    )
+
+
+def _moved(target: Json, split: str) -> str:
+    old, new = percent(target["old"]), percent(target["new"])
+    how = "rose" if target["new"] > target["old"] else "fell"
+    change = f"stayed at {old}" if target["new"] == target["old"] else f"{how} from {old} to {new}"
+    name = label(target["task"])
+    return f"{name[:1].upper()}{name[1:]} recognition {change} on {count(target['n'])} {split} images"
+
+
+def _step(measured: Measured) -> str:
+    return "" if measured.step is None else f", step {measured.step},"
+
+
+def _name(task: str) -> str:
+    return f"{label(task)} ({attribute(task)})" if attribute(task) else task
+
+
+def _measured(run: RunFiles) -> Measured:
+    """The test split's figures where there is a certificate of a new model, else the validation split's."""
+    outcome = run.outcome
+    if outcome is None:
+        raise UsageError("outcome.json is missing: the run has not finished (or this is no run directory)")
+    val, certificate = outcome["val"], run.certificate
+    trained = [e for e in _records(run, "eval") if e["step"] > 0]
+    same = next((e for e in trained if e["tasks"] == val["tasks"] and e["target"] == val["target"]), val)
+    if outcome["outcome"] == "new":
+        role, step = "chosen", outcome["step"]
+    elif certificate and certificate["verdict"] == "violated":
+        role, step = "rejected", same.get("step")
+    else:
+        role, certificate = "nearest miss", None
+        if same is val and trained:  # the outcome tells of the old model only, so look for the candidate
+            val = same = max(trained, key=lambda e: (e["devsafety"], e["target"]["new"], -e["step"]))
+        step = same.get("step")
+    found, tolerance = (certificate, float(certificate["tolerance"])) if certificate else (val, 0.0)
+    split = "test" if certificate else "validation"
+    return Measured(split, found["target"], found["tasks"], found["devsafety"], tolerance, role, step, val)
+
+
+def _context(run: RunFiles, beside: RunFiles | None) -> Json:
+    """Everything the template writes."""
+    measured = _measured(run)
+    word, sentence = verdict(run)
+    evals, steps, starts = (_records(run, event) for event in ("eval", "step", "start"))
+    drawn = {
+        "accuracies": charts.accuracies(measured.target, measured.tasks, measured.tolerance),
+        "changes": charts.changes(measured.tasks, measured.tolerance) if measured.tasks else "",
+        **_progress(measured, run.outcome or {}, evals),
+        **_histories(steps),
+    }  # fmt: skip
+    parts = {part: [s["seconds"][part] for s in steps] for part in (steps[0].get("seconds") or {} if steps else {})}
+    seconds = {part: statistics.median(values) for part, values in parts.items()}
+    drawn["split"] = charts.split(seconds) if any(seconds.values()) else ""
+    return {
+        "word": word, "sentence": sentence, "measured": measured,
+        "outcome": run.outcome, "certificate": run.certificate,
+        "started": f"{datetime.fromtimestamp(starts[0]['time'], UTC):%Y-%m-%d %H:%M} UTC" if starts else None,
+        "charts": {name: Markup(svg) for name, svg in drawn.items()},  # texts escaped in charts
+        "most_rows": charts.MOST_ROWS, "most_lines": charts.MOST_LINES, "averaged": charts.averaged(len(steps)),
+        "bounded": any(t.get("upper") is not None for t in measured.tasks),
+        "every": evals[1]["step"] - evals[0]["step"] if len(evals) > 1 else None,
+        "clock": str(timedelta(seconds=round((run.outcome or {})["seconds"]))),
+        "flips": _flips(run.flips), "config": run.config,
+        "beside": _beside(run, beside) if beside else None,
+    }  # fmt: skip
+
+
+def _progress(measured: Measured, outcome: Json, evals: Sequence[Json]) -> dict[str, str]:
+    """Target accuracy and DevSafety on the validation split over the steps, with the chosen step."""
+    if not evals:
+        return {"target": "", "devsafety": ""}
+    words = f"{measured.role}: step {measured.step}"
+    if measured.role == "chosen" and (outcome.get("alpha") or 1) != 1:
+        words += f", α = {outcome['alpha']:.2g}"
+    at = measured.validation
+
+    def mark(value: float) -> tuple[int, float, str] | None:
+        return None if measured.step is None else (measured.step, value, words)
+
+    steps, feasible = [e["step"] for e in evals], [bool(e["feasible"]) for e in evals]
+    before = evals[0]["target"]["old"]
+    return {
+        "target": charts.progress(
+            steps, [e["target"]["new"] for e in evals], feasible, {f"old model {percent(before)}": before},
+            mark(at["target"]["new"]), name="target", title="Target accuracy in percent by step",
+        ),
+        "devsafety": charts.progress(
+            steps, [e["devsafety"] for e in evals], feasible, {"none lost": 0.0},
+            mark(at["devsafety"]), name="devsafety", title="DevSafety in points by step",
+        ),
+    }  # fmt: skip
+
+
+def _histories(steps: Sequence[Json]) -> dict[str, str]:
+    """u and λ per task over the steps, the same tasks in the same colours; empty where all are 0 or nothing is told."""
+    drawn = {}
+    panels: dict[str, list[str]] = {}
+    for key, name, title in (("u", "estimates", "Constraint estimate u"), ("lambda", "multipliers", "Multiplier λ")):
+        tasks = dict.fromkeys(task for step in steps for task in step.get(key) or {})
+        series = {task: [_number((step.get(key) or {}).get(task)) for step in steps] for task in tasks}
+        told = any(v and not math.isnan(v) for values in series.values() for v in values)
+        panels = panels or charts.panels_of(series)
+        at, words = [step["step"] for step in steps], f"{title} of each capability over the steps"
+        drawn[name] = charts.histories(at, series, panels, name=name, title=words) if told else ""
+    return drawn
+
+
+def _beside(run: RunFiles, reference: RunFiles) -> Json:
+    """Both runs on the validation split, each at the step its own rule hands over."""
+    sides = [_handed_over(run), _handed_over(reference)]
+    targets = [side["target"]["task"] for side in sides]
+    if targets[0] != targets[1]:
+        raise UsageError(f"the runs have different targets, {targets[0]} and {targets[1]}: they cannot be compared")
+    deltas = [{t["task"]: t for t in [side["target"], *side["tasks"]]} for side in sides]
+    shared = [task for task in deltas[0] if task in deltas[1]]
+    mine, other = ({task: t["delta"] for task, t in side.items()} for side in deltas)
+    rows = [{"task": t, "target": t == targets[0], "mine": mine[t], "other": other[t]} for t in shared]
+    names = [side["solver"] for side in sides]
+    if names[0] == names[1]:
+        names = [f"{names[0]}, this run", f"{names[1]}, the other run"]
+    return {"rows": rows, "sides": sides, "names": names, "chart": Markup(charts.beside(rows, names[1]))}
+
+
+def _handed_over(run: RunFiles) -> Json:
+    """A run's validation figures: its outcome, or what would have shipped with nothing but the target in view.
+
+    A solver that ignores the constraints is shown as it is used without them: at its step of highest target accuracy,
+    not where the choice among feasible steps, or the rescue, has led it back towards the old model.
+    """
+    measured, solver = _measured(run), str((run.outcome or {})["solver"])
+    trained = [e for e in _records(run, "eval") if e["step"] > 0]
+    if solver in ("none", "regularize") and trained:
+        best = max(trained, key=lambda e: (e["target"]["new"], -e["step"]))
+        return {**best, "solver": solver, "rule": "highest target accuracy"}
+    return {**measured.validation, "solver": solver, "step": measured.step, "rule": measured.role}
+
+
+def _flips(flips: Json | None) -> list[tuple[str, list[Json]]]:
+    """Negative flips by task; an image that is not carried in the file itself is left out."""
+    groups: dict[str, list[Json]] = {}
+    for flip in (flips or {}).get("flips", []):
+        image = str(flip.get("image") or "")
+        carried = image if image.startswith("data:image/") else None
+        groups.setdefault(flip["task"], []).append(flip | {"image": carried})
+    return list(groups.items())
+
+
+def _records(run: RunFiles, event: str) -> list[Json]:
+    """Records of one kind in the order of steps; of a step done twice (the run was resumed) the later one."""
+    found = {r["step"]: r for r in run.metrics if r.get("event") == event}
+    return [found[step] for step in sorted(found)]
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _lines(text: bytes) -> list[Json]:
+    """The records of metrics.jsonl; a last line cut short by a run that was stopped is no error."""
+    lines = [(number, line) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
+    records = []
+    for number, line in lines:
+        try:
+            records.append(_parsed(line))
+        except ValueError as error:
+            if number == lines[-1][0]:
+                break
+            raise UsageError(f"metrics.jsonl, line {number} is broken: {error}") from error
+    return records
+
+
+def _object(name: str, text: bytes | None) -> Json | None:
+    try:
+        return None if text is None else _parsed(text)
+    except ValueError as error:
+        raise UsageError(f"{name} is broken: {error}") from error
+
+
+def _parsed(text: bytes) -> Json:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {type(value).__name__}")
+    return value

@@ -1,0 +1,99 @@
+"""The run directory: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `outcome.json`, `certificate.json`, `flips.json`.
+
+A run is finished when its last file, `outcome.json`, is there.
+"""
+
+import difflib
+import json
+from importlib import resources
+from typing import Any
+
+from raymds import __version__, storage
+from raymds.config import Config, to_yaml
+from raymds.errors import UsageError
+
+
+class RunDirectory:
+    """Reads and writes the files of one run, local or in an object store."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = storage.absolute(uri)
+
+    def path(self, name: str) -> str:
+        """URI of one of its files."""
+        return storage.join(self.uri, name)
+
+    def claim(self, config: Config) -> None:
+        """Store the config, or check that a run begun here has the same: UsageError naming a key that differs."""
+        text, found = to_yaml(config), self.read("config.yaml")
+        if found is None:
+            storage.write(self.path("config.yaml"), text.encode())
+        elif found.decode() != text:
+            changes = difflib.unified_diff(found.decode().splitlines(), text.splitlines(), n=0, lineterm="")
+            lines = [line for line in changes if line[:3] not in {"---", "+++"} and line[0] in "+-"]
+            raise UsageError(
+                f"run.uri={self.uri}: holds a run with another config ({'; '.join(lines[:4])}); give another run.uri, "
+                "or the same config to go on with that run"
+            )
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes, None where there is none."""
+        return storage.read_or_none(self.path(name))
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """A JSON file, None where there is none."""
+        data = self.read(name)
+        return None if data is None else json.loads(data)
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Publish a JSON file."""
+        storage.write_json(self.path(name), content)
+
+
+class MetricsLog:
+    """`metrics.jsonl`, rewritten whole so that it is readable at any moment and works in an object store.
+
+    A run that goes on from a checkpoint drops what was logged after it.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._uri = run.path("metrics.jsonl")
+        found = storage.read_or_none(self._uri) or b""
+        self.records: list[dict[str, Any]] = [json.loads(line) for line in found.splitlines()]
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Append a record; a `start` record drops what lies after its step."""
+        if record["event"] == "start":
+            self.records = [kept for kept in self.records if kept.get("step", 0) <= record["step"]]
+        self.records.append(record)
+
+    def flush(self) -> None:
+        """Publish what was added."""
+        storage.write(self._uri, "".join(json.dumps(record) + "\n" for record in self.records).encode())
+
+
+def digests(config: Config, data: str, parent: str, weights: str) -> dict[str, str]:
+    """What a certificate rests on; `data`, `parent` and `weights` are digests already."""
+    return {
+        "config": storage.sha256(to_yaml(config).encode()),
+        "data": data,
+        "parent": parent,
+        "weights": weights,
+        "code": code_digest(),
+    }
+
+
+def code_digest() -> str:
+    """Version and SHA-256 of this package's own source, for the certificate."""
+    root = resources.files("raymds")
+    parts: list[str] = []
+
+    def visit(folder: Any, prefix: str) -> None:
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+            if entry.is_dir() and entry.name != "__pycache__":
+                visit(entry, f"{prefix}{entry.name}/")
+            elif entry.name.endswith((".py", ".json", ".yaml", ".j2")):
+                parts.append(f"{prefix}{entry.name} {storage.sha256(entry.read_bytes())}")
+
+    visit(root, "")
+    return f"{__version__}+{storage.sha256(chr(10).join(parts).encode())}"

@@ -1,0 +1,136 @@
+"""What a person or a program sees of a running verb: live on a terminal, plain lines on a pipe, JSON on request."""
+
+import json
+import sys
+import time
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+Mode = Literal["live", "plain", "json"]
+Record = dict[str, Any]
+
+_PLAIN_SECONDS = 5.0  # between two lines of one phase on a pipe
+_WIDTH = 100
+_MARKS = {"certified": "green", "retained": "yellow", "violated": "bold red"}
+
+
+class Terminal:
+    """Shows records as they come and tables at the end."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.mode: Mode = "json" if as_json else "live" if sys.stdout.isatty() else "plain"
+        self.console = Console(width=None if self.mode == "live" else _WIDTH, highlight=False)
+        self._live: Progress | None = None
+        self._bar: TaskID | None = None
+        self._title = ""
+        self._steps = 0
+        self._last = 0.0
+        self._val = ""  # target and worst task of the last evaluation
+
+    def heading(self, text: str) -> None:
+        """Begin a part of the work."""
+        self.stop()
+        self._title, self._val = text, ""
+        if self.mode != "json":
+            self.console.print(f"[bold]{text}[/bold]")
+
+    def show(self, record: Record) -> None:
+        """One record of a run: phase, ray, start, step, eval, or progress (what, done, total)."""
+        if self.mode == "json":
+            print(json.dumps(record), flush=True)
+            return
+        handler = getattr(self, f"_{record['event']}", None)
+        if handler is not None:
+            handler(record)
+
+    def result(self, content: Record) -> None:
+        """The last line for machines."""
+        self.stop()
+        if self.mode == "json":
+            print(json.dumps({"event": "result", **content}), flush=True)
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if self.mode != "json":
+            self.stop()
+            self.console.print(text)
+
+    def stop(self) -> None:
+        """End the live display."""
+        if self._live is not None:
+            self._live.stop()
+            self._live, self._bar = None, None
+
+    def certificate(self, certificate: Record, title: str) -> None:
+        """The final table, at most 100 columns."""
+        if self.mode == "json":
+            return
+        self.stop()
+        table = Table(title=title, title_justify="left", width=None)
+        for name in ("task", "n", "old %", "new %", "Δ points", "lower", "flips −/+", "verdict"):
+            table.add_column(name, justify="left" if name in {"task", "verdict"} else "right", no_wrap=True)
+        for entry in [certificate["target"], *certificate["tasks"]]:
+            verdict = entry.get("verdict")
+            table.add_row(
+                entry["task"],
+                str(entry["n"]),
+                f"{100 * entry['old']:.1f}",
+                f"{100 * entry['new']:.1f}",
+                f"{100 * entry['delta']:+.1f}",
+                f"{100 * entry['lower']:+.1f}",
+                f"{entry['negative_flips']}/{entry['positive_flips']}",
+                f"[{_MARKS[verdict]}]{verdict}[/]" if verdict else "target",
+                end_section=verdict is None,
+            )
+        self.console.print(table)
+
+    def _phase(self, record: Record) -> None:
+        if self.mode == "live":
+            self._advance(None, None, record["phase"])
+        else:
+            self.console.print(f"  {record['phase']}")
+
+    def _ray(self, record: Record) -> None:
+        self.console.print(f"  Ray's own output is in {record['logs']}", style="dim")
+
+    def _start(self, record: Record) -> None:
+        self._steps = record["steps"]
+        if record["step"]:
+            self.console.print(f"  going on after step {record['step']}")
+
+    def _step(self, record: Record) -> None:
+        parts = [f"loss {record['loss']:.3f}", self._val, f"{record['images_per_second']:.0f} images/s"]
+        self._advance(record["step"], self._steps, "  ".join(part for part in parts if part))
+
+    def _eval(self, record: Record) -> None:
+        worst = min(record["tasks"], key=lambda task: task["delta"])
+        target = record["target"]
+        self._val = (
+            f"{target['task']} {100 * target['new']:.1f} % ({100 * target['delta']:+.1f})  "
+            f"worst {worst['task']} {100 * worst['delta']:+.1f}"
+        )
+        if self.mode == "plain" and record["step"]:
+            self.console.print(f"  val at step {record['step']}: {self._val}")
+
+    def _progress(self, record: Record) -> None:
+        self._advance(record["done"], record["total"], record["what"])
+
+    def _advance(self, done: int | None, total: int | None, text: str) -> None:
+        if self.mode == "plain":
+            if done is not None and (done == total or time.monotonic() - self._last > _PLAIN_SECONDS):
+                self._last = time.monotonic()
+                self.console.print(f"  {done}/{total}  {text}")
+            return
+        if self._live is None:
+            columns = [BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+            self._live = Progress(*columns, console=self.console, transient=True)
+            self._live.start()
+            self._bar = self._live.add_task("", total=None)
+        assert self._bar is not None
+        if done is None:
+            self._live.update(self._bar, description=text)
+        else:
+            self._live.update(self._bar, completed=done, total=total, description=text)

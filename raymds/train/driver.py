@@ -1,0 +1,283 @@
+"""Starts Ray Train, follows the run, and turns what the workers return into outcome and certificate."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+from raymds import model, storage
+from raymds.certificate import PairedCounts, certify
+from raymds.config import Config
+from raymds.data.shards import DataSet
+from raymds.errors import DivergedError, RaymdsError, UsageError
+from raymds.run import MetricsLog, RunDirectory, digests
+from raymds.tasks import Tasks, resolve
+from raymds.train import worker
+
+SCHEMA = 1
+_KEPT = 5  # candidates kept beside the last checkpoint
+_POLL = 0.25  # seconds between looks at the monitor
+_FLUSH = 2.0  # seconds between publications of metrics.jsonl
+
+Show = Callable[[dict[str, Any]], None]
+
+
+class _Monitor:
+    """Receives rank 0's records; an actor, because the workers may be on other machines."""
+
+    def __init__(self) -> None:
+        self._records: list[dict[str, Any]] = []
+
+    def push(self, record: dict[str, Any]) -> None:
+        self._records.append(record)
+
+    def drain(self) -> list[dict[str, Any]]:
+        records, self._records = self._records, []
+        return records
+
+
+def pretrain(config: Config, show: Show) -> dict[str, Any]:
+    """Make an old model; returns {"uri", "sha256"} of its weights. `show` gets every record as it comes."""
+    run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
+    rows = sum(shard.rows for shard in data.splits.get("train", []))
+    if rows < config.objective.batch:
+        raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
+    _preflight(config, data, [])
+    run.claim(config)
+    finished = run.read_json("outcome.json")
+    if finished is None:
+        result, seconds = _fit(config, run, worker.run_pretraining, CheckpointConfig(num_to_keep=1), show)
+        finished = {"schema": SCHEMA, **_effort(run, config, seconds), "weights": result["weights"]}
+        run.write_json("outcome.json", finished)
+    weights: dict[str, Any] = finished["weights"]
+    return weights
+
+
+def finetune(config: Config, show: Show) -> dict[str, Any]:
+    """One constrained cycle; writes certificate.json and, last, outcome.json, and returns the outcome.
+
+    Goes on from the last checkpoint where the run directory holds one of the same config.
+    """
+    run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
+    tasks = resolve(config.task, data.attributes)
+    check_examples(config, data, tasks)
+    _preflight(config, data, tasks.heads)
+    run.claim(config)
+    finished = run.read_json("outcome.json")
+    if finished is not None:
+        return finished
+    keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
+    result, seconds = _fit(config, run, worker.run_cycle, keep, show)
+    outcome = _conclude(config, run, data, result) | _effort(run, config, seconds)
+    outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
+    run.write_json("outcome.json", outcome)
+    return outcome
+
+
+def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
+    """That every pool holds what a step draws from it, and val and test every class; UsageError naming the task."""
+    absent = [split for split in ("train", "val", "test") if not data.splits.get(split)]
+    if absent:
+        raise UsageError(f"data.uri={data.uri}: has no split {absent[0]!r}; a cycle needs train, val and test")
+    for task in tasks.all:
+        label = task.name.partition(":")[2]
+        for split in ("train", "val", "test"):
+            if data.count(split, task.attribute, label) == 0:
+                key = "task.target" if task == tasks.target else "task.protect"
+                raise UsageError(
+                    f"{key}: {task.name} has no examples in the {split} split of {data.uri}; leave it out, for "
+                    f"example by listing the classes of {task.attribute} one by one"
+                )
+    drawn = config.constraints.images_per_task
+    for task in tasks.protected:
+        found = min(config.task.retained, data.count("train", task.attribute, task.name.partition(":")[2]))
+        if found < drawn:
+            raise UsageError(
+                f"constraints.images_per_task={drawn}: {task.name} has {found} retained examples; lower it to {found}"
+            )
+    if config.constraints.tasks_per_step != "all" and config.constraints.tasks_per_step > len(tasks.protected):
+        raise UsageError(
+            f"constraints.tasks_per_step={config.constraints.tasks_per_step}: has to be {len(tasks.protected)}, the "
+            "number of protected tasks, or less"
+        )
+    positives = round(config.objective.batch * config.objective.positive_share)
+    attribute, _, label = tasks.target.name.partition(":")
+    showing = data.count("train", attribute, label)
+    others = sum(data.count("train", attribute, other) for other in data.attributes[attribute]) - showing
+    for name, needed, found in (
+        (f"pairs that show {tasks.target.name}", positives, showing),
+        (f"pairs of another {attribute}", config.objective.batch - positives, others),
+    ):
+        if found < needed:
+            raise UsageError(
+                f"objective.batch={config.objective.batch}: a step draws {needed} {name}, the train split has {found}; "
+                "lower objective.batch or change objective.positive_share"
+            )
+
+
+def _preflight(config: Config, data: DataSet, heads: list[str]) -> None:
+    """What would fail later is found before anything expensive starts."""
+    cores = len(os.sched_getaffinity(0))
+    if not os.environ.get("RAY_ADDRESS") and config.run.workers > cores:
+        raise UsageError(f"run.workers={config.run.workers}: this machine has {cores} cores; lower run.workers")
+    net = model.load(config.model.name, config.model.weights, heads, config.model.head_rank, config.run.seed)
+    if config.data.image_size not in {0, net.image_size}:
+        raise UsageError(
+            f"data.image_size={config.data.image_size}: {config.model.name} takes {net.image_size} pixels; "
+            "leave it out or give that"
+        )
+    data.verify()
+
+
+def _fit(
+    config: Config,
+    run: RunDirectory,
+    entry: Callable[..., Any],
+    keep: CheckpointConfig,
+    show: Show,
+) -> tuple[dict[str, Any], float]:
+    """Run `entry` on the workers; (rank 0's result, seconds). Errors of the user's come out as themselves."""
+    start_ray(show)
+    monitor = ray.remote(num_cpus=0)(_Monitor).remote()
+    filesystem, path = storage.resolve(run.path("checkpoints"))
+    trainer = TorchTrainer(
+        entry,
+        train_loop_config={"config": config, "monitor": monitor},
+        scaling_config=ScalingConfig(
+            num_workers=config.run.workers,
+            use_gpu=config.run.gpus_per_worker > 0,
+            resources_per_worker={"GPU": config.run.gpus_per_worker} if config.run.gpus_per_worker else {"CPU": 1},
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=keep,
+            failure_config=FailureConfig(max_failures=config.run.max_failures, controller_failure_limit=3),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    begin = time.perf_counter()
+    with _Follower(monitor, MetricsLog(run), show):
+        try:
+            result: dict[str, Any] = cast(Any, trainer.fit()).return_value
+        except WorkerGroupError as error:
+            raise _unwrapped(error) from error
+    if "diverged" in result:
+        raise DivergedError(result["diverged"])
+    return result, time.perf_counter() - begin
+
+
+def start_ray(show: Show) -> None:
+    """Join the cluster of RAY_ADDRESS or start a local one, with Ray's own output in its log files."""
+    if ray.is_initialized():
+        return
+    show({"event": "phase", "phase": "starting Ray"})
+    # A report returns when the controller has looked; its default of 2 s would be felt at every checkpoint.
+    variables = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": variables})
+    show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
+
+
+class _Follower:
+    """Moves records from the monitor to the metrics log and the terminal while `fit` blocks."""
+
+    def __init__(self, monitor: Any, log: MetricsLog, show: Show) -> None:
+        self._monitor, self._log, self._show = monitor, log, show
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
+
+    def __enter__(self) -> "_Follower":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._drain()
+        self._log.flush()
+
+    def _follow(self) -> None:
+        flushed = time.monotonic()
+        while not self._stop.wait(_POLL):
+            self._drain()
+            if time.monotonic() - flushed > _FLUSH:
+                self._log.flush()
+                flushed = time.monotonic()
+
+    def _drain(self) -> None:
+        for record in ray.get(self._monitor.drain.remote()):
+            if record["event"] in {"start", "step", "eval"}:
+                self._log.add(record)
+            self._show(record)
+
+
+def _unwrapped(error: WorkerGroupError) -> RaymdsError:
+    """The user's error behind a worker's, or a plain one that names the rank."""
+    for failure in error.worker_failures.values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, RaymdsError):
+            return cause
+    rank, failure = min(error.worker_failures.items(), key=lambda item: item[0])
+    return RaymdsError(f"worker {rank} failed and max_failures is used up: {str(failure).strip().splitlines()[-1]}")
+
+
+def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> dict[str, Any]:
+    """The outcome's verdict: the chosen model, or the old one where nothing was feasible or the test says otherwise."""
+    parent = storage.sha256(storage.read(str(config.model.weights)))
+    old = {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": config.model.weights}
+    choice = result.get("choice")
+    if choice is None:
+        nearest = max(result["candidates"], key=lambda metrics: metrics["record"]["devsafety"])
+        worst = min(nearest["record"]["tasks"], key=lambda task: task["delta"])
+        reason = (
+            f"no candidate improved the target and kept every protected task on val; nearest: step {nearest['step']} "
+            f"with {worst['task']} {100 * worst['delta']:+.1f} points and the target "
+            f"{100 * nearest['record']['target']['delta']:+.1f}"
+        )
+        return {**old, "reason": reason, "val": nearest["record"]}
+    certificate = certify(
+        PairedCounts(**result["target"]),
+        [PairedCounts(**counts) for counts in result["protected"]],
+        tolerance=config.select.tolerance,
+        confidence=config.select.confidence,
+        digests=digests(config, data.digest, parent, result["weights"]["sha256"]),
+    )
+    run.write_json("flips.json", {"schema": SCHEMA, "flips": result["flips"]})
+    run.write_json("certificate.json", certificate)
+    if certificate["verdict"] == "violated":
+        lost = [task["task"] for task in certificate["tasks"] if task["verdict"] == "violated"]
+        return {**old, "reason": f"the test split shows a loss of {', '.join(lost)}", "val": choice["record"]}
+    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
+    return {
+        "schema": SCHEMA,
+        "outcome": "new",
+        "reason": f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}",
+        "step": choice["step"],
+        "alpha": choice["alpha"],
+        "weights": result["weights"]["uri"],
+        "val": choice["record"],
+    }
+
+
+def _effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
+    speeds = sorted(r["images_per_second"] for r in MetricsLog(run).records if r["event"] == "step")
+    return {
+        "steps": config.optim.steps,
+        "seconds": seconds,
+        "workers": config.run.workers,
+        "images_per_second": speeds[len(speeds) // 2] if speeds else None,
+    }

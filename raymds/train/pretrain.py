@@ -1,0 +1,72 @@
+"""The step of pretraining: CLIP's symmetric contrastive loss on the captions, to make an old model."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymds import dist
+from raymds.config import Config
+from raymds.data.loader import Loaded
+from raymds.data.sampler import Sampler
+from raymds.data.shards import Split
+from raymds.model import ClipWithHeads
+from raymds.objective import contrastive
+from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
+
+
+class Pretraining:
+    """State and step of contrastive training; heads stay untrained."""
+
+    def __init__(self, model: ClipWithHeads, split: Split, sampler: Sampler, config: Config) -> None:
+        """`split` is the train split that the sampler's rows refer to."""
+        self.model = model
+        self._split = split
+        self._sampler = sampler
+        self._temperature = config.objective.temperature
+        model.heads.requires_grad_(False)
+        self._learner = Learner(model, config.optim)
+
+    def step(self, loaded: Loaded) -> dict[str, Any]:
+        """One step on this rank's share of the batch."""
+        batch, clock, device = loaded.batch, Stopwatch(self.model.mean.device), self.model.mean.device
+        sizes = dist.shares(self._sampler.positives, dist.world_size())
+        with clock("forward"):
+            tokens, row = distinct_tokens(self.model, [self._split.captions[i] for i in batch.positive])
+            image, text = self._learner.forward(loaded.pairs.to(device), tokens, row, torch.full_like(row, -1))
+        with clock("exchange"):
+            image, text = dist.all_gather_live(torch.cat([image, text], dim=1), sizes).chunk(2, 1)
+        with clock("forward"):
+            loss = contrastive.info_nce(image, text, self._temperature)
+        finite(batch.step, {"the captions": float(loss.detach())})
+        norm = self._learner.descend(loss, batch.step, clock)
+        finite(batch.step, {"the captions (its gradient)": norm})
+        return {
+            "loss": float(loss.detach()),
+            "lr": self._learner.rate(batch.step),
+            "grad_norm": norm,
+            "seconds": clock.seconds,
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Optimiser state."""
+        return self._learner.state_dict()
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the state of a checkpoint."""
+        self._learner.load_state_dict(tensors)
+
+
+def build_sampler(split: Split, config: Config) -> Sampler:
+    """All rows of the train split, each once an epoch."""
+    return Sampler(
+        seed=config.run.seed,
+        positive=np.arange(len(split)),
+        negative=np.empty(0, np.int64),
+        retained=[],
+        positives=config.objective.batch,
+        negatives=0,
+        tasks_per_step=0,
+        images_per_task=0,
+    )

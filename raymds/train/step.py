@@ -1,0 +1,131 @@
+"""One optimisation step: of the constrained cycle (METHOD 2 to 5), and of pretraining.
+
+Legend of shapes: P positives, N negatives, B examples, H heads, D embedding width, m protected tasks; lower case
+p, n, b are this rank's part. R ranks.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from raymds import dist
+from raymds.config import OptimConfig
+from raymds.data.loader import Loaded
+from raymds.errors import DivergedError
+from raymds.model import ClipWithHeads
+
+
+class Stopwatch:
+    """Seconds spent in the named parts of a step; work queued on a GPU counts where it is queued."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._cuda = device.type == "cuda"
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Add the time of the body to a part."""
+        begin = time.perf_counter()
+        yield
+        if self._cuda:
+            torch.cuda.synchronize()
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begin
+
+
+class Learner:
+    """A model under data parallelism with AdamW, linear warm-up, cosine decay and gradient clipping."""
+
+    def __init__(self, model: ClipWithHeads, config: OptimConfig) -> None:
+        self.model = model
+        self.config = config
+        self.names = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        matrices = [p for p in self.names.values() if p.ndim >= 2]
+        vectors = [p for p in self.names.values() if p.ndim < 2]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+        self.forward: torch.nn.Module = model
+        if dist.active():
+            # Without find_unused_parameters the buckets are laid out anew after the first step; a resumed run would
+            # then add gradients in another order than one that never stopped.
+            self.forward = DistributedDataParallel(model, find_unused_parameters=True)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        warmup, steps, peak = self.config.warmup, self.config.steps, self.config.lr
+        if step < warmup:
+            return peak * (step + 1) / warmup
+        return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+    def descend(self, loss: Tensor, step: int, clock: Stopwatch) -> float:
+        """Backward, clip, update. `loss` is this rank's share of the global loss; returns the gradient's norm."""
+        with clock("backward"):
+            self.optimizer.zero_grad(set_to_none=True)
+            # Data parallelism averages gradients over ranks; the global gradient is their sum.
+            (loss * dist.world_size()).backward()  # type: ignore[no-untyped-call]
+        with clock("optimiser"):
+            norm = float(torch.nn.utils.clip_grad_norm_(self.names.values(), self.config.clip))
+            if math.isfinite(norm):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.rate(step)
+                self.optimizer.step()
+        return norm
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Optimiser state as named tensors."""
+        state = self.optimizer.state
+        return {
+            f"optimizer.{name}.{key}": value.detach().cpu()
+            for name, parameter in self.names.items()
+            for key, value in state.get(parameter, {}).items()
+        }
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the optimiser state of a checkpoint."""
+        for name, parameter in self.names.items():
+            found = {
+                key: tensors[f"optimizer.{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"optimizer.{name}.{key}" in tensors
+            }  # fmt: skip
+            for key in ("exp_avg", "exp_avg_sq"):
+                if key in found:
+                    found[key] = found[key].to(parameter.device)
+            if found:
+                self.optimizer.state[parameter] = found
+
+
+class Training(Protocol):
+    """What the loop on a worker drives: one step at a time, all state in named tensors."""
+
+    model: ClipWithHeads
+
+    def step(self, loaded: Loaded) -> dict[str, Any]:
+        """Take one optimisation step and return its metrics."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All state beside the weights."""
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the state of a checkpoint."""
+
+
+def distinct_tokens(model: ClipWithHeads, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Token rows (U, L) of the distinct texts, and which of them each text is (T,): equal ones are encoded once."""
+    index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    device = model.mean.device
+    return model.tokenize(list(index)).to(device), torch.tensor([index[text] for text in texts], device=device)
+
+
+def finite(step: int, losses: dict[str, float]) -> None:
+    """DivergedError naming step and task of the first loss that is not finite; NaN in one is NaN on every rank."""
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise DivergedError(
+                f"step {step}: the loss of {name} is {value}; lower optim.lr (or raise optim.warmup) and start again: "
+                "the last checkpoint before it is kept"
+            )

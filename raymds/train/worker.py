@@ -1,0 +1,228 @@
+"""The loop on one Ray Train worker: steps, evaluations, checkpoints, and for a cycle choice and certificate data."""
+
+import base64
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.actor import ActorHandle
+from torch import Tensor
+
+from raymds import dist, model, select, storage
+from raymds.certificate import PairedCounts
+from raymds.config import Config
+from raymds.data import loader
+from raymds.data.sampler import Sampler
+from raymds.data.shards import DataSet, Split
+from raymds.errors import DivergedError
+from raymds.evaluate import Evaluation, evaluate, paired
+from raymds.tasks import Tasks, resolve
+from raymds.train import checkpoint, cycle, pretrain
+from raymds.train.step import Training
+
+_FLIPS_PER_TASK = 8
+_THUMBNAIL = 160  # pixels, at most
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
+    """Ray Train entry of `raymds pretrain`; `payload` holds `config` and `monitor`."""
+    config, emit, device = _start(payload)
+    train = DataSet.open(config.data.uri).load("train")
+    net = model.load(config.model.name, None, [], config.model.head_rank, config.run.seed).to(device)
+    sampler = pretrain.build_sampler(train, config)
+    training = pretrain.Pretraining(net, train, sampler, config)
+    start = _resume(training)
+    try:
+        _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
+    except DivergedError as error:
+        return {"diverged": str(error)}
+    return {"weights": _publish(config, net, net.weights(), "weights.safetensors")}
+
+
+def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
+    """Ray Train entry of `raymds finetune`; rank 0 returns what outcome.json and certificate.json are made of."""
+    config, emit, device = _start(payload)
+    data = DataSet.open(config.data.uri)
+    tasks = resolve(config.task, data.attributes)
+    train, val = data.load("train"), data.load("val")
+    net = model.load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, config.run.seed).to(
+        device
+    )
+    w_old = net.weights()
+    sampler = cycle.build_sampler(train, tasks, config)
+    training = cycle.ConstrainedCycle(net, train, tasks, sampler, config)
+
+    def measure(split: Split, weights: dict[str, Tensor] | None = None) -> Evaluation:
+        if weights is not None:
+            net.load_weights(weights, "candidate")
+        return evaluate(net, split, tasks, config.constraints.temperature)
+
+    emit({"event": "phase", "phase": "measuring the old model"})
+    old = measure(val)
+    start = _resume(training)
+    if start == 0:
+        training.measure_old()
+        emit({"event": "eval", "step": 0, **select.compare(old, old, tasks)})
+
+    def candidate(step: int) -> dict[str, Any]:
+        record = select.compare(old, measure(val), tasks)
+        emit({"event": "eval", "step": step, **record})
+        return {"step": step, "record": record, "score": select.score(record)}
+
+    try:
+        _loop(config, training, train, sampler, start, emit, candidate)
+    except DivergedError as error:
+        return {"diverged": str(error)}
+    emit({"event": "phase", "phase": "choosing among candidates"})
+    choice = _choose(config, w_old, lambda weights: select.compare(old, measure(val, weights), tasks))
+    if choice is None:
+        return {"choice": None, "candidates": [report.metrics for report in ray.train.get_all_reported_checkpoints()]}
+    weights = select.interpolate(w_old, _weights(choice.candidate), choice.alpha)
+    emit({"event": "phase", "phase": "certifying on the test split"})
+    test = data.load("test")
+    before, after = measure(test, w_old), measure(test, weights)
+    report = test_report(test, before, after, tasks)
+    deltas = [PairedCounts(**counts).delta for counts in report["protected"]]
+    name = "weights.safetensors" if min(deltas) >= -config.select.tolerance else "rejected.safetensors"
+    return {
+        "choice": {"step": choice.candidate.metrics["step"], "alpha": choice.alpha, "record": choice.record},
+        "weights": _publish(config, net, weights, name),
+        **report,
+    }
+
+
+def test_report(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks) -> dict[str, Any]:
+    """Paired counts per task and a few pictures of negative flips, JSON-ready."""
+    return {
+        "target": asdict(paired(before, after, tasks.target)),
+        "protected": [asdict(paired(before, after, task)) for task in tasks.protected],
+        "flips": _flips(test, before, after, tasks),
+    }
+
+
+def _start(payload: dict[str, Any]) -> tuple[Config, Emit, torch.device]:
+    config: Config = payload["config"]
+    monitor: ActorHandle[Any] = payload["monitor"]
+    device = ray.train.torch.get_device()
+
+    def emit(record: dict[str, Any]) -> None:
+        if dist.rank() == 0:
+            monitor.push.remote(record)
+
+    return config, emit, torch.device(device)
+
+
+def _resume(training: Training) -> int:
+    """Steps already taken, from the last committed checkpoint, whose state is taken over."""
+    found = ray.train.get_checkpoint()
+    if found is None:
+        return 0
+    with found.as_directory() as directory:
+        step, weights, state = checkpoint.load(Path(directory))
+    training.model.load_weights(weights, str(found.path))
+    training.load_state_dict(state)
+    return step
+
+
+def _loop(
+    config: Config,
+    training: Training,
+    train: Split,
+    sampler: Sampler,
+    start: int,
+    emit: Emit,
+    measure: Callable[[int], dict[str, Any]],
+) -> None:
+    """Steps `start` … `optim.steps`, with `measure(step)` and a checkpoint every `select.every` of them."""
+    rank, ranks, steps = dist.rank(), dist.world_size(), config.optim.steps
+    emit({"event": "start", "step": start, "steps": steps, "workers": ranks, "time": time.time()})
+    threads = max(1, torch.get_num_threads() - 1)
+    source = loader.Loader(
+        train, lambda step: sampler.batch(step).share(rank, ranks), training.model.image_size, config.run.seed,
+        threads=threads,
+    )  # fmt: skip
+    for step in range(start, steps):
+        begin = time.perf_counter()
+        # Models with dropout draw from the global generator; seeded per step it needs no place in a checkpoint.
+        torch.manual_seed(config.run.seed * steps * ranks + step * ranks + rank)
+        loaded = source.get(step)
+        waited = time.perf_counter() - begin
+        metrics = training.step(loaded)
+        seconds = time.perf_counter() - begin
+        batch = sampler.batch(step)
+        images = len(batch.positive) + len(batch.negative) + len(batch.example)
+        metrics["seconds"] = {"data": waited, **metrics["seconds"]}
+        emit({"event": "step", "step": step + 1, "images_per_second": images / seconds, **metrics})
+        if (step + 1) % config.select.every == 0 or step + 1 == steps:
+            _report(training, step + 1, measure(step + 1))
+    source.close()
+
+
+def _report(training: Training, step: int, metrics: dict[str, Any]) -> None:
+    if dist.rank() != 0:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint.save(Path(directory), step, training.model, training.state_dict())
+        ray.train.report(
+            metrics, ray.train.Checkpoint.from_directory(directory), checkpoint_dir_name=f"step-{step:07d}"
+        )
+
+
+def _choose(
+    config: Config, w_old: dict[str, Tensor], measure: Callable[[dict[str, Tensor]], select.Record]
+) -> select.Choice[Any] | None:
+    """The choice among the checkpoints that were kept, interpolating where the config allows it."""
+
+    def evaluate_at(candidate: Any, alpha: float) -> select.Record:
+        return measure(select.interpolate(w_old, _weights(candidate), alpha))
+
+    candidates = [(report, report.metrics["record"]) for report in ray.train.get_all_reported_checkpoints()]
+    return select.choose(candidates, evaluate_at if config.select.interpolate else None)
+
+
+def _weights(candidate: Any) -> dict[str, Tensor]:
+    with candidate.checkpoint.as_directory() as directory:
+        return checkpoint.load(Path(directory))[1]
+
+
+def _publish(config: Config, net: model.ClipWithHeads, weights: dict[str, Tensor], name: str) -> dict[str, str]:
+    """Write weights into the run directory; their URI and digest."""
+    data = model.pack_weights(net, weights)
+    uri = storage.join(config.run.uri, name)
+    if dist.rank() == 0:
+        storage.write(uri, data)
+    return {"uri": uri, "sha256": storage.sha256(data)}
+
+
+def _flips(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks) -> list[dict[str, str]]:
+    """The first few negative flips of each protected task, METHOD (6), with thumbnails."""
+    flips = []
+    for task in tasks.protected:
+        rows = before.rows(task)[before.correct(task) & ~after.correct(task)]
+        classes = tasks.classes[task.attribute]
+        for row in rows[:_FLIPS_PER_TASK]:
+            image = loader.decode(test.images[int(row)].as_buffer())
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=85)
+            flips.append(
+                {
+                    "task": task.name,
+                    "id": test.ids[row],
+                    "truth": classes[task.label],
+                    "old": classes[before.predicted[task.attribute][row]],
+                    "new": classes[after.predicted[task.attribute][row]],
+                    "image": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(),
+                }
+            )
+    return flips
