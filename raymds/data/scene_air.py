@@ -6,7 +6,6 @@ Every strength is continuous, so that neighbouring classes overlap, as they do o
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raymds.data.scene_paint import (
     DEPTH,
@@ -17,12 +16,14 @@ from raymds.data.scene_paint import (
     Dice,
     Floats,
     Lamp,
+    Offsets,
     Picture,
     Rgb,
     coverage,
     glow,
     mix,
     pack,
+    planes,
     scale,
     value_noise,
 )
@@ -86,6 +87,9 @@ class Air:
         return mix((52.0, 49.0, 50.0), grey, 0.08 + 0.92 * self.daylight)
 
 
+TUNNEL = Air(0.3, 0.0, 0.0, 0.002, 0.0, 0.0, 0.0, 0.0, True)
+
+
 def conditions(dice: Dice, weather: str, timeofday: str) -> Air:
     """Draw the light and weather of a scene of these classes."""
     cloud, extinction, rain, wet, snow, flakes = RANGES[weather]
@@ -114,12 +118,13 @@ def paint_sky(canvas: Canvas, camera: Camera, air: Air, dice: Dice) -> None:
     height = (rows - 0.5 - np.arange(rows)) / size  # above the horizon, in picture sides
     rise = np.minimum(height / 0.5, 1.0)
     rise = rise * (2.0 - rise)
-    low, high = np.array(air.horizon), np.array(mix(air.zenith, scale(air.horizon, 0.92), 0.25 * air.cloud))
-    sky = (low + (high - low) * rise[:, None])[:, None, :].repeat(size, axis=1)
+    overhead = mix(air.zenith, scale(air.horizon, 0.92), 0.25 * air.cloud)
+    low, high = np.array(air.horizon)[:, None], np.array(overhead)[:, None]
+    sky = (low + (high - low) * rise)[:, :, None].repeat(size, axis=2)
     _paint_sun(sky, air, dice)
     cover, noise = _cloud_cover(height, size, air.cloud, dice)
     bright = mix(scale(air.horizon, 1.06), (238.0, 240.0, 243.0), 0.6 * air.daylight * (1.0 - 0.8 * air.cloud))
-    sky += (np.array(bright) * (1.0 - 0.3 * air.cloud * noise[..., None]) - sky) * cover[..., None]
+    sky += (np.array(bright)[:, None, None] * (1.0 - 0.3 * air.cloud * noise) - sky) * cover
     painted = pack(sky, np.zeros((rows, size), dtype=np.uint32))
     for row in range(OVERSAMPLE):
         for column in range(OVERSAMPLE):
@@ -139,34 +144,34 @@ def _cloud_cover(height: Floats, size: int, cloud: float, dice: Dice) -> tuple[F
 
 
 def _paint_sun(sky: Floats, air: Air, dice: Dice) -> None:
-    """Add the sun, its glow, or the moon; most often it is outside the picture."""
+    """Add the sun, its glow, or the moon to a sky (3, rows, size); most often it is outside the picture."""
     x, above, shows = dice(-0.3, 1.3), dice(0.0, 0.5), dice.chance(0.6)
     if not shows and air.warmth < 0.1:
         return
-    size = sky.shape[1]
-    y = len(sky) / size - (above if air.warmth < 0.1 else 0.3 * above)
+    _, rows, size = sky.shape
+    y = rows / size - (above if air.warmth < 0.1 else 0.3 * above)
     u = np.arange(size) / size - x
-    v = np.arange(len(sky)) / size - y
+    v = np.arange(rows) / size - y
     square = u * u + (v * v)[:, None]
     if air.daylight < 0.15:
-        sky += np.where(square < 0.0006, 170.0 * (1.0 - air.cloud), 0.0)[..., None]
+        sky += np.where(square < 0.0006, 170.0 * (1.0 - air.cloud), 0.0)
         return
     wide = 0.004 + 0.05 * air.warmth
     strength = (70.0 + 60.0 * air.warmth) * (1.0 - 0.8 * air.cloud) * air.daylight
-    sky += (strength * wide / (wide + square))[..., None] * np.array((1.0, 0.8, 0.5))
-    sky += np.where(square < 0.0008, 160.0 * (1.0 - air.cloud) * air.daylight, 0.0)[..., None]
+    sky += strength * wide / (wide + square) * np.array((1.0, 0.8, 0.5))[:, None, None]
+    sky += np.where(square < 0.0008, 160.0 * (1.0 - air.cloud) * air.daylight, 0.0)
 
 
 def reflect(picture: Picture, camera: Camera, wet: float) -> None:
-    """Mirror in the wet road, in place, what stands above the horizon: ever less towards our feet, as Fresnel has it."""
-    size = len(picture)
+    """Mirror in the wet road, in place, what stands above the horizon: the less the nearer to us, as Fresnel has it."""
+    size = picture.shape[-1]
     first = min(max(int(camera.y0 * size) + 1, 1), size)
     rows = min(first, size - first)
     if wet < 0.05 or rows < 2:
         return
-    mirrored = picture[first - rows : first][::-1]
-    share = (np.arange(rows, 0, -1, dtype=np.float32) * np.float32(0.32 * wet / rows))[:, None, None]
-    picture[first : first + rows] += (mirrored - picture[first : first + rows]) * share
+    mirrored, road = picture[:, first - rows : first][:, ::-1], picture[:, first : first + rows]
+    share = (np.arange(rows, 0, -1, dtype=np.float32) * np.float32(0.32 * wet / rows))[:, None]
+    road += (mirrored - road) * share
 
 
 def fog(picture: Picture, codes: Codes, air: Air) -> None:
@@ -175,10 +180,9 @@ def fog(picture: Picture, codes: Codes, air: Air) -> None:
     through = 1.0 / (1.0 + x + x * x * 0.5 + x * x * x * (1.0 / 6.0))  # for exp(-x): exactly rounded
     dense = min(air.extinction / 0.012, 1.0)
     through[0] = 1.0 - dense * dense * (0.9 + 0.08 * air.cloud)  # clear sky overhead is deep but not hazy
-    share = through.astype(np.float32)[codes][..., None]
-    veil = np.array(air.veil, dtype=np.float32)
+    veil = planes(air.veil)
     picture -= veil
-    picture *= share
+    picture *= through.astype(np.float32)[codes]
     picture += veil
 
 
@@ -189,17 +193,15 @@ def halos(picture: Picture, lamps: list[Lamp], air: Air) -> None:
     for lamp in lamps:
         x = air.extinction * lamp.z
         through = 1.0 / (1.0 + x + x * x * 0.5)
-        wide = Lamp(lamp.x, lamp.y, lamp.z, lamp.radius * (1.0 + 1.6 * scatter), lamp.rgb)
-        glow(picture, wide, dark * (0.25 + 0.75 * through) * (0.75 + 0.5 * scatter))
+        glow(picture, lamp, dark * (0.25 + 0.75 * through) * (0.75 + 0.5 * scatter), wide=1.0 + 1.6 * scatter)
         if air.wet > 0.15:
-            streak = Lamp(lamp.x, lamp.y + 2.5 * lamp.radius, lamp.z, lamp.radius * 0.9, lamp.rgb)
-            glow(picture, streak, 0.8 * dark * air.wet * through, stretch=4.0)
+            glow(picture, lamp, 0.9 * dark * air.wet * through, wide=0.8, mirrored=True)
 
 
 def fall(picture: Picture, air: Air, dice: Dice) -> None:
     """Draw falling rain as streaks and falling snow as discs of three sizes, in place."""
-    fine = OVERSAMPLE * len(picture)
-    light = np.array(mix(air.veil, (235.0, 238.0, 242.0), 0.35 + 0.4 * air.daylight), dtype=np.float32)
+    fine = OVERSAMPLE * picture.shape[-1]
+    light = planes(mix(air.veil, (235.0, 238.0, 242.0), 0.35 + 0.4 * air.daylight))
     if air.rain > 0.0:
         _stamp(picture, light, 0.28 + 0.3 * air.rain, 12 + int(130 * air.rain), _streak(fine, air.rain, dice), dice)
     for radius, number in ((0.0045, 130), (0.0075, 50), (0.013, 14)):
@@ -207,35 +209,37 @@ def fall(picture: Picture, air: Air, dice: Dice) -> None:
             _stamp(picture, light * np.float32(1.05), 0.8, int(number * air.flakes), _disc(fine * radius), dice)
 
 
-def _stamp(picture: Picture, light: Picture, opacity: float, count: int, offsets: NDArray[np.int64], dice: Dice) -> None:
-    share = coverage(len(picture), dice.several(count), dice.several(count), offsets)
+def _stamp(picture: Picture, light: Picture, opacity: float, count: int, offsets: Offsets, dice: Dice) -> None:
+    """Cover the picture with `count` of a shape at random places."""
+    share = coverage(picture.shape[-1], dice.several(count), dice.several(count), offsets)
     picture += (light - picture) * (share * np.float32(opacity))
 
 
-def _streak(fine: int, rain: float, dice: Dice) -> NDArray[np.int64]:
+def _streak(fine: int, rain: float, dice: Dice) -> Offsets:
     """Offsets (m, 2) of a slanted streak on a canvas of `fine` pixels."""
     down = np.arange(max(int((0.05 + 0.07 * rain) * fine), 2))
     across = (down * dice(-0.35, 0.35)).astype(np.int64) + np.arange(max(fine // 128, 1))[:, None]
     return np.stack([np.broadcast_to(down, across.shape).ravel(), across.ravel()], axis=-1)
 
 
-def _disc(radius: float) -> NDArray[np.int64]:
+def _disc(radius: float) -> Offsets:
     """Offsets (m, 2) of a disc of this radius in canvas pixels."""
     axis = np.arange(-int(radius) - 1, int(radius) + 2)
-    return np.argwhere(axis * axis + (axis * axis)[:, None] <= radius * radius + 0.5) + axis[0]
+    inside = axis * axis + (axis * axis)[:, None] <= radius * radius + 0.5
+    return np.asarray(np.argwhere(inside) + axis[0], dtype=np.int64)
 
 
 def expose(picture: Picture, air: Air, dice: Dice) -> Picture:
     """What lens and sensor add: exposure, white balance, vignette, grain. Returns the picture, still in floats."""
-    size = len(picture)
+    size = picture.shape[-1]
     gain, contrast = dice(0.78, 1.22), dice(0.85, 1.15)
-    balance = np.array([gain * dice(0.95, 1.05), gain, gain * dice(0.95, 1.05)], dtype=np.float32)
+    balance = planes((gain * dice(0.95, 1.05), gain, gain * dice(0.95, 1.05)))
     axis = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(2.0 / size) - np.float32(1.0)
     vignette = np.float32(1.0) - np.float32(dice(0.02, 0.12)) * (axis * axis + (axis * axis)[:, None])
-    picture *= vignette[..., None] * balance * np.float32(contrast)
+    picture *= vignette * balance * np.float32(contrast)
     picture += np.float32(110.0 * (1.0 - contrast) * (0.2 + 0.8 * air.daylight))
     strength = dice(2.0, 9.0) + 5.0 * dice() * (1.0 - air.daylight)
-    picture += (dice.grain((size, size, 1)) + dice.grain((size, size, 3))) * np.float32(strength)
+    picture += (dice.grain((size, size)) + dice.grain((size, size, 3)).transpose(2, 0, 1)) * np.float32(strength)
     return picture
 
 

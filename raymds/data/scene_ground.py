@@ -1,4 +1,4 @@
-"""Surfaces in exact perspective, by scan lines: level planes of strips along the road, rows of buildings beside it, the skyline."""
+"""Surfaces in exact perspective, by scan lines: strips of ground along the road, buildings beside it, the skyline."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from raymds.data.scene_paint import SNOW, SNOW_COVER, Dice, Floats, Rgb, Stage, depth_code, mix, pack, scale
 from raymds.data.scene_things import GLASS
 
-LIT_WINDOW = np.array((250.0, 205.0, 130.0))
+LIT_WINDOW = np.array((250.0, 205.0, 130.0))[:, None]
 STOREY = 3.1  # metres
 YELLOW: Rgb = (214.0, 172.0, 60.0)
 LINE: Rgb = (214.0, 214.0, 208.0)
@@ -27,7 +27,7 @@ MASONRY: tuple[Rgb, ...] = (
 
 
 class Surface(NamedTuple):
-    """A strip of ground: colour, shares of snow and water that it keeps, marks every `period` metres over `share` of it."""
+    """A strip of ground: colour, shares of snow and water it keeps, marks every `period` metres over `share` of it."""
 
     rgb: Rgb
     catch: float = 0.0
@@ -79,7 +79,7 @@ def zebra(asphalt: Surface, half: float) -> Strips:
 
 
 def between(half: float, middle: Strips, outwards: list[tuple[float, Surface]], beyond: Surface) -> Strips:
-    """A road with the same strips, (width, surface) from the kerb outwards, on both sides, and the ground beyond them."""
+    """A road with the same strips, (width, surface) from the kerb outwards, on both sides, and what is beyond them."""
     left: Strips = []
     right: Strips = []
     X = half
@@ -97,9 +97,9 @@ def paint_plane(
     phase: float = 0.0,
     near: float = 0.0,
     far: float = 4000.0,
-    sheen: Sheen = Sheen(),  # noqa: B008  (frozen)
+    sheen: Sheen = Sheen(),
 ) -> None:
-    """Paint a plane `level` metres above the road between two depths; the first strip begins at -inf, marks at `phase`."""
+    """Paint a plane `level` metres above the road between two depths; the first strip begins EVERYWHERE."""
     canvas, camera = stage.canvas, stage.camera
     drop = canvas.centres() - camera.y0
     depth = camera.focal * (camera.height - level) / np.where(np.abs(drop) < 1e-6, 1e-6, drop)
@@ -113,28 +113,30 @@ def paint_plane(
 
 
 def _strip_colours(stage: Stage, surfaces: list[Surface], z: Floats, phase: float, sheen: Sheen) -> Floats:
-    """Colours (n, strips, 3) at depths z (n, 1): paint, then snow, then light, then water."""
-    table = np.array([(*surface.rgb, *surface.mark, *surface[1:5]) for surface in surfaces])
-    catch, wet, period, share = table[:, 6], table[:, 7], table[:, 8], table[:, 9]
+    """Colours (3, n, strips) at depths z (n, 1): paint, then snow, then light, then water."""
+    table = np.array([(*surface.rgb, *surface.mark, *surface[1:5]) for surface in surfaces]).T
+    catch, wet, period, share = table[6:]
     beat = (z + phase) / period
     marked = beat - np.floor(beat) < share
-    colour = np.where(marked[..., None], table[:, 3:6], table[:, :3])
-    colour += (np.array(SNOW) - colour) * np.minimum(SNOW_COVER * stage.snow * catch, 1.0)[:, None]
-    colour *= stage.light(z)[:, None] * (1.0 - 0.35 * sheen.wet * wet)[:, None]
-    colour += (np.array(sheen.rgb) - colour) * (sheen.wet * wet * (0.65 * z / (z + 14.0)))[..., None]
+    cover = np.minimum(SNOW_COVER * stage.snow * catch, 1.0)
+    base, mark = (paint + (np.array(SNOW)[:, None] - paint) * cover for paint in (table[0:3], table[3:6]))
+    colour = np.where(marked, mark[:, None, :], base[:, None, :])
+    colour *= stage.light(z[:, 0])[..., None] * (1.0 - 0.35 * sheen.wet * wet)
+    if sheen.wet > 0.0:
+        colour += (np.array(sheen.rgb)[:, None, None] - colour) * (sheen.wet * wet * (0.65 * z / (z + 14.0)))
     return colour
 
 
 @dataclass(frozen=True)
 class Facades:
-    """Buildings along the road at X (its sign is the side), one every `pitch` metres, of which `gap` is the share between two."""
+    """Buildings along the road at X (its sign is the side), one every `pitch` metres, `gap` being the share between."""
 
     X: float
     pitch: float
     gap: float
     deep: float
     heights: Floats  # (16,) metres to the eaves; building k takes k mod 16
-    colours: Floats  # (16, 3)
+    colours: Floats  # (3, 16)
     chances: Floats  # (256,) in [0, 1): a window is lit where its chance is under `lit`
     cap: float = 0.0  # metres of parapet over the eaves
     gable: float = 0.0  # metres from the eaves to the ridge
@@ -147,40 +149,40 @@ class Facades:
 
 def random_facades(dice: Dice, X: float, pitch: float, gap: float, low: float, high: float) -> Facades:
     """Buildings in brick, stone and plaster, with heights between `low` and `high` metres."""
-    colours = np.array([scale(dice.pick(MASONRY), dice(0.75, 1.2)) for _ in range(16)])
+    colours = np.array([scale(dice.pick(MASONRY), dice(0.75, 1.2)) for _ in range(16)]).T
     heights = low + (high - low) * dice.several(16) * dice.several(16)
     return Facades(X, pitch, gap, deep=0.9 * pitch, heights=heights, colours=colours, chances=dice.several(256))
 
 
 def plain_wall(X: float, height: float, rgb: Rgb, cap: float = 0.0, roof: Rgb = (0.0, 0.0, 0.0)) -> Facades:
     """An endless wall: a rail, a noise barrier, the side of a tunnel with its upper part as `roof`."""
-    tone = np.full((16, 3), rgb)
+    tone = np.array(rgb)[:, None].repeat(16, axis=1)
     return Facades(X, 1000.0, 0.0, 0.0, np.full(16, height), tone, np.ones(256), cap=cap, roof=roof)
 
 
 def paint_facades(stage: Stage, row: Facades, offset: float) -> None:
-    """Paint buildings by columns: each is one ray, that meets a street side or, through a gap, the front of the next one."""
+    """Paint buildings by columns: each is a ray that meets a street side or, in a gap, the front of the next one."""
     canvas, camera = stage.canvas, stage.camera
-    side = 1.0 if row.X > 0 else -1.0
-    away = (canvas.centres() - camera.x0) * side
-    columns = np.flatnonzero(away > 1e-3)
+    side = -1.0 if row.X < 0 else 1.0
+    off_axis = (canvas.centres() - camera.x0) * side
+    columns = np.flatnonzero(off_axis > 1e-3)
     if not len(columns):
         return
-    away = away[columns]
+    away = off_axis[columns]
     z = camera.focal * abs(row.X) / away
     number = np.floor((z + offset) / row.pitch)
     part = (z + offset) / row.pitch - number
-    front = part > 1.0 - row.gap
+    front = part + row.gap > 1.0
     number += front
     z = np.where(front, number * row.pitch - offset, z)
-    X = away * z / camera.focal
-    hidden = (front & (X > abs(row.X) + row.deep)) | (z > row.far) | (z < 0.5)
+    behind = away * z / camera.focal - abs(row.X)  # metres from the street side to where the ray meets a front
+    hidden = (front & (behind > row.deep)) | (z > row.far) | (z < 0.5)
     z = np.maximum(z, 0.5)
     house = (number % 16).astype(np.int64)
     eaves = row.heights[house]
     ridge = row.cap + row.gable * np.where(front, 0.55, 1.0 - np.abs(2.0 * part / (1.0 - row.gap) - 1.0))
     edges = camera.y0 + camera.focal * (camera.height - _storeys(eaves, eaves + ridge, row.floors)) / z[:, None]
-    along = np.where(front, X - abs(row.X), z + offset)
+    along = np.where(front, behind, z + offset)
     shade = np.where(front, 0.78, 1.0 - 0.25 * stage.sun * side)  # the sun on the left lights the right side's walls
     inks = _wall_inks(stage, row, house, along, z, shade)
     inks[hidden] = 0
@@ -194,7 +196,7 @@ def _storeys(eaves: Floats, ridge: Floats, floors: int) -> Floats:
     heights = np.zeros((len(eaves), 2 * floors + 3))
     heights[:, 0], heights[:, 1] = ridge, eaves
     heights[:, 3:-1:2] = np.minimum(sills, eaves[:, None])
-    heights[:, 2:-1:2] = np.where(sills + 2.0 < eaves[:, None], sills + 1.5, heights[:, 3:-1:2])
+    heights[:, 2:-1:2] = np.where(eaves[:, None] > sills + 2.0, sills + 1.5, heights[:, 3:-1:2])
     return heights
 
 
@@ -202,17 +204,17 @@ def _wall_inks(
     stage: Stage, row: Facades, house: NDArray[np.int64], along: Floats, z: Floats, shade: Floats
 ) -> NDArray[np.uint32]:
     """Inks (n, 2 floors + 4) between those heights; above the roof and below the foot 0, which leaves what is there."""
-    code, light = depth_code(z), stage.light(z[:, None])
-    roof = np.array(mix(row.roof, SNOW, min(SNOW_COVER * row.catch * stage.snow, 1.0)))
-    wall = pack(row.colours[house] * light * shade[:, None], code)
-    glass = pack(np.array(GLASS) * light, code)
+    code, light = depth_code(z), stage.light(z)
+    roof = np.array(mix(row.roof, SNOW, min(SNOW_COVER * row.catch * stage.snow, 1.0)))[:, None]
+    wall = pack(row.colours[:, house] * light * shade, code)
+    glass = pack(np.array(GLASS)[:, None] * light, code)
     bay = along * (1.0 / BAY)
     pane = np.floor(bay)
     glazed = (np.abs(bay - pane - 0.5) < 0.28) & (z < 140.0)
     key = (house * 37 + pane.astype(np.int64) * 11)[:, None] + np.arange(row.floors) * 5
     windows = np.where(row.chances[key & 255] < row.lit, pack(LIT_WINDOW, code)[:, None], glass[:, None])
     inks = np.zeros((len(z), 2 * row.floors + 4), dtype=np.uint32)
-    inks[:, 1] = pack(roof * light * shade[:, None], code)
+    inks[:, 1] = pack(roof * light * shade, code)
     inks[:, 2:-1] = wall[:, None]
     inks[:, 3:-1:2] = np.where(glazed[:, None], windows, wall[:, None])
     return inks

@@ -4,7 +4,8 @@ On the way to a pixel there are only operations that IEEE 754 rounds exactly: + 
 numpy's exp, sin or normal() differ in the last bit from one instruction set to the next, and so do sums of floats.
 
 Lengths in the world are metres (X right, Y up, z ahead); on the picture they are shares of its side (x right, y down),
-so that a scene looks the same at every size. A picture in the making is float32 (size, size, 3), from 0 to 255.
+so that a scene looks the same at every size. Arrays of colours have their channels first, which numpy is faster at:
+a picture in the making is float32 (3, size, size), from 0 to 255.
 """
 
 import math
@@ -20,9 +21,10 @@ T = TypeVar("T")
 Floats = NDArray[np.float64]
 Picture = NDArray[np.float32]
 Codes = NDArray[np.uint8]
+Offsets = NDArray[np.int64]
 Rgb = tuple[float, float, float]
 
-OVERSAMPLE = 2  # the canvas is painted this many times finer than the picture, then averaged
+OVERSAMPLE = 2  # the canvas is painted twice as fine as the picture, then averaged by `Canvas.resolve`
 SNOW: Rgb = (236.0, 240.0, 246.0)
 SNOW_COVER = 1.5  # how much more ground than its depth thin snow whitens
 NEAR = 12.0  # metres at which the depth code is half of its range
@@ -101,9 +103,9 @@ DEPTH: Floats = np.array([4000.0] + [NEAR * (255.0 - code) / code for code in ra
 
 
 def pack(rgb: Floats, code: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Colours (..., 3), 0 or more, and depth codes (...) as the canvas stores them."""
-    channel = np.minimum(rgb, 255.0).astype(np.uint32)
-    return np.asarray(channel[..., 0] | channel[..., 1] << 8 | channel[..., 2] << 16 | code << 24, dtype=np.uint32)
+    """Colours (3, ...), 0 or more, and depth codes (...) as the canvas stores them."""
+    red, green, blue = np.minimum(rgb, 255.0).astype(np.uint32)
+    return np.asarray(red | green << 8 | blue << 16 | code << 24, dtype=np.uint32)
 
 
 @lru_cache(maxsize=4096)
@@ -128,8 +130,7 @@ class Canvas:
     def __init__(self, size: int) -> None:
         self.size = size
         self.side = side = OVERSAMPLE * size
-        self.packed = np.zeros((side, side), dtype="<u4")
-        self.bytes = self.packed.view(np.uint8).reshape(side, side, 4)
+        self.packed = np.zeros((side, side), dtype=np.uint32)
 
     def centres(self) -> Floats:
         """The coordinates (side,) of the pixels' centres."""
@@ -139,8 +140,13 @@ class Canvas:
         """Fill a rectangle, at least one pixel wide and high, clipped to the canvas."""
         side = self.side
         left, top = int(x0 * side + 0.5), int(y0 * side + 0.5)
-        right, bottom = max(int(x1 * side + 0.5), left + 1), max(int(y1 * side + 0.5), top + 1)
-        self.packed[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = ink
+        right, bottom = int(x1 * side + 0.5), int(y1 * side + 0.5)
+        if right <= left:
+            right = left + 1
+        if bottom <= top:
+            bottom = top + 1
+        if right > 0 and bottom > 0:
+            self.packed[top if top > 0 else 0 : bottom, left if left > 0 else 0 : right] = ink
 
     def blob(self, shape: str, x0: float, y0: float, x1: float, y1: float, ink: int) -> None:
         """Fill an "ellipse", a "cone" (tip up) or a "cabin" (narrower at the top) that spans this rectangle."""
@@ -149,8 +155,10 @@ class Canvas:
         width, height = int(x1 * side + 0.5) - left, int(y1 * side + 0.5) - top
         if width <= 0 or height <= 0 or left >= side or top >= side or left + width <= 0 or top + height <= 0:
             return
-        mask = _mask(shape, width, height)[max(-top, 0) : side - top, max(-left, 0) : side - left]
-        np.copyto(self.packed[max(top, 0) : top + height, max(left, 0) : left + width], np.uint32(ink), where=mask)
+        mask = _mask(shape, width, height)
+        if left < 0 or top < 0 or left + width > side or top + height > side:
+            mask = mask[max(-top, 0) : side - top, max(-left, 0) : side - left]
+        self.packed[max(top, 0) : top + height, max(left, 0) : left + width][mask] = ink
 
     def runs(self, edges: Floats, inks: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Scan lines (n, side) from ascending edges (n, k), in picture sides, and the inks (n, k + 1) between them."""
@@ -162,18 +170,19 @@ class Canvas:
         return np.repeat(inks.ravel(), counts.ravel()).reshape(lines, self.side)
 
     def resolve(self) -> tuple[Picture, Codes]:
-        """The picture (size, size, 3) in 0..255 and its depth codes (size, size): the canvas averaged, in integers."""
-        fine = self.bytes.reshape(self.size, OVERSAMPLE, self.size, OVERSAMPLE, 4)
-        total = np.zeros((self.size, self.size, 4), dtype=np.uint16)
-        for row in range(OVERSAMPLE):
-            for column in range(OVERSAMPLE):
-                total += fine[:, row, :, column]
-        coarse = total.astype(np.float32) * np.float32(1.0 / OVERSAMPLE**2)
-        return coarse[..., :3].copy(), coarse[..., 3].astype(np.uint8)
+        """The picture (3, size, size) in 0..255 and its depth codes (size, size): the canvas averaged, in integers."""
+        sums = []
+        for channels in (self.packed & 0x00FF00FF, self.packed >> 8 & 0x00FF00FF):  # two at a time, 16 bits for each
+            lines = channels[0::2] + channels[1::2]
+            total = lines[:, 0::2] + lines[:, 1::2]
+            sums.append((total & 0xFFFF, total >> 16))
+        (red, blue), (green, code) = sums
+        picture = np.stack([red, green, blue]).astype(np.float32) * np.float32(0.25)
+        return picture, (code >> 2).astype(np.uint8)
 
 
-def coverage(size: int, x: Floats, y: Floats, offsets: NDArray[np.int64]) -> Picture:
-    """Share (size, size, 1) of each pixel under a shape stamped at every (x, y).
+def coverage(size: int, x: Floats, y: Floats, offsets: Offsets) -> Picture:
+    """Share (size, size) of each pixel under a shape stamped at every (x, y).
 
     The shape is offsets (m, 2) in canvas pixels, rows then columns; what leaves the picture comes in opposite.
     """
@@ -183,7 +192,7 @@ def coverage(size: int, x: Floats, y: Floats, offsets: NDArray[np.int64]) -> Pic
     columns = ((x * side).astype(np.int64)[:, None] + offsets[None, :, 1]) % side
     layer[rows, columns] = 1
     total = sum(layer[row::OVERSAMPLE, column::OVERSAMPLE] for row in range(OVERSAMPLE) for column in range(OVERSAMPLE))
-    return np.asarray(total, dtype=np.float32)[..., None] * np.float32(1.0 / OVERSAMPLE**2)
+    return np.asarray(total, dtype=np.float32) * np.float32(1.0 / OVERSAMPLE**2)
 
 
 def value_noise(grid: Floats, y: Floats, x: Floats) -> Floats:
@@ -199,32 +208,41 @@ def value_noise(grid: Floats, y: Floats, x: Floats) -> Floats:
     return lines[:, column] + (lines[:, column + 1] - lines[:, column]) * right[None, :]
 
 
+def planes(rgb: Rgb) -> Picture:
+    """A colour as (3, 1, 1), to be combined with a picture."""
+    return np.array(rgb, dtype=np.float32)[:, None, None]
+
+
 @dataclass(frozen=True)
 class Lamp:
-    """A light that glows: place on the picture, depth, radius of the halo in picture sides, colour."""
+    """A light that glows: where it and the road below it are on the picture, depth, radius of the halo, colour."""
 
     x: float
     y: float
+    road: float
     z: float
     radius: float
     rgb: Rgb
 
 
-def glow(picture: Picture, lamp: Lamp, strength: float, stretch: float = 1.0) -> None:
-    """Add a lamp's halo to the picture, in place, `stretch` times as high as wide."""
-    size = len(picture)
+def glow(picture: Picture, lamp: Lamp, strength: float, wide: float, mirrored: bool = False) -> None:
+    """Add a lamp's halo, `wide` times its radius, to the picture in place; or its image, drawn out, in a wet road."""
+    size = picture.shape[-1]
     if max(lamp.rgb) * strength < 8.0:
         return
-    x, y, wide, high = lamp.x * size, lamp.y * size, lamp.radius * size, lamp.radius * size * stretch
+    wide *= lamp.radius * size
+    x, y, high, highest = lamp.x * size, lamp.y * size, wide, 0.0
+    if mirrored:
+        y, high, highest = (2.0 * lamp.road - lamp.y) * size, 5.0 * wide, lamp.road * size
     left, right = max(int(x - wide), 0), min(int(x + wide) + 1, size)
-    top, bottom = max(int(y - high), 0), min(int(y + high) + 1, size)
+    top, bottom = max(int(y - high), int(highest), 0), min(int(y + high) + 1, size)
     if left >= right or top >= bottom:
         return
     u = (np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)) * np.float32(1.0 / wide)
     v = (np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - y)) * np.float32(1.0 / high)
     square = u * u + (v * v)[:, None]
     halo = np.maximum(np.float32(1.0) - square, 0) / (np.float32(1.0) + np.float32(24.0) * square)
-    picture[top:bottom, left:right] += halo[..., None] * np.array(scale(lamp.rgb, strength), dtype=np.float32)
+    picture[:, top:bottom, left:right] += halo * planes(scale(lamp.rgb, strength))
 
 
 @dataclass
@@ -240,8 +258,8 @@ class Stage:
     lamps: list[Lamp] = field(default_factory=list)
 
     def light(self, z: Floats) -> Floats:
-        """Light (n, 3) at depths (n, 1): the place's, and our own headlights near by."""
-        return np.array(self.ambient) + self.headlight / (1.0 + z * z * 0.004)
+        """Light (3, n) at depths (n,): the place's, and our own headlights near by."""
+        return np.array(self.ambient)[:, None] + self.headlight / (1.0 + z * z * 0.004)
 
     def ink(self, rgb: Rgb, z: float, catch: float = 0.0) -> int:
         """The canvas value of an albedo at depth z, in this light, that keeps the share `catch` of the snow."""
@@ -267,16 +285,15 @@ class Stage:
 
     def box(self, X: float, Y: float, width: float, height: float, z: float, ink: int, shape: str = "") -> None:
         """An upright rectangle (or blob) that stands with the middle of its foot at (X, Y, z)."""
-        camera = self.camera
-        x, y, unit = camera.x(X, z), camera.y(Y, z), camera.focal / z
-        corners = (x - 0.5 * width * unit, y - height * unit, x + 0.5 * width * unit, y)
+        unit = self.camera.focal / z
+        x, y, half = self.camera.x(X, z), self.camera.y(Y, z), 0.5 * width * unit
         if shape:
-            self.canvas.blob(shape, *corners, ink)
+            self.canvas.blob(shape, x - half, y - height * unit, x + half, y, ink)
         else:
-            self.canvas.rect(*corners, ink)
+            self.canvas.rect(x - half, y - height * unit, x + half, y, ink)
 
     def shine(self, X: float, Y: float, z: float, radius: float, rgb: Rgb) -> None:
         """Note a lamp whose halo has this radius in metres."""
         camera = self.camera
         size = min(max(radius * camera.focal / z, 0.02), 0.32)
-        self.lamps.append(Lamp(camera.x(X, z), camera.y(Y, z), z, size, rgb))
+        self.lamps.append(Lamp(camera.x(X, z), camera.y(Y, z), camera.y(0.0, z), z, size, rgb))

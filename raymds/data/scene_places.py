@@ -118,7 +118,7 @@ class Place:
 
 
 def paint_city(stage: Stage, air: Air, dice: Dice) -> None:
-    """Paint a city street: two walls of buildings, pavements, parked cars, signals, people; some are arterials or suburban."""
+    """Paint a city street: walls of buildings, pavements, parked cars, signals, people; sparse at the city's edge."""
     place = Place(stage, air, dice)
     sparse = max(dice(-0.6, 1.0), 0.0)  # from downtown to the edge of the city
     lanes = dice.pick((2, 2, 3, 4))
@@ -134,13 +134,15 @@ def paint_city(stage: Stage, air: Air, dice: Dice) -> None:
         place.ground(between(half, zebra(place.asphalt, half), pavement, outer), start, start + 3.5)
     low, tall = dice(3.5, 12.0 - 6.0 * sparse), dice(12.0, 48.0) * (1.0 - 0.75 * sparse)
     for side in SIDES:
-        row = random_facades(dice, side * (half + walk), dice(12.0, 26.0), dice(0.0, 0.3) + 0.4 * sparse * dice(), low, tall)
+        gap = dice(0.0, 0.3) + 0.4 * sparse * dice()
+        row = random_facades(dice, side * (half + walk), dice(12.0, 26.0), gap, low, tall)
         gable = dice(1.0, 3.0) if dice() < 0.7 * sparse else 0.0
         place.facades(replace(row, cap=dice(0.3, 1.2), gable=gable, floors=10, catch=0.9), lit=0.5)
     place.lamp_posts(half + 0.6, dice(6.0, 9.0), dice(18.0, 30.0))
     place.trees(half + 1.0, 0.8 * walk, dice.pick((0, 0, 2, 5)) + int(6.0 * sparse * dice()), 70.0, conifers=0.08)
     for side in SIDES:
-        place.parked(side * (half - 1.1), place.depths((6.0, 10.0), 6.2, 8, dice(0.0, 0.9) * (1.0 - 0.5 * sparse)), ahead=side > 0)
+        depths = place.depths((6.0, 10.0), 6.2, 6, dice(0.0, 0.9) * (1.0 - 0.5 * sparse))
+        place.parked(side * (half - 1.1), depths, ahead=side > 0)
     place.traffic(0.26 * half, place.depths((9.0, 22.0), 16.0, 4, 0.4), ahead=True, lorries=0.12)
     place.traffic(-0.3 * half, place.depths((12.0, 26.0), 18.0, 4, 0.45), ahead=False, lorries=0.12)
     if dice.chance(0.4):
@@ -151,18 +153,20 @@ def paint_city(stage: Stage, air: Air, dice: Dice) -> None:
 
 
 def paint_highway(stage: Stage, air: Air, dice: Dice) -> None:
-    """Paint a highway: wide carriageway with edge lines, rails, direction signs, fast traffic; open land or built up."""
+    """Paint a highway: wide carriageway with edge lines, rails, direction signs, traffic; open land or built up."""
     place = Place(stage, air, dice)
     lanes = dice.pick((2, 2, 3, 4))
     half, shoulder = dice(1.75, 1.9) * lanes, dice(0.3, 3.5)
     rim = half + shoulder
     place.horizon(towers=0.35)
     hard = place.asphalt._replace(rgb=scale(place.asphalt.rgb, 1.08))
-    lines = road(place.asphalt, half, lanes, YELLOW if dice.chance(0.15) else None, edges=dice.chance(0.85), dashes=12.0)
+    centre = YELLOW if dice.chance(0.15) else None
+    lines = road(place.asphalt, half, lanes, centre, edges=dice.chance(0.85), dashes=12.0)
     place.ground(between(half, lines, [(shoulder, hard)], place.grass))
     if dice.chance(0.35):  # built up on both sides, behind the rails
         for side in SIDES:
-            row = random_facades(dice, side * (rim + dice(3.0, 16.0)), dice(16.0, 40.0), dice(0.2, 0.7), 4.0, dice(6.0, 26.0))
+            X, pitch, gap = side * (rim + dice(3.0, 16.0)), dice(16.0, 40.0), dice(0.2, 0.7)
+            row = random_facades(dice, X, pitch, gap, 4.0, dice(6.0, 26.0))
             place.facades(replace(row, cap=0.6, floors=6, catch=0.9), lit=0.4)
     concrete: Rgb = (dice(130.0, 185.0),) * 3
     for side, height in zip(SIDES, (dice.pick((0.0, 0.75, 0.9, 3.2)), dice.pick((0.0, 0.0, 0.75, 3.5))), strict=True):
@@ -186,7 +190,7 @@ def paint_highway(stage: Stage, air: Air, dice: Dice) -> None:
 
 
 def paint_residential(stage: Stage, air: Air, dice: Dice) -> None:
-    """Paint a residential street: narrow road, lawns, detached houses with gables, trees, parked cars; some are terraced."""
+    """Paint a residential street: narrow road, lawns, detached houses with gables, trees; or terraces, flats."""
     place = Place(stage, air, dice)
     dense = max(dice(-0.6, 1.0), 0.0)  # from the countryside to terraces in the city
     half, lawn = dice(3.0, 4.6) + 1.5 * dense * dice(), dice(1.5, 7.0) * (1.0 - 0.7 * dense)
@@ -230,7 +234,8 @@ def paint_parking_lot(stage: Stage, air: Air, dice: Dice) -> None:
         paint_skyline(stage, roofs, far + 8.0, wall)
     for side in SIDES:
         if dice.chance(0.35):
-            row = random_facades(dice, side * (aisle + dice(11.0, 24.0)), dice(14.0, 40.0), dice(0.0, 0.5), 4.0, dice(5.0, 22.0))
+            X, pitch, gap = side * (aisle + dice(11.0, 24.0)), dice(14.0, 40.0), dice(0.0, 0.5)
+            row = random_facades(dice, X, pitch, gap, 4.0, dice(5.0, 22.0))
             place.facades(replace(row, cap=0.6, floors=6, catch=0.9), lit=0.4)
     place.trees(aisle + 11.0, 16.0, dice.pick((0, 2, 5, 9)), far, conifers=0.1)
     fill, count = dice() * dice(), min(int((far - 6.0) / 2.7), 14)

@@ -1,4 +1,4 @@
-"""What stands on and beside the road, as upright shapes at one depth each: vehicles, trees, lamps, signals, signs, people."""
+"""What stands on and beside the road, as upright shapes: vehicles, trees, lamps, signals, signs, people."""
 
 from raymds.data.scene_paint import Rgb, Stage, scale
 
@@ -20,10 +20,10 @@ CAR_COLOURS: tuple[Rgb, ...] = (
 SIGNALS: tuple[Rgb, ...] = ((255.0, 50.0, 40.0), (255.0, 190.0, 50.0), (60.0, 240.0, 150.0))
 # Parts (of the height: offset, foot, width, height; tone; share of snow kept).
 CROWN = (
-    (0.0, 0.28, 0.62, 0.62, 0.72, 0.2),
-    (-0.14, 0.42, 0.44, 0.44, 0.95, 0.6),
-    (0.15, 0.44, 0.4, 0.4, 0.85, 0.6),
-    (0.02, 0.56, 0.42, 0.42, 1.1, 0.9),
+    (0.0, 0.28, 0.62, 0.62, 0.72, 0.1),
+    (-0.14, 0.42, 0.44, 0.44, 0.95, 0.25),
+    (0.15, 0.44, 0.4, 0.4, 0.85, 0.25),
+    (0.02, 0.56, 0.42, 0.42, 1.1, 0.4),
 )
 CONE = ((0.0, 0.12, 0.5, 0.45, 0.75, 0.7), (0.0, 0.34, 0.4, 0.42, 0.9, 0.7), (0.0, 0.58, 0.28, 0.42, 1.05, 0.8))
 BRANCHES = (
@@ -45,22 +45,26 @@ def paint_vehicle(stage: Stage, X: float, z: float, rgb: Rgb, big: bool, ahead: 
         return
     fine = stage.fineness(z) > 5.0
     _paint_shadow(stage, X, width * 1.08, z)
-    for part in (1.0, 0.66, 0.33) if fine else (0.6,):  # the side we see, as slices from the far end
-        stage.box(X, 0.32, width, body, z + part * long, stage.ink(scale(rgb, 0.62), z + part * long))
+    slices = min(int(0.08 * long * stage.fineness(z)), 40)  # the side we see, from its far end
+    for number in range(slices, 0, -1):
+        deep = z + long * number / slices
+        stage.box(X, 0.32, width, body, deep, stage.ink(scale(rgb, 0.62), deep))
     if not big:
+        shape = "cabin" if fine else ""
         if fine:
-            stage.box(X, 0.98, 1.5, 0.5, z + 0.75 * long, stage.ink(scale(rgb, 0.55), z, 0.5), "cabin")
-            stage.box(X, 0.98, 1.5, 0.5, z + 0.45 * long, stage.ink(scale(rgb, 0.6), z, 0.5), "cabin")
-        stage.box(X, 0.98, 1.55, 0.52, z + 0.7, stage.ink(rgb, z, 0.85), "cabin")
-        stage.box(X, 1.0, 1.36, 0.4, z + 0.65, stage.ink(GLASS, z), "cabin")
+            stage.box(X, 0.98, 1.5, 0.5, z + 0.75 * long, stage.ink(scale(rgb, 0.55), z, 0.5), shape)
+            stage.box(X, 0.98, 1.5, 0.5, z + 0.45 * long, stage.ink(scale(rgb, 0.6), z, 0.5), shape)
+        stage.box(X, 0.98, 1.55, 0.52, z + 0.7, stage.ink(rgb, z, 0.85), shape)
+        stage.box(X, 1.0, 1.36, 0.4, z + 0.65, stage.ink(GLASS, z), shape)
     stage.box(X, 0.3, width, body, z, stage.ink(rgb, z, 0.25))
+    if big and not ahead:
+        stage.box(X, 1.5, 2.1, 0.9, z, stage.ink(GLASS, z))
     if fine:
         stage.box(X, 0.3, width * 0.94, 0.2, z, stage.ink(scale(rgb, 0.45), z))
         rubber = stage.ink((20.0, 20.0, 22.0), z)
         stage.box(X - 0.4 * width, -0.03, 0.24, 0.42, z, rubber)
         stage.box(X + 0.4 * width, -0.03, 0.24, 0.42, z, rubber)
-    for side in (-0.39, 0.39):
-        _paint_light(stage, X + side * width, z, ahead, lights)
+    _paint_lights(stage, X, z, 0.39 * width, ahead, lights)
 
 
 def paint_parked_across(stage: Stage, X: float, z: float, rgb: Rgb) -> None:
@@ -86,13 +90,20 @@ def _paint_shadow(stage: Stage, X: float, width: float, z: float) -> None:
     stage.box(X, -0.06, width, 0.3, z, stage.ink((16.0, 16.0, 18.0), z))
 
 
-def _paint_light(stage: Stage, X: float, z: float, ahead: bool, lights: float) -> None:
+def _paint_lights(stage: Stage, X: float, z: float, apart: float, ahead: bool, lights: float) -> None:
+    """A vehicle's tail lights or headlights; far away the halos of the two are one."""
     if lights > 0.0:
-        stage.box(X, 0.68, 0.34, 0.18, z, stage.glowing((255.0, 60.0, 40.0) if ahead else (255.0, 250.0, 230.0), z))
-        halo = (230.0, 40.0, 28.0) if ahead else (225.0, 212.0, 180.0)
-        stage.shine(X, 0.77, z, 0.9 if ahead else 1.6, scale(halo, lights))
+        ink = stage.glowing((255.0, 60.0, 40.0) if ahead else (255.0, 250.0, 230.0), z)
+        halo, radius = ((230.0, 40.0, 28.0), 0.9) if ahead else ((225.0, 212.0, 180.0), 1.6)
+        if z < 18.0:
+            stage.shine(X - apart, 0.77, z, radius, scale(halo, lights))
+            stage.shine(X + apart, 0.77, z, radius, scale(halo, lights))
+        else:
+            stage.shine(X, 0.77, z, 1.3 * radius, scale(halo, 1.2 * lights))
     else:
-        stage.box(X, 0.68, 0.34, 0.18, z, stage.ink((120.0, 20.0, 18.0) if ahead else (200.0, 200.0, 205.0), z))
+        ink = stage.ink((120.0, 20.0, 18.0) if ahead else (200.0, 200.0, 205.0), z)
+    stage.box(X - apart, 0.68, 0.34, 0.18, z, ink)
+    stage.box(X + apart, 0.68, 0.34, 0.18, z, ink)
 
 
 def paint_tree(stage: Stage, X: float, z: float, height: float, rgb: Rgb, conifer: bool, bare: bool) -> None:

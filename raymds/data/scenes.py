@@ -72,7 +72,7 @@ def draw_attributes(seed: int, index: int, frequencies: Frequencies = LONG_TAILE
 
 
 def render(seed: int, index: int, size: int = 64, frequencies: Frequencies = LONG_TAILED) -> Scene:
-    """Render scene `index` of the data set `seed`, a square of `size` pixels, 16 to 512; errors as of draw_attributes."""
+    """Render scene `index` of the data set `seed` as a square of 16 to 512 pixels; errors as of draw_attributes."""
     if not 16 <= size <= 512:
         raise UsageError(f"size is {size} pixels, but scenes are rendered at 16 to 512")
     drawn, exit_visible = _draw(seed, index, frequencies)
@@ -83,8 +83,8 @@ def render(seed: int, index: int, size: int = 64, frequencies: Frequencies = LON
         picture = _indoors(air, exit_visible, size, world, lens)
     else:
         picture = _outdoors(drawn["scene"], air, size, world, lens)
-    pixels = (np.minimum(np.maximum(picture, 0.0), 255.0) + np.float32(0.5)).astype(np.uint8)
-    return Scene(pixels, attributes, _caption(attributes, Dice(seed, index, WORDS)))
+    pixels = (np.minimum(np.maximum(picture, 0.0), 255.0) + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0)
+    return Scene(np.ascontiguousarray(pixels), attributes, _caption(attributes, Dice(seed, index, WORDS)))
 
 
 def _draw(seed: int, index: int, frequencies: Frequencies) -> tuple[dict[str, str], bool]:
@@ -135,7 +135,7 @@ def _caption(attributes: Mapping[str, str | None], dice: Dice) -> str:
     """A sentence from the templates that mention defined attributes only."""
     known = {name: value for name, value in attributes.items() if value is not None}
     missing = ["{" + name + "}" for name in attributes if name not in known]
-    usable = {template: often for template, often in TEMPLATES.items() if not any(name in template for name in missing)}
+    usable = {words: often for words, often in TEMPLATES.items() if not any(name in words for name in missing)}
     return _choose(usable, dice()).format(**known)
 
 

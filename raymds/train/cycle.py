@@ -33,7 +33,7 @@ class ConstrainedCycle:
         self._config = config
         self._learner = Learner(model, config.optim)
         limits = config.constraints
-        slack = torch.full((len(tasks.protected),), limits.slack)
+        slack = torch.full((len(tasks.protected),), limits.slack, dtype=torch.float64)
         self._aggregator = ConstraintAggregator(slack, SOLVERS[limits.solver], limits.beta, limits.gamma)
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)

@@ -40,7 +40,8 @@ def run(verdict: str = "certified", solver: str = "squared_hinge") -> dict[str, 
 def outcome(verdict: str, solver: str) -> dict[str, Any]:
     old = verdict == "old"
     return {
-        "schema": 1, "outcome": "old" if old else "new", "step": 0 if old else CHOSEN, "alpha": 0.0 if old else 1.0, "steps": STEPS,
+        "schema": 1, "outcome": "old" if old else "new", "step": 0 if old else CHOSEN,
+        "alpha": 0.0 if old else 1.0, "steps": STEPS,
         "reason": "no candidate was feasible" if old else "highest target accuracy among the feasible steps",
         "weights": "s3://fleet/runs/foggy/checkpoints/225", "seconds": 754.3, "workers": 2, "images_per_second": 143.2,
         "solver": solver, "seed": 0,

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import browser
 import pytest
-import report_run
 
 from raymds.errors import UsageError
 from raymds.report import RunFiles, render
 from raymds.report.page import points, verdict
+from tests.unit import browser, report_run
 
 ROSE = "Foggy recognition rose from 41.2 % to 63.0 % on 1,000 test images"
 

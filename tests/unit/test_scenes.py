@@ -1,6 +1,10 @@
 import hashlib
+import itertools
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +25,7 @@ from raymds.data.scenes import (
 )
 from raymds.errors import UsageError
 
-GOLDEN = "0"
+GOLDEN = "e5eac04b3d204440eb05ce625fc224b168a6fd976180d210aecb2ffd8d1a3a51"
 
 
 def only(weather: str = "clear", scene: str = "highway", timeofday: str = "daytime") -> dict[str, dict[str, float]]:
@@ -44,15 +48,24 @@ def test_pixels_are_those_of_the_day_they_were_approved() -> None:
     assert digest() == GOLDEN, "pictures changed: look at them, then put this digest into GOLDEN"
 
 
-def test_same_scene_in_any_order_and_in_another_process() -> None:
-    forward = [render(3, index) for index in range(6)]
-    for index in reversed(range(6)):
-        again = render(3, index)
-        assert np.array_equal(again.pixels, forward[index].pixels)
-        assert (again.attributes, again.caption) == (forward[index].attributes, forward[index].caption)
-    code = "from raymds.data.scenes import render; import hashlib; print(hashlib.sha256(render(3, 5).pixels.tobytes()).hexdigest())"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-    assert printed == hashlib.sha256(forward[5].pixels.tobytes()).hexdigest()
+def test_same_scene_in_any_order_and_thread() -> None:
+    forward = [render(3, index) for index in range(4)]
+    with ThreadPoolExecutor(2) as pool:
+        backward = list(pool.map(lambda index: render(3, index), [3, 2, 1, 0]))
+    for first, second in zip(forward, reversed(backward), strict=True):
+        assert np.array_equal(first.pixels, second.pixels)
+        assert (first.attributes, first.caption) == (second.attributes, second.caption)
+
+
+def test_same_scene_without_the_vector_instructions_of_this_processor() -> None:
+    """Another process, whose numpy runs its baseline kernels, stands for another machine."""
+    code = "from tests.unit.test_scenes import digest; print(digest())"
+    features = " ".join(np._core._multiarray_umath.__cpu_dispatch__)
+    environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": features, "PYTHONWARNINGS": "ignore"}
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=root).stdout
+    assert printed.split()[-1] == GOLDEN
 
 
 def test_seeds_and_indices_differ() -> None:
@@ -72,7 +85,10 @@ def test_frequencies_are_honoured(frequencies: dict[str, dict[str, float]]) -> N
 
 
 def test_draw_does_not_depend_on_the_order_of_classes_nor_on_the_scale_of_weights() -> None:
-    turned = {name: {value: 3.0 * LONG_TAILED[name][value] for value in reversed(ATTRIBUTES[name])} for name in reversed(ATTRIBUTES)}
+    turned = {
+        name: {value: 4.0 * LONG_TAILED[name][value] for value in reversed(ATTRIBUTES[name])}
+        for name in reversed(ATTRIBUTES)
+    }
     assert all(draw_attributes(5, index, turned) == draw_attributes(5, index) for index in range(300))
 
 
@@ -127,7 +143,7 @@ def test_a_scene_looks_the_same_at_every_size(weather: str, scene: str) -> None:
 
 @pytest.mark.parametrize("scene", SCENE)
 def test_every_class_renders(scene: str) -> None:
-    for index, (weather, timeofday) in enumerate((weather, timeofday) for weather in WEATHER for timeofday in TIMEOFDAY):
+    for index, (weather, timeofday) in enumerate(itertools.product(WEATHER, TIMEOFDAY)):
         rendered = render(1, index, 32, only(weather, scene, timeofday))
         assert rendered.pixels.std() > 3.0
         expected = (weather, scene, timeofday) if scene != "tunnel" else (None, scene, rendered.attributes["timeofday"])
@@ -142,32 +158,33 @@ def test_a_tunnel_has_no_weather_and_shows_the_time_at_its_exit_only() -> None:
 
 def test_the_exit_of_a_tunnel_is_brighter_by_day() -> None:
     def brightest(timeofday: str) -> float:
-        scenes = [render(6, index, 64, only("overcast", "tunnel", timeofday)) for index in range(40)]
+        scenes = [render(6, index, 32, only("overcast", "tunnel", timeofday)) for index in range(30)]
         # Below the ceiling's lamps, above the road: where the exit is.
-        return float(np.mean([luma(scene)[26:34, 22:42].mean() for scene in scenes if scene.attributes["timeofday"]]))
+        return float(np.mean([luma(scene)[13:17, 11:21].mean() for scene in scenes if scene.attributes["timeofday"]]))
 
     assert brightest("daytime") > brightest("dawn/dusk") > brightest("night")
 
 
 def test_fog_is_koschmieders_law() -> None:
-    """Contrast of a far thing against the veil falls as exp(-extinction * depth), here within the approximation's 2 %."""
+    """Contrast of a far thing against the veil falls as exp(-extinction * depth), within the approximation's 2 %."""
     air = Air(daylight=0.8, warmth=0.0, cloud=1.0, extinction=0.02, rain=0, wet=0, snow=0, flakes=0, lamps=False)
     codes = depth_code(np.array([[5.0, 20.0, 60.0]])).astype(np.uint8)
-    dark, light = np.zeros((1, 3, 3), dtype=np.float32), np.full((1, 3, 3), 200.0, dtype=np.float32)
+    dark, light = np.zeros((3, 1, 3), dtype=np.float32), np.full((3, 1, 3), 200.0, dtype=np.float32)
     fog(dark, codes, air)
     fog(light, codes, air)
-    contrast = (light - dark)[0, :, 0] / 200.0
+    contrast = (light - dark)[0, 0] / 200.0
     np.testing.assert_allclose(contrast, np.exp(-0.02 * DEPTH[codes[0]]), atol=0.02)
 
 
 def test_fog_lowers_far_contrast_of_the_same_street() -> None:
     """Only the weather differs between the pairs: the same geometry, drawn from the same stream."""
 
-    def far_contrast(weather: str) -> float:
-        strips = [luma(render(9, index, 64, only(weather, "city street")))[20:32] for index in range(24)]
-        return float(np.mean([np.std(strip) for strip in strips]))
+    def far_contrast(weather: str) -> np.ndarray:
+        return np.array([luma(render(9, index, 32, only(weather, "city street")))[10:16].std() for index in range(24)])
 
-    assert far_contrast("foggy") < 0.6 * far_contrast("clear")
+    ratio = far_contrast("foggy") / far_contrast("clear")
+    assert np.median(ratio) < 0.7
+    assert np.mean(ratio < 1.0) > 0.85
 
 
 def test_night_is_darker_than_dusk_is_darker_than_day() -> None:
@@ -175,12 +192,13 @@ def test_night_is_darker_than_dusk_is_darker_than_day() -> None:
         np.mean([luma(render(10, index, 32, only("overcast", "residential", time))).mean() for index in range(24)])
         for time in ("night", "dawn/dusk", "daytime")
     )
-    assert night < 0.7 * dusk < 0.7 * day
+    assert night < 0.85 * dusk < 0.85 * 0.85 * day
 
 
 def test_snow_whitens_the_ground() -> None:
     def ground(weather: str) -> float:
-        return float(np.mean([luma(render(11, index, 32, only(weather, "parking lot")))[24:].mean() for index in range(24)]))
+        lots = [luma(render(11, index, 32, only(weather, "parking lot"))) for index in range(24)]
+        return float(np.mean([lot[24:].mean() for lot in lots]))
 
     assert ground("snowy") > 1.2 * ground("overcast")
 
@@ -193,18 +211,19 @@ def test_weathers_overlap_at_their_borders() -> None:
 
     assert max(drawn("clear", "cloud")) > min(drawn("partly cloudy", "cloud"))
     assert max(drawn("partly cloudy", "cloud")) > min(drawn("overcast", "cloud"))
-    for neighbour in ("overcast", "rainy", "snowy"):
-        assert max(drawn(neighbour, "extinction")) > min(drawn("foggy", "extinction")) > max(drawn("clear", "extinction"))
+    thinnest = min(drawn("foggy", "extinction"))
+    assert max(drawn("clear", "extinction")) < thinnest
+    assert all(max(drawn(neighbour, "extinction")) > thinnest for neighbour in ("overcast", "rainy", "snowy"))
 
 
 def test_captions_mention_what_is_there_and_use_every_template() -> None:
     seen = set()
     frequencies = {**BALANCED, "scene": {**BALANCED["scene"], "tunnel": 4.0}}
-    for index in range(600):
+    for index in range(160):
         scene = render(12, index, 16, frequencies)
         known = {name: value for name, value in scene.attributes.items() if value is not None}
         sources = []
-        for template, _ in TEMPLATES:
+        for template in TEMPLATES:
             try:
                 if template.format(**known) == scene.caption:
                     sources.append(template)
@@ -212,7 +231,7 @@ def test_captions_mention_what_is_there_and_use_every_template() -> None:
                 continue
         assert len(sources) == 1
         seen.update(sources)
-    assert seen == {template for template, _ in TEMPLATES}
+    assert seen == set(TEMPLATES)
 
 
 def test_camera_projects_by_similar_triangles() -> None:

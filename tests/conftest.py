@@ -1,0 +1,82 @@
+"""A small data set and a small old model, made once per test session."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raymds.config import Config, load
+from raymds.data.scenes import ATTRIBUTES, BALANCED, render
+from raymds.data.shards import Row, write_manifest, write_shard
+from raymds.model import ClipWithHeads, pack_weights
+
+import simplejpeg  # isort: skip
+
+ROWS = {"train": 400, "val": 120, "test": 120}
+
+PROMPTS = "{weather: 'the weather is {}.', scene: 'the scene is a {}.', timeofday: 'the time of day is {}.'}"
+
+
+@pytest.fixture(scope="session")
+def data_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Balanced rendered scenes, in two shards per split."""
+    uri = str(tmp_path_factory.mktemp("data"))
+    splits, index = {}, 0
+    for split, rows in ROWS.items():
+        shards = []
+        for part in range(2):
+            content = []
+            for _ in range(rows // 2):
+                scene = render(7, index, 64, BALANCED)
+                image = simplejpeg.encode_jpeg(np.ascontiguousarray(scene.pixels), quality=95)
+                content.append(Row(f"row-{index}", image, scene.caption, scene.attributes))
+                index += 1
+            shards.append(write_shard(uri, f"{split}-{part}.parquet", content, ATTRIBUTES))
+        splits[split] = shards
+    write_manifest(uri, ATTRIBUTES, splits, {"made_by": "tests"})
+    return uri
+
+
+def overrides(data_uri: str, weights: str, run_uri: str) -> list[str]:
+    """A cycle small enough for a test."""
+    return [
+        "model.name=tiny-64",
+        f"model.weights={weights}",
+        "model.head_rank=4",
+        f"data.uri={data_uri}",
+        f"run.uri={run_uri}",
+        "task.target=weather:foggy",
+        "task.protect=[weather, scene, timeofday]",
+        f"task.prompts={PROMPTS}",
+        "task.retained=20",
+        "objective.batch=16",
+        "constraints.images_per_task=3",
+        "constraints.beta=1000",
+        "optim.lr=1e-4",
+        "optim.warmup=2",
+        "optim.steps=8",
+        "select.every=4",
+        "select.tolerance=0.5",
+    ]
+
+
+@pytest.fixture(scope="session")
+def old_weights(tmp_path_factory: pytest.TempPathFactory, data_uri: str) -> str:
+    """Random weights of the tiny model stand in for a deployed one."""
+    net = ClipWithHeads("tiny-64", [], 4, seed=3)
+    path = tmp_path_factory.mktemp("old") / "weights.safetensors"
+    path.write_bytes(pack_weights(net))
+    return str(path)
+
+
+@pytest.fixture
+def config(data_uri: str, old_weights: str, tmp_path: Path) -> Config:
+    return load(Config, None, overrides(data_uri, old_weights, str(tmp_path / "run")))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+

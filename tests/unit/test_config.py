@@ -1,0 +1,73 @@
+"""Presets and overrides: typed, checked, with errors that name the key."""
+
+from pathlib import Path
+
+import pytest
+
+from raymds.config import Config, ScenesConfig, load, to_yaml
+from raymds.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", r"optim\.lrr: unknown key; did you mean optim\.lr\?"),
+        ("optm.lr=1", r"optm: unknown key; did you mean optim\?"),
+        ("optim.lr=fast", r"optim\.lr: Value 'fast' .* could not be converted to Float"),
+        ("optim.steps=1.5", r"optim\.steps: Value '1\.5' .* Integer"),
+        ("optim.lr=0", r"optim\.lr=0\.0: has to be above 0"),
+        ("constraints.solver=hing", r"constraints\.solver=hing: has to be one of squared_hinge"),
+        ("objective.gamma=1.5", r"objective\.gamma=1\.5: has to lie in \(0, 1\]"),
+        ("constraints.tasks_per_step=0", r"constraints\.tasks_per_step=0: has to be all or above 0"),
+        ("constraints.tasks_per_step=some", r"constraints\.tasks_per_step=some: has to be all"),
+        ("optim.warmup=24000", r"optim\.warmup=24000: has to be below optim\.steps=24000"),
+        ("run.workers=200", r"objective\.batch=256: gives 128 positives .* fewer than run\.workers=200"),
+        ("select.confidence=95", r"select\.confidence=95\.0: has to lie between 0 and 1"),
+        ("optim.lr", r"override 'optim\.lr': has to be key=value"),
+    ],
+)
+def test_errors_name_the_key(override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load(Config, None, [override])
+    assert caught.value.exit_status == 2
+
+
+def test_a_required_key_without_value_is_named() -> None:
+    with pytest.raises(UsageError, match=r"data\.uri: has no value; give it in the preset or as data\.uri=VALUE"):
+        load(Config, None, ["model.name=a"], ("model.name", "data.uri"))
+
+
+def test_overrides_win_over_the_preset(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("optim: {lr: 1e-3, steps: 900}\ntask: {protect: [weather, scene]}\n")
+    config = load(Config, str(preset), ["optim.lr=2e-5"])
+    assert (config.optim.lr, config.optim.steps, config.task.protect) == (2e-5, 900, ["weather", "scene"])
+    assert config.optim.clip == 1.0
+
+
+def test_a_stored_config_loads_as_itself(tmp_path: Path) -> None:
+    config = load(Config, "demo", ["model.weights=w", "data.uri=d", "constraints.tasks_per_step=3"])
+    stored = tmp_path / "config.yaml"
+    stored.write_text(to_yaml(config))
+    assert load(Config, str(stored), []) == config
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-pretrain"])
+def test_built_in_presets_are_valid(name: str) -> None:
+    load(Config, name, ["model.weights=w", "data.uri=d"])
+
+
+def test_a_preset_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="preset nowhere: no such file.*demo, demo-pretrain"):
+        load(Config, "nowhere", [])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("optim: {lr: 1")
+    with pytest.raises(UsageError, match="not valid YAML"):
+        load(Config, str(broken), [])
+    broken.write_text("- a\n- b\n")
+    with pytest.raises(UsageError, match="has to be a mapping"):
+        load(Config, str(broken), [])
+
+
+def test_frequencies_are_free_keys() -> None:
+    assert load(ScenesConfig, None, ["frequencies.weather.foggy=0.1"]).frequencies == {"weather": {"foggy": 0.1}}
