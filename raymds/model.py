@@ -138,30 +138,31 @@ def load(architecture: str, weights: str | None, classes: Sequence[str], head_ra
     """
     model = ClipWithHeads(architecture, classes, head_rank, seed)
     if weights:
-        state, metadata = read_weights(weights)
-        if json.loads(metadata.get("classes", "null")) != model.classes:
+        state, about = read_weights(weights)
+        if about.get("classes") != model.classes:
             state = {name: value for name, value in state.items() if name not in _HEADS}
         model.load_weights(state, weights)
     return model
 
 
-def read_weights(uri: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a .safetensors file, or of an open_clip .pt (read with weights_only)."""
+def read_weights(uri: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of a .safetensors file, or of an open_clip .pt (read with weights_only), and what raymds noted there."""
     data = storage.read(uri)
     if uri.endswith((".pt", ".pth", ".bin")):
         return _read_pickle(uri, data), {}
     try:
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        return safetensors.torch.load(data), metadata
+        return safetensors.torch.load(data), json.loads(metadata.get("raymds", "{}"))
     except (SafetensorError, ValueError) as error:
         raise UsageError(f"{uri}: damaged or no safetensors file: {error}") from None
 
 
 def pack_weights(model: ClipWithHeads, tensors: dict[str, Tensor] | None = None) -> bytes:
     """A .safetensors file of the model, or of other tensors of its shape, with its architecture and classes."""
-    metadata = {"architecture": model.architecture, "classes": json.dumps(model.classes)}
-    return safetensors.torch.save(tensors or model.weights(), metadata)
+    # One metadata entry: several are written in an order that changes from file to file, and with it the digest.
+    about = {"architecture": model.architecture, "classes": model.classes}
+    return safetensors.torch.save(tensors or model.weights(), {"raymds": json.dumps(about)})
 
 
 def _read_pickle(uri: str, data: bytes) -> dict[str, Tensor]:
@@ -179,6 +180,9 @@ def _create(architecture: str, seed: int) -> Any:
     """An open_clip model with a separate text tower and random weights that depend on the seed alone."""
     if architecture not in open_clip.list_models():
         raise UsageError(f"model.name={architecture}: no such architecture; open_clip.list_models() names them")
+    config = open_clip.get_model_config(architecture) or {}
+    if "hf_model_name" in config.get("text_cfg", {}):
+        raise UsageError(f"model.name={architecture}: its text tower comes from a hub, which raymds does not use")
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of the random weights that are asked for here
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")

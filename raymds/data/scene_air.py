@@ -239,7 +239,7 @@ def expose(picture: Picture, air: Air, dice: Dice) -> Picture:
     picture *= vignette * balance * np.float32(contrast)
     picture += np.float32(110.0 * (1.0 - contrast) * (0.2 + 0.8 * air.daylight))
     strength = dice(2.0, 9.0) + 5.0 * dice() * (1.0 - air.daylight)
-    picture += (dice.grain((size, size)) + dice.grain((size, size, 3)).transpose(2, 0, 1)) * np.float32(strength)
+    picture += dice.grain(size) * np.float32(strength)
     return picture
 
 

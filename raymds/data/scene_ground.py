@@ -120,7 +120,7 @@ def _strip_colours(stage: Stage, surfaces: list[Surface], z: Floats, phase: floa
     marked = beat - np.floor(beat) < share
     cover = np.minimum(SNOW_COVER * stage.snow * catch, 1.0)
     base, mark = (paint + (np.array(SNOW)[:, None] - paint) * cover for paint in (table[0:3], table[3:6]))
-    colour = np.where(marked, mark[:, None, :], base[:, None, :])
+    colour: Floats = np.where(marked, mark[:, None, :], base[:, None, :])
     colour *= stage.light(z[:, 0])[..., None] * (1.0 - 0.35 * sheen.wet * wet)
     if sheen.wet > 0.0:
         colour += (np.array(sheen.rgb)[:, None, None] - colour) * (sheen.wet * wet * (0.65 * z / (z + 14.0)))

@@ -8,7 +8,6 @@ so that a scene looks the same at every size. Arrays of colours have their chann
 a picture in the making is float32 (3, size, size), from 0 to 255.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -57,11 +56,11 @@ class Dice:
         """`count` numbers in [0, 1)."""
         return self.generator.random(count)
 
-    def grain(self, shape: tuple[int, ...]) -> Picture:
-        """Noise in [-0.5, 0.5) in steps of 1/256: a byte each is the cheapest exact draw."""
-        count = math.prod(shape)
-        drawn = np.frombuffer(self.generator.bytes(count), dtype=np.uint8).reshape(shape)
-        return drawn.astype(np.float32) * np.float32(1.0 / 256.0) - np.float32(0.5)
+    def grain(self, size: int) -> Picture:
+        """Noise (3, size, size) in -1..1, half of it common to the channels: a byte each is the cheapest exact draw."""
+        drawn = np.frombuffer(self.generator.bytes(4 * size * size), dtype=np.uint8).reshape(4, size, size)
+        noise: Picture = (drawn[:3].astype(np.float32) + drawn[3]) * np.float32(1.0 / 255.0) - np.float32(1.0)
+        return noise
 
 
 def mix(a: Rgb, b: Rgb, share: float) -> Rgb:
@@ -204,8 +203,9 @@ def value_noise(grid: Floats, y: Floats, x: Floats) -> Floats:
         return cell, part * part * (3.0 - 2.0 * part)
 
     (row, down), (column, right) = split(y), split(x)
-    lines = grid[row] + (grid[row + 1] - grid[row]) * down[:, None]
-    return lines[:, column] + (lines[:, column + 1] - lines[:, column]) * right[None, :]
+    lines = grid[:, column] + (grid[:, column + 1] - grid[:, column]) * right
+    upper = lines[row]
+    return upper + (lines[row + 1] - upper) * down[:, None]
 
 
 def planes(rgb: Rgb) -> Picture:

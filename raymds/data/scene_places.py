@@ -8,6 +8,7 @@ from raymds.data import scene_things as things
 from raymds.data.scene_air import Air
 from raymds.data.scene_ground import (
     EVERYWHERE,
+    STOREY,
     YELLOW,
     Facades,
     Sheen,
@@ -58,7 +59,8 @@ class Place:
     def facades(self, row: Facades, lit: float) -> None:
         """Paint a row of buildings; a share of up to `lit` of its windows is lit when it is dark."""
         share = self.dice(0.1, lit) if self.air.daylight < 0.4 else 0.02
-        paint_facades(self.stage, replace(row, lit=share), self.dice(0.0, 200.0))
+        floors = min(row.floors, int(row.heights.max() / STOREY))  # no more than there are saves much time
+        paint_facades(self.stage, replace(row, lit=share, floors=floors), self.dice(0.0, 200.0))
 
     def stand(self, painter: Callable[..., None], X: float, z: float, *details: object) -> None:
         """Put something at (X, z), to be painted when everything farther away has been."""

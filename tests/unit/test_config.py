@@ -58,7 +58,7 @@ def test_built_in_presets_are_valid(name: str) -> None:
 
 
 def test_a_preset_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="preset nowhere: no such file.*demo, demo-pretrain"):
+    with pytest.raises(UsageError, match=r"preset nowhere: no such file.*demo, demo-pretrain"):
         load(Config, "nowhere", [])
     broken = tmp_path / "broken.yaml"
     broken.write_text("optim: {lr: 1")

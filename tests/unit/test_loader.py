@@ -78,6 +78,7 @@ def test_an_image_that_cant_be_decoded_names_shard_and_row() -> None:
 def test_a_truncated_jpeg_is_an_error() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     split = encoded(Image.fromarray(pixels), "JPEG")
-    cut = Split(split.ids, pa.array([b"", split.images[1].as_py()[:800]], pa.large_binary()), ["", ""], {}, split.shards)
+    halves = pa.array([b"", split.images[1].as_py()[:800]], pa.large_binary())
+    cut = Split(split.ids, halves, ["", ""], {}, split.shards)
     with pytest.raises(UsageError, match=r"train-1\.parquet row 0"):
         load(cut, 1, 64)

@@ -25,7 +25,7 @@ from raymds.data.scenes import (
 )
 from raymds.errors import UsageError
 
-GOLDEN = "e5eac04b3d204440eb05ce625fc224b168a6fd976180d210aecb2ffd8d1a3a51"
+GOLDEN = "b21e2820cd4f2a34c05cdfa3680d10050710df8f63d11a4cdacc89156e6f2edc"
 
 
 def only(weather: str = "clear", scene: str = "highway", timeofday: str = "daytime") -> dict[str, dict[str, float]]:

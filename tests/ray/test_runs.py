@@ -1,0 +1,175 @@
+"""Whole runs on two Ray Train workers: pretraining, a cycle, a killed worker, resumption, errors, the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+
+from raymds.config import Config, load
+from raymds.errors import DivergedError, UsageError
+from raymds.model import read_weights
+from raymds.train import driver
+from tests.conftest import overrides
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One Ray for all tests of this file."""
+    driver.start_ray(lambda record: None)
+    yield
+    ray.shutdown()
+
+
+def silent(record: dict[str, Any]) -> None:
+    """Records of runs that are not looked at."""
+
+
+@pytest.fixture(scope="module")
+def settings(data_uri: str, old_weights: str) -> list[str]:
+    return [*overrides(data_uri, old_weights, "unset"), "run.workers=2"]
+
+
+def finetune(settings: list[str], run: Path, *more: str, show: Any = silent) -> dict[str, Any]:
+    return driver.finetune(load(Config, None, [*settings, f"run.uri={run}", *more]), show)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    finetune(settings, run)
+    return run
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return sorted(run.glob("checkpoints/train/step-*"))
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_end(run: Path, other: Path) -> None:
+    """The last checkpoints agree in every byte of weights and state."""
+    for name in ("weights.safetensors", "state.safetensors"):
+        assert (checkpoints(run)[-1] / name).read_bytes() == (checkpoints(other)[-1] / name).read_bytes(), name
+
+
+def test_a_run_directory_holds_what_is_promised(undisturbed: Path) -> None:
+    outcome = json.loads((undisturbed / "outcome.json").read_text())
+    expected = {"schema", "outcome", "reason", "step", "alpha", "weights", "val", "steps", "seconds", "workers"}
+    assert expected | {"images_per_second", "solver", "seed"} <= set(outcome)
+    assert (outcome["steps"], outcome["workers"], outcome["solver"]) == (8, 2, "squared_hinge")
+    assert (undisturbed / "config.yaml").is_file()
+    steps = [r for r in records(undisturbed) if r["event"] == "step"]
+    assert [r["step"] for r in steps] == list(range(1, 9))
+    assert set(steps[0]["seconds"]) == {"data", "forward", "exchange", "backward", "optimiser"}
+    assert steps[0]["h"].keys() == steps[0]["u"].keys()
+    assert all(value == 0.0 for value in steps[0]["h"].values())  # invariant 1, on two workers
+    evaluations = [r for r in records(undisturbed) if r["event"] == "eval"]
+    assert [r["step"] for r in evaluations] == [0, 4, 8]
+    assert evaluations[0]["devsafety"] == 0.0
+    if outcome["outcome"] == "new":
+        certificate = json.loads((undisturbed / "certificate.json").read_text())
+        assert set(certificate["digests"]) == {"config", "data", "parent", "weights", "code"}
+        assert len(certificate["tasks"]) == 13
+
+
+def test_the_outcome_is_feasible_or_the_old_model(undisturbed: Path, old_weights: str) -> None:
+    outcome = json.loads((undisturbed / "outcome.json").read_text())
+    if outcome["outcome"] == "new":
+        assert outcome["val"]["devsafety"] >= 0
+        assert read_weights(outcome["weights"])[0]
+    else:
+        assert outcome["weights"] == old_weights
+
+
+def test_a_finished_run_is_not_run_again(undisturbed: Path, settings: list[str]) -> None:
+    before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
+    assert finetune(settings, undisturbed) == json.loads((undisturbed / "outcome.json").read_text())
+    assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_another_config_is_refused_in_the_same_directory(undisturbed: Path, settings: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"holds a run with another config .*lr: 0\.0001; .*lr: 0\.0002"):
+        finetune(settings, undisturbed, "optim.lr=2e-4")
+
+
+def test_a_killed_worker_changes_nothing(undisturbed: Path, settings: list[str], tmp_path: Path) -> None:
+    """Invariant 3: SIGKILL after step 5; the run goes on from step 4 and ends with the same bits."""
+    run = tmp_path / "run"
+    killed: list[int] = []
+
+    def kill_once(record: dict[str, Any]) -> None:
+        if record["event"] == "step" and record["step"] >= 5 and not killed:
+            workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"])]
+            ours = [p for p in workers if _descends_from_here(p)]
+            killed.append(ours[0].pid)
+            os.kill(ours[0].pid, signal.SIGKILL)
+
+    finetune(settings, run, "optim.steps=8", show=kill_once)
+    assert killed
+    assert [r["step"] for r in records(run) if r["event"] == "start"][-1] == 4
+    assert [r["step"] for r in records(run) if r["event"] == "step"] == list(range(1, 9))
+    same_end(run, undisturbed)
+
+
+def _descends_from_here(process: psutil.Process) -> bool:
+    return os.getpid() in {parent.pid for parent in process.parents()}
+
+
+def test_a_killed_driver_goes_on_with_the_same_command(
+    undisturbed: Path, settings: list[str], tmp_path: Path
+) -> None:
+    """The whole command is killed after its first checkpoint; the same command ends with the same bits."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "raymds.cli", "finetune", str(undisturbed / "config.yaml"), f"run.uri={run}"]
+    environment = {**os.environ, "RAY_ADDRESS": ""}
+    first = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True, env=environment)
+    assert first.stdout is not None
+    watchdog = threading.Timer(240, first.kill)
+    watchdog.start()
+    for line in first.stdout:
+        record = json.loads(line)
+        if record["event"] == "step" and record["step"] >= 5:
+            break
+    family = [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]
+    for process in reversed(family):
+        process.kill()
+    first.wait()
+    watchdog.cancel()
+    assert not (run / "outcome.json").exists()
+    begin = time.monotonic()
+    second = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=400)
+    assert second.returncode in {0, 3}, second.stderr
+    assert "going on after step 4" in second.stdout, (second.stdout, time.monotonic() - begin)
+    assert [r["step"] for r in records(run) if r["event"] == "step"] == list(range(1, 9))
+    same_end(run, undisturbed)
+
+
+def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(settings: list[str], tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"step \d+: the loss of .* is (nan|inf|-inf); lower optim\.lr"):
+        finetune(settings, tmp_path / "run", "optim.lr=1e30", "select.every=1", "optim.clip=1e30")
+    assert checkpoints(tmp_path / "run")
+    assert not (tmp_path / "run" / "outcome.json").exists()
+
+
+def test_pretraining_makes_weights_a_cycle_can_use(data_uri: str, tmp_path: Path) -> None:
+    run = tmp_path / "old"
+    settings = ["model.name=tiny-64", f"data.uri={data_uri}", f"run.uri={run}", "run.workers=2", "objective.batch=32"]
+    config = load(Config, None, [*settings, "optim.steps=4", "optim.warmup=1", "optim.lr=1e-3", "select.every=2"])
+    weights = driver.pretrain(config, silent)
+    assert weights["uri"] == str(run / "weights.safetensors")
+    losses = [r["loss"] for r in records(run) if r["event"] == "step"]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    assert "visual.proj" in read_weights(weights["uri"])[0]

@@ -1,0 +1,45 @@
+"""Short names to tasks, and errors that name the key and the nearest valid name."""
+
+import pytest
+
+from raymds.config import TaskConfig
+from raymds.errors import UsageError
+from raymds.tasks import resolve
+
+VOCABULARIES = {"weather": ["clear", "rainy", "foggy"], "scene": ["street", "tunnel"]}
+PROMPTS = {"weather": "the weather is {}.", "scene": "the scene is a {}."}
+
+
+def test_an_attribute_means_all_its_classes_but_the_target() -> None:
+    tasks = resolve(TaskConfig("weather:foggy", ["weather", "scene:tunnel"], 10, PROMPTS), VOCABULARIES)
+    assert [task.name for task in tasks.protected] == ["weather:clear", "weather:rainy", "scene:tunnel"]
+    assert tasks.heads == ["weather:clear", "weather:rainy", "weather:foggy", "scene:street", "scene:tunnel"]
+    assert tasks.columns("scene") == slice(3, 5)
+    assert tasks.prompts["scene"] == ("the scene is a street.", "the scene is a tunnel.")
+
+
+def test_naming_a_task_twice_protects_it_once() -> None:
+    tasks = resolve(TaskConfig("weather:foggy", ["scene", "scene:tunnel"], 10, PROMPTS), VOCABULARIES)
+    assert [task.name for task in tasks.protected] == ["scene:street", "scene:tunnel"]
+
+
+@pytest.mark.parametrize(
+    ("target", "protect", "message"),
+    [
+        ("weather:fogy", ["scene"], r"task\.target: 'fogy' is no class of weather .*did you mean 'foggy'\?"),
+        ("wether:foggy", ["scene"], r"task\.target: 'wether' is no attribute .*did you mean 'weather'\?"),
+        ("foggy", ["scene"], r"task\.target='foggy': has to be attribute:class"),
+        ("weather:foggy", ["weather:foggy"], r"task\.protect: weather:foggy is the target"),
+        ("weather:foggy", ["scene:tunnels"], r"task\.protect: 'tunnels' .*did you mean 'tunnel'\?"),
+        ("weather:foggy", ["sene"], r"task\.protect: 'sene' .*did you mean 'scene'\?"),
+        ("weather:foggy", [], r"task\.protect: names no task"),
+    ],
+)
+def test_errors(target: str, protect: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(TaskConfig(target, protect, 10, PROMPTS), VOCABULARIES)
+
+
+def test_a_prompt_without_a_place_for_the_class() -> None:
+    with pytest.raises(UsageError, match=r"task\.prompts\.scene: has to be a sentence with \{\}"):
+        resolve(TaskConfig("weather:foggy", ["scene"], 10, {"weather": "it is {}"}), VOCABULARIES)
