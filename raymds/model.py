@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from raymds import storage
 from raymds.errors import UsageError
 
-open_clip.add_model_config(resources.files("raymds") / "architectures")
+_ARCHITECTURES = resources.files("raymds") / "architectures"
+open_clip.add_model_config(_ARCHITECTURES)
 
 _HEADS = ("heads.A", "heads.B")
 
@@ -52,7 +53,7 @@ class ClipWithHeads(nn.Module):
         self.architecture = architecture
         self.classes = list(classes)
         self.clip = _create(architecture, seed)
-        self.tokenizer = open_clip.get_tokenizer(architecture)
+        self.tokenizer = _tokenizer(architecture)
         text = self.clip.text
         self.heads = TaskHeads(len(classes), text.width, text.output_dim, head_rank, seed)
         preprocess = self.clip.visual.preprocess_cfg
@@ -174,6 +175,12 @@ def _read_pickle(uri: str, data: bytes) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UsageError(f"{uri}: holds no state dict of tensors")
     return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def _tokenizer(architecture: str) -> Any:
+    """open_clip's tokenizer; a built-in architecture may have byte-pair merges of its own for a small vocabulary."""
+    merges = _ARCHITECTURES / f"{architecture}.bpe.gz"
+    return open_clip.get_tokenizer(architecture, **({"bpe_path": str(merges)} if merges.is_file() else {}))
 
 
 def _create(architecture: str, seed: int) -> Any:

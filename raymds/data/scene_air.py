@@ -4,29 +4,29 @@ Every strength is continuous, so that neighbouring classes overlap, as they do o
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from raymds.data.scene_paint import (
     DEPTH,
     OVERSAMPLE,
-    Camera,
     Canvas,
     Codes,
     Dice,
     Floats,
-    Lamp,
     Offsets,
     Picture,
     Rgb,
+    centres,
     coverage,
-    glow,
     mix,
     pack,
     planes,
     scale,
     value_noise,
 )
+from raymds.data.scene_stage import Camera, Lamp, glow
 
 # Ranges of cloud cover, extinction in 1/m, rain, wet road, lying snow and flakes.
 RANGES: dict[str, tuple[tuple[float, float], ...]] = {
@@ -43,6 +43,9 @@ LIGHT: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "dawn/dusk": ((0.2, 0.6), (0.15, 1.0)),
     "night": ((0.0, 0.2), (0.0, 0.1)),
 }
+# Of the clouds' three octaves: how often they repeat from horizon to zenith and across, where they start, and how much
+# they count.
+OCTAVES: Floats = np.array(((9.0, 20.0, 33.0), (3.0, 7.0, 14.0), (0.5, 1.0, 0.0), (0.0, 1.0, 0.5), (0.6, 0.28, 0.12)))
 
 
 @dataclass(frozen=True)
@@ -115,51 +118,66 @@ def paint_sky(canvas: Canvas, camera: Camera, air: Air, dice: Dice) -> None:
     """Paint the sky down to the horizon: gradient, clouds in perspective, sun or moon."""
     size = canvas.size
     rows = min(max(int(camera.y0 * size) + 2, 1), size)
-    height = (rows - 0.5 - np.arange(rows)) / size  # above the horizon, in picture sides
-    rise = np.minimum(height / 0.5, 1.0)
-    rise = rise * (2.0 - rise)
+    height = centres(size)[:rows][::-1]  # above the horizon, in picture sides
+    rise = np.minimum(height * 2.0, 1.0)
+    rise *= 2.0 - rise
     overhead = mix(air.zenith, scale(air.horizon, 0.92), 0.25 * air.cloud)
-    low, high = np.array(air.horizon)[:, None], np.array(overhead)[:, None]
-    sky = (low + (high - low) * rise)[:, :, None].repeat(size, axis=2)
-    _paint_sun(sky, air, dice)
+    low, high = planes(air.horizon), planes(overhead)
+    sky = _paint_sun(low + (high - low) * rise.astype(np.float32)[:, None], size, air, dice)
     cover, noise = _cloud_cover(height, size, air.cloud, dice)
     bright = mix(scale(air.horizon, 1.06), (238.0, 240.0, 243.0), 0.6 * air.daylight * (1.0 - 0.8 * air.cloud))
-    sky += (np.array(bright)[:, None, None] * (1.0 - 0.3 * air.cloud * noise) - sky) * cover
-    painted = pack(sky, np.zeros((rows, size), dtype=np.uint32))
+    noise *= np.float32(-0.3 * air.cloud)
+    noise += np.float32(1.0)
+    clouds = planes(bright) * noise
+    clouds -= sky
+    clouds *= cover
+    clouds += sky
+    painted = pack(clouds, 0)
     for row in range(OVERSAMPLE):
         for column in range(OVERSAMPLE):
             canvas.packed[row : OVERSAMPLE * rows : OVERSAMPLE, column::OVERSAMPLE] = painted
 
 
-def _cloud_cover(height: Floats, size: int, cloud: float, dice: Dice) -> tuple[Floats, Floats]:
+@lru_cache(maxsize=16)
+def _cloud_columns(size: int) -> Floats:
+    """Where each octave of the clouds reads its grid across the picture."""
+    return np.asarray(OCTAVES[1][:, None] * (np.arange(size) / size) + OCTAVES[2][:, None])
+
+
+def _cloud_cover(height: Floats, size: int, cloud: float, dice: Dice) -> tuple[Picture, Picture]:
     """Opacity of the clouds and the noise they are made of, both (rows, size)."""
-    grid = dice.several(24 * 16).reshape(24, 16)
+    grid = dice.several(24 * 16).reshape(24, 16).astype(np.float32)
     far = height / (height + 0.35)  # clouds crowd together towards the horizon
-    x = np.arange(size) / size
-    noise = 0.6 * value_noise(grid, far * 9.0, x * 3.0 + 0.5)
-    noise += 0.28 * value_noise(grid, far * 20.0 + 1.0, x * 7.0 + 1.0)
-    noise += 0.12 * value_noise(grid, far * 33.0 + 0.5, x * 14.0)
-    opacity = np.clip((noise - (0.84 - 0.96 * cloud)) * (5.5 - 3.0 * cloud), 0.0, 1.0)
-    return opacity * min(1.0, 6.0 * cloud), noise
+    octaves = value_noise(grid, far * OCTAVES[0][:, None] + OCTAVES[3][:, None], _cloud_columns(size))
+    octaves *= OCTAVES[4].astype(np.float32)[:, None, None]
+    noise: Picture = octaves[0] + octaves[1]
+    noise += octaves[2]
+    opacity = noise - np.float32(0.84 - 0.96 * cloud)
+    opacity *= np.float32(5.5 - 3.0 * cloud)
+    np.clip(opacity, 0.0, 1.0, out=opacity)
+    opacity *= np.float32(min(1.0, 6.0 * cloud))
+    return opacity, noise
 
 
-def _paint_sun(sky: Floats, air: Air, dice: Dice) -> None:
-    """Add the sun, its glow, or the moon to a sky (3, rows, size); most often it is outside the picture."""
+def _paint_sun(sky: Picture, size: int, air: Air, dice: Dice) -> Picture:
+    """Add the sun, its glow, or the moon to a sky (3, rows, 1); most often it is outside the picture."""
     x, above, shows = dice(-0.3, 1.3), dice(0.0, 0.5), dice.chance(0.6)
     if not shows and air.warmth < 0.1:
-        return
-    _, rows, size = sky.shape
+        return sky
+    rows = sky.shape[1]
     y = rows / size - (above if air.warmth < 0.1 else 0.3 * above)
-    u = np.arange(size) / size - x
-    v = np.arange(rows) / size - y
-    square = u * u + (v * v)[:, None]
+    u, v = np.arange(size) / size - x, np.arange(rows) / size - y
+    square = (u * u + (v * v)[:, None]).astype(np.float32)
+    bare = 1.0 - air.cloud
     if air.daylight < 0.15:
-        sky += np.where(square < 0.0006, 170.0 * (1.0 - air.cloud), 0.0)
-        return
+        moonlit: Picture = sky + (square < np.float32(0.0006)) * np.float32(170.0 * bare)
+        return moonlit
     wide = 0.004 + 0.05 * air.warmth
-    strength = (70.0 + 60.0 * air.warmth) * (1.0 - 0.8 * air.cloud) * air.daylight
-    sky += strength * wide / (wide + square) * np.array((1.0, 0.8, 0.5))[:, None, None]
-    sky += np.where(square < 0.0008, 160.0 * (1.0 - air.cloud) * air.daylight, 0.0)
+    strength = (70.0 + 60.0 * air.warmth) * (1.0 - 0.8 * air.cloud) * air.daylight * wide
+    glare: Picture = planes((strength, 0.8 * strength, 0.5 * strength)) / (square + np.float32(wide))
+    glare += (square < np.float32(0.0008)) * np.float32(160.0 * bare * air.daylight)
+    glare += sky
+    return glare
 
 
 def reflect(picture: Picture, camera: Camera, wet: float) -> None:
@@ -182,7 +200,7 @@ def fog(picture: Picture, codes: Codes, air: Air) -> None:
     through[0] = 1.0 - dense * dense * (0.9 + 0.08 * air.cloud)  # clear sky overhead is deep but not hazy
     veil = planes(air.veil)
     picture -= veil
-    picture *= through.astype(np.float32)[codes]
+    picture *= through.astype(np.float32).take(codes)
     picture += veil
 
 
@@ -229,17 +247,22 @@ def _disc(radius: float) -> Offsets:
     return np.asarray(np.argwhere(inside) + axis[0], dtype=np.int64)
 
 
-def expose(picture: Picture, air: Air, dice: Dice) -> Picture:
-    """What lens and sensor add: exposure, white balance, vignette, grain. Returns the picture, still in floats."""
-    size = picture.shape[-1]
-    gain, contrast = dice(0.78, 1.22), dice(0.85, 1.15)
-    balance = planes((gain * dice(0.95, 1.05), gain, gain * dice(0.95, 1.05)))
+@lru_cache(maxsize=16)
+def _corners(size: int) -> Picture:
+    """The squared distance (size, size) of every pixel from the middle, 1 being half a side."""
     axis = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(2.0 / size) - np.float32(1.0)
-    vignette = np.float32(1.0) - np.float32(dice(0.02, 0.12)) * (axis * axis + (axis * axis)[:, None])
-    picture *= vignette * balance * np.float32(contrast)
-    picture += np.float32(110.0 * (1.0 - contrast) * (0.2 + 0.8 * air.daylight))
+    return np.asarray(axis * axis + (axis * axis)[:, None], dtype=np.float32)
+
+
+def expose(picture: Picture, air: Air, dice: Dice) -> None:
+    """Add, in place, what lens and sensor do: exposure, white balance, vignette, grain."""
+    gain, contrast = dice(0.78, 1.22), dice(0.85, 1.15)
+    level = gain * contrast
+    vignette = np.float32(1.0) - np.float32(dice(0.02, 0.12)) * _corners(picture.shape[-1])
+    picture *= planes((level * dice(0.95, 1.05), level, level * dice(0.95, 1.05)))
+    picture *= vignette
     strength = dice(2.0, 9.0) + 5.0 * dice() * (1.0 - air.daylight)
-    picture += dice.grain(size) * np.float32(strength)
-    return picture
-
-
+    grain = dice.grain(picture.shape[-1])
+    grain *= np.float32(strength / 255.0)
+    grain += np.float32(110.0 * (1.0 - contrast) * (0.2 + 0.8 * air.daylight) - strength)
+    picture += grain

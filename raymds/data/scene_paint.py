@@ -9,7 +9,6 @@ a picture in the making is float32 (3, size, size), from 0 to 255.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
 
@@ -29,13 +28,22 @@ SNOW_COVER = 1.5  # how much more ground than its depth thin snow whitens
 NEAR = 12.0  # metres at which the depth code is half of its range
 
 
-class Dice:
-    """Uniform draws from one stream of one scene: Philox is counter-based, so no scene waits for another."""
+class _Key(np.random.SeedSequence):
+    """The key of a Philox generator, which would ask the operating system for randomness if it got the key itself."""
 
-    def __init__(self, seed: int, index: int, stream: int) -> None:
-        key = np.array([seed, index], dtype=np.uint64)
-        counter = np.array([0, 0, 0, stream], dtype=np.uint64)
-        self.generator = np.random.Generator(np.random.Philox(key=key, counter=counter))
+    def __init__(self, seed: int, index: int) -> None:
+        self.words = (seed, index)
+
+    def generate_state(self, n_words: int, dtype: object = None) -> NDArray[np.uint64]:
+        """The two words as they are: every scene of every data set has a stream of its own."""
+        return np.array(self.words, dtype=np.uint64)
+
+
+class Dice:
+    """The random numbers of one scene: Philox is counter-based, so no scene waits for another."""
+
+    def __init__(self, seed: int, index: int) -> None:
+        self.generator = np.random.Generator(np.random.Philox(_Key(seed, index)))
         self._pool: list[float] = []
 
     def __call__(self, low: float = 0.0, high: float = 1.0) -> float:
@@ -57,9 +65,11 @@ class Dice:
         return self.generator.random(count)
 
     def grain(self, size: int) -> Picture:
-        """Noise (3, size, size) in -1..1, half of it common to the channels: a byte each is the cheapest exact draw."""
-        drawn = np.frombuffer(self.generator.bytes(4 * size * size), dtype=np.uint8).reshape(4, size, size)
-        noise: Picture = (drawn[:3].astype(np.float32) + drawn[3]) * np.float32(1.0 / 255.0) - np.float32(1.0)
+        """Noise (3, size, size) in 0..510, half of it common to the channels: bytes are the cheapest draw."""
+        words = self.generator.integers(0, 2**64 - 1, (size * size + 1) // 2, dtype=np.uint64, endpoint=True)
+        drawn = words.astype("<u8").view(np.uint8)[: 4 * size * size].reshape(4, size, size)
+        noise: Picture = drawn[:3].astype(np.float32)
+        noise += drawn[3].astype(np.float32)
         return noise
 
 
@@ -73,25 +83,6 @@ def scale(a: Rgb, factor: float) -> Rgb:
     return (a[0] * factor, a[1] * factor, a[2] * factor)
 
 
-@dataclass(frozen=True)
-class Camera:
-    """A camera over a road that vanishes at (x0, y0); focal length in picture sides, height in metres, bend in 1/m."""
-
-    x0: float
-    y0: float
-    focal: float
-    height: float
-    bend: float = 0.0
-
-    def x(self, X: float, z: float) -> float:
-        """Where a point X metres right of the road's axis, z ahead, falls on the picture."""
-        return self.x0 + self.focal * (X / z + self.bend * z)
-
-    def y(self, Y: float, z: float) -> float:
-        """Where a point Y metres above the road, z ahead, falls on the picture."""
-        return self.y0 + self.focal * (self.height - Y) / z
-
-
 def depth_code(z: Floats) -> NDArray[np.uint32]:
     """Depth in one byte, fine near and coarse far: 255 at the lens, 1 at the horizon; 0 is kept for the sky."""
     return np.maximum(255.0 * NEAR / (NEAR + z), 1.0).astype(np.uint32)
@@ -101,10 +92,23 @@ def depth_code(z: Floats) -> NDArray[np.uint32]:
 DEPTH: Floats = np.array([4000.0] + [NEAR * (255.0 - code) / code for code in range(1, 256)])
 
 
-def pack(rgb: Floats, code: NDArray[np.uint32]) -> NDArray[np.uint32]:
+def pack(rgb: Floats | Picture, code: NDArray[np.uint32] | int) -> NDArray[np.uint32]:
     """Colours (3, ...), 0 or more, and depth codes (...) as the canvas stores them."""
-    red, green, blue = np.minimum(rgb, 255.0).astype(np.uint32)
-    return np.asarray(red | green << 8 | blue << 16 | code << 24, dtype=np.uint32)
+    colours = rgb.astype(np.uint32)
+    red, green, blue = np.minimum(colours, 255, out=colours)
+    green <<= 8
+    blue <<= 16
+    red |= green
+    red |= blue
+    return np.asarray(red | code << 24, dtype=np.uint32)
+
+
+@lru_cache(maxsize=64)
+def centres(count: int) -> Floats:
+    """The middles (count,) of the pixels along a side, in shares of it."""
+    middles: Floats = (np.arange(count) + 0.5) / count
+    middles.flags.writeable = False
+    return middles
 
 
 @lru_cache(maxsize=4096)
@@ -131,15 +135,15 @@ class Canvas:
         self.side = side = OVERSAMPLE * size
         self.packed = np.zeros((side, side), dtype=np.uint32)
 
-    def centres(self) -> Floats:
-        """The coordinates (side,) of the pixels' centres."""
-        return (np.arange(self.side) + 0.5) / self.side
+    def box(self, x0: float, y0: float, x1: float, y1: float, ink: int, shape: str = "") -> None:
+        """Fill a rectangle, in canvas pixels and at least one wide and high.
 
-    def rect(self, x0: float, y0: float, x1: float, y1: float, ink: int) -> None:
-        """Fill a rectangle, at least one pixel wide and high, clipped to the canvas."""
-        side = self.side
-        left, top = int(x0 * side + 0.5), int(y0 * side + 0.5)
-        right, bottom = int(x1 * side + 0.5), int(y1 * side + 0.5)
+        Or in it, unless it is smaller, an "ellipse", a "cone" (tip up) or a "cabin" (narrower at the top).
+        """
+        left, top, right, bottom = int(x0 + 0.5), int(y0 + 0.5), int(x1 + 0.5), int(y1 + 0.5)
+        if shape:
+            self._blob(shape, left, top, right - left, bottom - top, ink)
+            return
         if right <= left:
             right = left + 1
         if bottom <= top:
@@ -147,11 +151,8 @@ class Canvas:
         if right > 0 and bottom > 0:
             self.packed[top if top > 0 else 0 : bottom, left if left > 0 else 0 : right] = ink
 
-    def blob(self, shape: str, x0: float, y0: float, x1: float, y1: float, ink: int) -> None:
-        """Fill an "ellipse", a "cone" (tip up) or a "cabin" (narrower at the top) that spans this rectangle."""
+    def _blob(self, shape: str, left: int, top: int, width: int, height: int, ink: int) -> None:
         side = self.side
-        left, top = int(x0 * side + 0.5), int(y0 * side + 0.5)
-        width, height = int(x1 * side + 0.5) - left, int(y1 * side + 0.5) - top
         if width <= 0 or height <= 0 or left >= side or top >= side or left + width <= 0 or top + height <= 0:
             return
         mask = _mask(shape, width, height)
@@ -166,18 +167,18 @@ class Canvas:
         pixels[:, 0], pixels[:, -1] = 0, self.side
         pixels[:, 1:-1] = np.minimum(np.maximum(edges * self.side + 0.5, 0.0), self.side)
         counts = pixels[:, 1:] - pixels[:, :-1]
-        return np.repeat(inks.ravel(), counts.ravel()).reshape(lines, self.side)
+        return inks.ravel().repeat(counts.ravel()).reshape(lines, self.side)
 
     def resolve(self) -> tuple[Picture, Codes]:
         """The picture (3, size, size) in 0..255 and its depth codes (size, size): the canvas averaged, in integers."""
-        sums = []
-        for channels in (self.packed & 0x00FF00FF, self.packed >> 8 & 0x00FF00FF):  # two at a time, 16 bits for each
-            lines = channels[0::2] + channels[1::2]
-            total = lines[:, 0::2] + lines[:, 1::2]
-            sums.append((total & 0xFFFF, total >> 16))
-        (red, blue), (green, code) = sums
-        picture = np.stack([red, green, blue]).astype(np.float32) * np.float32(0.25)
-        return picture, (code >> 2).astype(np.uint8)
+        planes = np.empty((4, self.size, self.size), dtype=np.float32)
+        pairs = self.packed.view(np.uint64)  # of neighbours in a row
+        for first, channels in enumerate((pairs & 0x00FF00FF00FF00FF, pairs >> 8 & 0x00FF00FF00FF00FF)):
+            total = channels[0::2] + channels[1::2]  # 16 bits for each channel
+            four = (total + (total >> 32)).astype(np.uint32)
+            planes[first], planes[first + 2] = four & 0xFFFF, four >> 16
+        planes *= np.float32(0.25)
+        return planes[:3], planes[3].astype(np.uint8)
 
 
 def coverage(size: int, x: Floats, y: Floats, offsets: Offsets) -> Picture:
@@ -194,106 +195,26 @@ def coverage(size: int, x: Floats, y: Floats, offsets: Offsets) -> Picture:
     return np.asarray(total, dtype=np.float32) * np.float32(1.0 / OVERSAMPLE**2)
 
 
-def value_noise(grid: Floats, y: Floats, x: Floats) -> Floats:
-    """Smooth noise (len(y), len(x)) in [0, 1): the grid (n, m), read at y in [0, n - 1) and x in [0, m - 1)."""
+def _split(t: Floats) -> tuple[Offsets, Picture]:
+    """Whole part and smoothed fraction."""
+    cell = t.astype(np.int64)
+    part = (t - cell).astype(np.float32)
+    return cell, part * part * (np.float32(3.0) - np.float32(2.0) * part)
 
-    def split(t: Floats) -> tuple[NDArray[np.int64], Floats]:
-        cell = t.astype(np.int64)
-        part = t - cell
-        return cell, part * part * (3.0 - 2.0 * part)
 
-    (row, down), (column, right) = split(y), split(x)
-    lines = grid[:, column] + (grid[:, column + 1] - grid[:, column]) * right
-    upper = lines[row]
-    return upper + (lines[row + 1] - upper) * down[:, None]
+def value_noise(grid: Picture, y: Floats, x: Floats) -> Picture:
+    """Smooth noise (k, n, m) in [0, 1): the grid (r, c), read at y (k, n) in [0, r - 1) and x (k, m) in [0, c - 1)."""
+
+    (row, down), (column, right) = _split(y), _split(x)
+    left = grid.take(column, axis=1)
+    lines = left + (grid.take(column + 1, axis=1) - left) * right
+    lines = lines.reshape(-1, lines.shape[-1])
+    row = row * len(y) + np.arange(len(y))[:, None]
+    noise: Picture = lines.take(row, axis=0)
+    noise += (lines.take(row + len(y), axis=0) - noise) * down[:, :, None]
+    return noise
 
 
 def planes(rgb: Rgb) -> Picture:
     """A colour as (3, 1, 1), to be combined with a picture."""
     return np.array(rgb, dtype=np.float32)[:, None, None]
-
-
-@dataclass(frozen=True)
-class Lamp:
-    """A light that glows: where it and the road below it are on the picture, depth, radius of the halo, colour."""
-
-    x: float
-    y: float
-    road: float
-    z: float
-    radius: float
-    rgb: Rgb
-
-
-def glow(picture: Picture, lamp: Lamp, strength: float, wide: float, mirrored: bool = False) -> None:
-    """Add a lamp's halo, `wide` times its radius, to the picture in place; or its image, drawn out, in a wet road."""
-    size = picture.shape[-1]
-    if max(lamp.rgb) * strength < 8.0:
-        return
-    wide *= lamp.radius * size
-    x, y, high, highest = lamp.x * size, lamp.y * size, wide, 0.0
-    if mirrored:
-        y, high, highest = (2.0 * lamp.road - lamp.y) * size, 5.0 * wide, lamp.road * size
-    left, right = max(int(x - wide), 0), min(int(x + wide) + 1, size)
-    top, bottom = max(int(y - high), int(highest), 0), min(int(y + high) + 1, size)
-    if left >= right or top >= bottom:
-        return
-    u = (np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)) * np.float32(1.0 / wide)
-    v = (np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - y)) * np.float32(1.0 / high)
-    square = u * u + (v * v)[:, None]
-    halo = np.maximum(np.float32(1.0) - square, 0) / (np.float32(1.0) + np.float32(24.0) * square)
-    picture[:, top:bottom, left:right] += halo * planes(scale(lamp.rgb, strength))
-
-
-@dataclass
-class Stage:
-    """What the painters of a scene share: canvas, camera, light, and the lamps met so far."""
-
-    canvas: Canvas
-    camera: Camera
-    ambient: Rgb
-    headlight: float
-    snow: float
-    sun: float  # strength of direct sunlight in 0..1; its sign is the side that it comes from
-    lamps: list[Lamp] = field(default_factory=list)
-
-    def light(self, z: Floats) -> Floats:
-        """Light (3, n) at depths (n,): the place's, and our own headlights near by."""
-        return np.array(self.ambient)[:, None] + self.headlight / (1.0 + z * z * 0.004)
-
-    def ink(self, rgb: Rgb, z: float, catch: float = 0.0) -> int:
-        """The canvas value of an albedo at depth z, in this light, that keeps the share `catch` of the snow."""
-        if catch and self.snow:
-            rgb = mix(rgb, SNOW, min(SNOW_COVER * catch * self.snow, 1.0))
-        head = self.headlight / (1.0 + z * z * 0.004)
-        red, green, blue = self.ambient
-        return self.glowing((rgb[0] * (red + head), rgb[1] * (green + head), rgb[2] * (blue + head)), z)
-
-    def glowing(self, rgb: Rgb, z: float) -> int:
-        """The canvas value of something that shines by itself at depth z."""
-        red, green, blue = rgb
-        code = int(255.0 * NEAR / (NEAR + z)) or 1
-        return min(int(red), 255) | min(int(green), 255) << 8 | min(int(blue), 255) << 16 | code << 24
-
-    def shows(self, X: float, z: float, width: float) -> bool:
-        """Whether something this wide at (X, z) is on the picture at all."""
-        return abs(self.camera.x(X, z) - 0.5) < 0.5 + 0.5 * width * self.camera.focal / z
-
-    def fineness(self, z: float) -> float:
-        """Canvas pixels to a metre at depth z: what is smaller than a pixel need not be painted."""
-        return self.camera.focal * self.canvas.side / z
-
-    def box(self, X: float, Y: float, width: float, height: float, z: float, ink: int, shape: str = "") -> None:
-        """An upright rectangle (or blob) that stands with the middle of its foot at (X, Y, z)."""
-        unit = self.camera.focal / z
-        x, y, half = self.camera.x(X, z), self.camera.y(Y, z), 0.5 * width * unit
-        if shape:
-            self.canvas.blob(shape, x - half, y - height * unit, x + half, y, ink)
-        else:
-            self.canvas.rect(x - half, y - height * unit, x + half, y, ink)
-
-    def shine(self, X: float, Y: float, z: float, radius: float, rgb: Rgb) -> None:
-        """Note a lamp whose halo has this radius in metres."""
-        camera = self.camera
-        size = min(max(radius * camera.focal / z, 0.02), 0.32)
-        self.lamps.append(Lamp(camera.x(X, z), camera.y(Y, z), camera.y(0.0, z), z, size, rgb))

@@ -8,7 +8,6 @@ from raymds.data import scene_things as things
 from raymds.data.scene_air import Air
 from raymds.data.scene_ground import (
     EVERYWHERE,
-    STOREY,
     YELLOW,
     Facades,
     Sheen,
@@ -23,7 +22,8 @@ from raymds.data.scene_ground import (
     road,
     zebra,
 )
-from raymds.data.scene_paint import Dice, Rgb, Stage, mix, scale
+from raymds.data.scene_paint import Dice, Rgb, mix, scale
+from raymds.data.scene_stage import Spot, Stage
 from raymds.data.scene_things import CAR_COLOURS
 
 SODIUM: Rgb = (255.0, 186.0, 104.0)
@@ -56,11 +56,12 @@ class Place:
             grey = mix((120.0, 120.0, 126.0), (90.0, 84.0, 84.0), dice())
             paint_skyline(self.stage, dice.several(40) * dice.several(40) * dice(30.0, 90.0), 330.0, grey)
 
-    def facades(self, row: Facades, lit: float) -> None:
-        """Paint a row of buildings; a share of up to `lit` of its windows is lit when it is dark."""
-        share = self.dice(0.1, lit) if self.air.daylight < 0.4 else 0.02
-        floors = min(row.floors, int(row.heights.max() / STOREY))  # no more than there are saves much time
-        paint_facades(self.stage, replace(row, lit=share, floors=floors), self.dice(0.0, 200.0))
+    def facades(self, rows: list[Facades], lit: float) -> None:
+        """Paint buildings on both sides; a share of up to `lit` of the windows is lit when it is dark."""
+        for row in rows:
+            row.lit = self.dice(0.1, lit) if self.air.daylight < 0.4 else 0.02
+            row.start = self.dice(0.0, 200.0)
+        paint_facades(self.stage, rows)
 
     def stand(self, painter: Callable[..., None], X: float, z: float, *details: object) -> None:
         """Put something at (X, z), to be painted when everything farther away has been."""
@@ -77,18 +78,11 @@ class Place:
         start = self.dice(*first)
         return [start + step * (place + self.dice(0.0, 0.2)) for place in range(count) if self.dice.chance(fill)]
 
-    def traffic(self, X: float, depths: list[float], ahead: bool, lorries: float) -> None:
-        """Vehicles on the move, with their lights on in the dark, in rain and in fog."""
-        air = self.air
-        burning = air.lamps or air.rain + 20.0 * air.extinction > 0.3
-        self._vehicles(X, depths, ahead, lorries, lights=1.0 - 0.7 * air.daylight if burning else 0.0)
-
-    def parked(self, X: float, depths: list[float], ahead: bool) -> None:
-        """Vehicles parked along the road."""
-        self._vehicles(X, depths, ahead, lorries=0.04, lights=0.0)
-
-    def _vehicles(self, X: float, depths: list[float], ahead: bool, lorries: float, lights: float) -> None:
-        dice = self.dice
+    def vehicles(self, X: float, depths: list[float], ahead: bool, lorries: float, parked: bool = False) -> None:
+        """Vehicles in a line; those not parked have their lights on in the dark, in rain and in fog."""
+        air, dice = self.air, self.dice
+        burning = not parked and (air.lamps or air.rain + 20.0 * air.extinction > 0.3)
+        lights = 1.0 - 0.7 * air.daylight if burning else 0.0
         for z in depths:
             look = (dice.pick(CAR_COLOURS), dice.chance(lorries), ahead, lights)
             self.stand(things.paint_vehicle, X + dice(-0.25, 0.25), z, *look)
@@ -135,18 +129,21 @@ def paint_city(stage: Stage, air: Air, dice: Dice) -> None:
         start = dice(8.0, 26.0)
         place.ground(between(half, zebra(place.asphalt, half), pavement, outer), start, start + 3.5)
     low, tall = dice(3.5, 12.0 - 6.0 * sparse), dice(12.0, 48.0) * (1.0 - 0.75 * sparse)
+    rows = []
     for side in SIDES:
         gap = dice(0.0, 0.3) + 0.4 * sparse * dice()
         row = random_facades(dice, side * (half + walk), dice(12.0, 26.0), gap, low, tall)
         gable = dice(1.0, 3.0) if dice() < 0.7 * sparse else 0.0
-        place.facades(replace(row, cap=dice(0.3, 1.2), gable=gable, floors=10, catch=0.9), lit=0.5)
+        row.cap, row.gable, row.floors, row.catch = dice(0.3, 1.2), gable, 10, 0.9
+        rows.append(row)
+    place.facades(rows, lit=0.5)
     place.lamp_posts(half + 0.6, dice(6.0, 9.0), dice(18.0, 30.0))
     place.trees(half + 1.0, 0.8 * walk, dice.pick((0, 0, 2, 5)) + int(6.0 * sparse * dice()), 70.0, conifers=0.08)
     for side in SIDES:
         depths = place.depths((6.0, 10.0), 6.2, 6, dice(0.0, 0.9) * (1.0 - 0.5 * sparse))
-        place.parked(side * (half - 1.1), depths, ahead=side > 0)
-    place.traffic(0.26 * half, place.depths((9.0, 22.0), 16.0, 4, 0.4), ahead=True, lorries=0.12)
-    place.traffic(-0.3 * half, place.depths((12.0, 26.0), 18.0, 4, 0.45), ahead=False, lorries=0.12)
+        place.vehicles(side * (half - 1.1), depths, side > 0, lorries=0.04, parked=True)
+    place.vehicles(0.26 * half, place.depths((9.0, 22.0), 16.0, 4, 0.4), ahead=True, lorries=0.12)
+    place.vehicles(-0.3 * half, place.depths((12.0, 26.0), 18.0, 4, 0.45), ahead=False, lorries=0.12)
     if dice.chance(0.4):
         signals = (dice(16.0, 45.0), dice.pick((0, 0, 1, 2)), 1.0 - air.daylight)
         place.stand(things.paint_signals, half + 0.5, *signals)
@@ -166,14 +163,12 @@ def paint_highway(stage: Stage, air: Air, dice: Dice) -> None:
     lines = road(place.asphalt, half, lanes, centre, edges=dice.chance(0.85), dashes=12.0)
     place.ground(between(half, lines, [(shoulder, hard)], place.grass))
     if dice.chance(0.35):  # built up on both sides, behind the rails
-        for side in SIDES:
-            X, pitch, gap = side * (rim + dice(3.0, 16.0)), dice(16.0, 40.0), dice(0.2, 0.7)
-            row = random_facades(dice, X, pitch, gap, 4.0, dice(6.0, 26.0))
-            place.facades(replace(row, cap=0.6, floors=6, catch=0.9), lit=0.4)
+        sides = [(side * (rim + dice(3.0, 16.0)), dice(16.0, 40.0), dice(0.2, 0.7)) for side in SIDES]
+        place.facades([random_facades(dice, *side, 4.0, dice(6.0, 26.0)) for side in sides], lit=0.4)
     concrete: Rgb = (dice(130.0, 185.0),) * 3
-    for side, height in zip(SIDES, (dice.pick((0.0, 0.75, 0.9, 3.2)), dice.pick((0.0, 0.0, 0.75, 3.5))), strict=True):
-        if height > 0.0:
-            place.facades(plain_wall(side * rim, height, concrete), lit=0.1)
+    left, right = dice.pick((0.0, 0.75, 0.9, 3.2)), dice.pick((0.0, 0.0, 0.75, 3.5))
+    if left or right:
+        paint_facades(stage, [plain_wall(-rim, left, concrete), plain_wall(rim, right, concrete)])
     place.trees(rim + 1.5, 22.0, dice.pick((0, 3, 8, 12)), 120.0, conifers=dice())
     if dice.chance(0.5):
         place.lamp_posts(rim, dice(7.0, 11.0), dice(26.0, 38.0), dice.pick((SIDES, (1.0,))))
@@ -182,9 +177,9 @@ def paint_highway(stage: Stage, air: Air, dice: Dice) -> None:
         X = -half + lane * (number + 0.5)
         ours = abs(X) < 0.6 * lane
         depths = place.depths((10.0, 30.0) if ours else (7.0, 24.0), 24.0, 4, dice(0.0, 0.6))
-        place.traffic(X, depths, ahead=True, lorries=0.2)
+        place.vehicles(X, depths, ahead=True, lorries=0.2)
     if dice.chance(0.5):
-        place.traffic(-rim - 5.0, place.depths((14.0, 30.0), 22.0, 5, 0.5), ahead=False, lorries=0.2)
+        place.vehicles(-rim - 5.0, place.depths((14.0, 30.0), 22.0, 5, 0.5), ahead=False, lorries=0.2)
     if dice.chance(0.35):
         boards = (dice.pick((1, 2, 3)), dice.pick(((20.0, 106.0, 66.0), (24.0, 74.0, 140.0))))
         place.stand(things.paint_gantry, rim, dice(24.0, 80.0), *boards)
@@ -204,17 +199,20 @@ def paint_residential(stage: Stage, air: Air, dice: Dice) -> None:
     place.ground(between(half, lines, [(0.2, path), (1.0, front), (1.4, path), (lawn, grass)], grass))
     roof: Rgb = dice.pick(((112.0, 66.0, 56.0), (82.0, 80.0, 86.0), (96.0, 78.0, 62.0)))
     tall = dice(4.5, 9.0) + 7.0 * dense * dice()
+    rows = []
     for side in SIDES:
         gap = dice(0.2, 0.6) * (1.0 - dense)
         row = random_facades(dice, side * (half + 2.6 + lawn), dice(11.0, 20.0), gap, 3.2, tall)
         gable = dice(1.2, 3.6) if dice() > 0.6 * dense else 0.0
-        place.facades(replace(row, gable=gable, cap=0.3, floors=5, roof=roof, catch=1.0, deep=9.0), lit=0.5)
+        row.gable, row.cap, row.floors, row.roof, row.catch, row.deep = gable, 0.3, 5, roof, 1.0, 9.0
+        rows.append(row)
+    place.facades(rows, lit=0.5)
     place.trees(half + 0.9, 2.0 + lawn, dice.pick((0, 2, 5, 9)), 80.0, conifers=0.15)
     place.lamp_posts(half + 0.6, dice(5.0, 7.5), dice(22.0, 32.0), dice.pick((SIDES, (-1.0,), (1.0,))))
     for side in SIDES:
         depths = place.depths((6.0, 12.0), 7.0, 7, dice(0.0, 0.6 + 0.3 * dense))
-        place.parked(side * (half - 0.8), depths, ahead=dice.chance(0.8) == (side > 0))
-        place.traffic(0.4 * side * half, place.depths((12.0, 30.0), 30.0, 2, 0.35), ahead=side > 0, lorries=0.04)
+        place.vehicles(side * (half - 0.8), depths, dice.chance(0.8) == (side > 0), lorries=0.04, parked=True)
+        place.vehicles(0.4 * side * half, place.depths((12.0, 30.0), 30.0, 2, 0.35), ahead=side > 0, lorries=0.04)
     place.people(dice.pick((0, 0, 0, 1, 2)), half + 1.0, 1.2)
     place.paint()
 
@@ -234,11 +232,13 @@ def paint_parking_lot(stage: Stage, air: Air, dice: Dice) -> None:
         roofs = (dice.several(8) * dice(0.0, 2.0) + dice(3.0, 9.0)).repeat(dice.pick((1, 2, 3)))[: dice.pick((8, 16))]
         wall = dice.pick(((178.0, 170.0, 158.0), (140.0, 96.0, 80.0), (196.0, 198.0, 202.0)))
         paint_skyline(stage, roofs, far + 8.0, wall)
-    for side in SIDES:
+    rows = [plain_wall(side * aisle, 0.0, place.asphalt.rgb) for side in SIDES]  # nothing
+    for number, side in enumerate(SIDES):
         if dice.chance(0.35):
             X, pitch, gap = side * (aisle + dice(11.0, 24.0)), dice(14.0, 40.0), dice(0.0, 0.5)
-            row = random_facades(dice, X, pitch, gap, 4.0, dice(5.0, 22.0))
-            place.facades(replace(row, cap=0.6, floors=6, catch=0.9), lit=0.4)
+            rows[number] = random_facades(dice, X, pitch, gap, 4.0, dice(5.0, 22.0))
+    if rows[0].cap or rows[1].cap:
+        place.facades(rows, lit=0.4)
     place.trees(aisle + 11.0, 16.0, dice.pick((0, 2, 5, 9)), far, conifers=0.1)
     fill, count = dice() * dice(), min(int((far - 6.0) / 2.7), 14)
     for X in (aisle + 2.6, aisle + 7.7, 3.0 * aisle + 12.7):
@@ -246,7 +246,7 @@ def paint_parking_lot(stage: Stage, air: Air, dice: Dice) -> None:
             for z in place.depths((5.0, 8.0), 2.7, count, 0.04 + 0.86 * fill):
                 place.stand(things.paint_parked_across, side * (X + dice(-0.3, 0.3)), z, dice.pick(CAR_COLOURS))
     place.lamp_posts(aisle + 5.2, dice(6.0, 11.0), dice(20.0, 32.0))
-    place.traffic(dice(-1.0, 1.0), place.depths((12.0, 30.0), 20.0, 2, 0.3), ahead=dice.chance(0.6), lorries=0.03)
+    place.vehicles(dice(-1.0, 1.0), place.depths((12.0, 30.0), 20.0, 2, 0.3), ahead=dice.chance(0.6), lorries=0.03)
     place.people(dice.pick((0, 0, 1)), 0.0, aisle)
     place.paint()
 
@@ -264,15 +264,16 @@ def paint_tunnel(stage: Stage, air: Air, dice: Dice, exit_visible: bool) -> None
     paint_plane(stage, 0.0, lines, dice(0.0, 9.0), sheen=Sheen(scale(lamp, 0.6), dice(0.0, 0.5)))
     tiles, tone = dice(1.6, high - 0.6), mix((190.0, 190.0, 186.0), (150.0, 140.0, 120.0), dice())
     upper = scale(tone, dice(0.35, 0.8))
-    for side in SIDES:
-        paint_facades(stage, plain_wall(side * (half + 0.6), tiles, tone, cap=high - tiles, roof=upper), 0.0)
+    walls = [plain_wall(side * (half + 0.6), tiles, tone, cap=high - tiles, roof=upper) for side in SIDES]
+    paint_facades(stage, walls)
     if exit_visible:
         _portal(place, half, high, end, outside, air.daylight)
     else:
         end += 55.0
-        stage.box(0.0, 0.0, 2.0 * half + 1.2, high, end, stage.ink(scale(tone, 0.45), end))
-    place.traffic(0.5 * half, place.depths((9.0, 24.0), 18.0, 3, 0.5), ahead=True, lorries=0.2)
-    place.traffic(-0.5 * half, place.depths((9.0, 26.0), 18.0, 3, 0.4), ahead=dice.chance(0.5), lorries=0.2)
+        spot = Spot(stage, 0.0, end)
+        spot.stand(0.0, 0.0, 2.0 * half + 1.2, high, spot.ink(tone, 0.45))
+    place.vehicles(0.5 * half, place.depths((9.0, 24.0), 18.0, 3, 0.5), ahead=True, lorries=0.2)
+    place.vehicles(-0.5 * half, place.depths((9.0, 26.0), 18.0, 3, 0.4), ahead=dice.chance(0.5), lorries=0.2)
     place.paint(far=end)
 
 
@@ -292,8 +293,8 @@ def _ceiling(place: Place, half: float, high: float, lamp: Rgb) -> None:
 
 def _portal(place: Place, half: float, high: float, end: float, outside: Rgb, daylight: float) -> None:
     """The tunnel's exit: sky over land, and by day its glare."""
-    stage, width = place.stage, 2.0 * half + 1.2
-    stage.box(0.0, 0.0, width, high, end, stage.glowing(scale(outside, 1.12), end))
-    stage.box(0.0, 0.0, width, place.dice(0.8, 0.35 * high), end, stage.glowing(scale(outside, 0.6), end))
+    stage, spot, width = place.stage, Spot(place.stage, 0.0, end), 2.0 * half + 1.2
+    spot.stand(0.0, 0.0, width, high, spot.glowing(scale(outside, 1.12)))
+    spot.stand(0.0, 0.0, width, place.dice(0.8, 0.35 * high), spot.glowing(scale(outside, 0.6)))
     if daylight > 0.15:
         stage.shine(0.0, 0.5 * high, end, 2.2 * half, scale(outside, 0.7 * daylight))

@@ -1,9 +1,12 @@
 """What stands on and beside the road, as upright shapes: vehicles, trees, lamps, signals, signs, people."""
 
-from raymds.data.scene_paint import Rgb, Stage, scale
+from raymds.data.scene_paint import Rgb, scale
+from raymds.data.scene_stage import Spot, Stage
 
+FINE = 8.0  # canvas pixels to a metre, with fewer of which details are not to be seen
 GLASS: Rgb = (44.0, 54.0, 66.0)
 STEEL: Rgb = (88.0, 90.0, 94.0)
+RUBBER: Rgb = (20.0, 20.0, 22.0)
 BARK: Rgb = (74.0, 58.0, 46.0)
 PLATE: Rgb = (235.0, 238.0, 240.0)
 CAR_COLOURS: tuple[Rgb, ...] = (
@@ -43,57 +46,60 @@ def paint_vehicle(stage: Stage, X: float, z: float, rgb: Rgb, big: bool, ahead: 
     width, body, long = (2.4, 3.0, 8.0) if big else (1.8, 0.72, 4.2)
     if not stage.shows(X, z + long, 2.0 * width):
         return
-    fine = stage.fineness(z) > 5.0
-    _paint_shadow(stage, X, width * 1.08, z)
-    slices = min(int(0.08 * long * stage.fineness(z)), 40)  # the side we see, from its far end
+    spot = Spot(stage, X, z)
+    fine = spot.unit > FINE
+    _paint_shadow(stage, spot, width * 1.08)
+    slices = min(int(0.08 * long * spot.unit), 40)  # the side we see, from its far end
     for number in range(slices, 0, -1):
-        deep = z + long * number / slices
-        stage.box(X, 0.32, width, body, deep, stage.ink(scale(rgb, 0.62), deep))
+        deep = Spot(stage, X, z + long * number / slices)
+        deep.stand(0.0, 0.32, width, body, deep.ink(rgb, 0.62))
     if not big:
         shape = "cabin" if fine else ""
         if fine:
-            stage.box(X, 0.98, 1.5, 0.5, z + 0.75 * long, stage.ink(scale(rgb, 0.55), z, 0.5), shape)
-            stage.box(X, 0.98, 1.5, 0.5, z + 0.45 * long, stage.ink(scale(rgb, 0.6), z, 0.5), shape)
-        stage.box(X, 0.98, 1.55, 0.52, z + 0.7, stage.ink(rgb, z, 0.85), shape)
-        stage.box(X, 1.0, 1.36, 0.4, z + 0.65, stage.ink(GLASS, z), shape)
-    stage.box(X, 0.3, width, body, z, stage.ink(rgb, z, 0.25))
+            Spot(stage, X, z + 0.75 * long).stand(0.0, 0.98, 1.5, 0.5, spot.ink(rgb, 0.55, 0.5), shape)
+            Spot(stage, X, z + 0.45 * long).stand(0.0, 0.98, 1.5, 0.5, spot.ink(rgb, 0.6, 0.5), shape)
+        back = Spot(stage, X, z + 0.7)
+        back.stand(0.0, 0.98, 1.55, 0.52, spot.ink(rgb, catch=0.85), shape)
+        back.stand(0.0, 1.0, 1.36, 0.4, spot.ink(GLASS), shape)
+    spot.stand(0.0, 0.3, width, body, spot.ink(rgb, catch=0.25))
     if big and not ahead:
-        stage.box(X, 1.5, 2.1, 0.9, z, stage.ink(GLASS, z))
+        spot.stand(0.0, 1.5, 2.1, 0.9, spot.ink(GLASS))
     if fine:
-        stage.box(X, 0.3, width * 0.94, 0.2, z, stage.ink(scale(rgb, 0.45), z))
-        rubber = stage.ink((20.0, 20.0, 22.0), z)
-        stage.box(X - 0.4 * width, -0.03, 0.24, 0.42, z, rubber)
-        stage.box(X + 0.4 * width, -0.03, 0.24, 0.42, z, rubber)
-    _paint_lights(stage, X, z, 0.39 * width, ahead, lights)
+        spot.stand(0.0, 0.3, width * 0.94, 0.2, spot.ink(rgb, 0.45))
+        rubber = spot.ink(RUBBER)
+        spot.stand(-0.4 * width, -0.03, 0.24, 0.42, rubber)
+        spot.stand(0.4 * width, -0.03, 0.24, 0.42, rubber)
+    _paint_lights(stage, spot, X, z, 0.39 * width, ahead, lights)
 
 
 def paint_parked_across(stage: Stage, X: float, z: float, rgb: Rgb) -> None:
     """A parked car that shows its side."""
     if not stage.shows(X, z, 4.4):
         return
-    _paint_shadow(stage, X, 4.3, z)
-    if stage.fineness(z) > 5.0:
-        stage.box(X, 0.94, 2.5, 0.5, z + 1.4, stage.ink(scale(rgb, 0.6), z, 1.0), "cabin")
-    stage.box(X, 0.9, 2.5, 0.54, z + 0.3, stage.ink(rgb, z, 0.9), "cabin")
-    stage.box(X, 0.96, 2.2, 0.38, z + 0.3, stage.ink(GLASS, z), "cabin")
-    stage.box(X, 0.28, 4.2, 0.66, z, stage.ink(rgb, z, 0.3))
-    rubber = stage.ink((20.0, 20.0, 22.0), z)
-    stage.box(X - 1.35, -0.03, 0.62, 0.62, z, rubber, "ellipse")
-    stage.box(X + 1.35, -0.03, 0.62, 0.62, z, rubber, "ellipse")
+    spot, back = Spot(stage, X, z), Spot(stage, X, z + 0.3)
+    _paint_shadow(stage, spot, 4.3)
+    if spot.unit > FINE:
+        Spot(stage, X, z + 1.4).stand(0.0, 0.94, 2.5, 0.5, spot.ink(rgb, 0.6, 1.0), "cabin")
+    back.stand(0.0, 0.9, 2.5, 0.54, spot.ink(rgb, catch=0.9), "cabin")
+    back.stand(0.0, 0.96, 2.2, 0.38, spot.ink(GLASS), "cabin")
+    spot.stand(0.0, 0.28, 4.2, 0.66, spot.ink(rgb, catch=0.3))
+    rubber = spot.ink(RUBBER)
+    spot.stand(-1.35, -0.03, 0.62, 0.62, rubber, "ellipse")
+    spot.stand(1.35, -0.03, 0.62, 0.62, rubber, "ellipse")
 
 
-def _paint_shadow(stage: Stage, X: float, width: float, z: float) -> None:
+def _paint_shadow(stage: Stage, spot: Spot, width: float) -> None:
     """The dark under a vehicle, and in the sun its shadow on the road."""
     if abs(stage.sun) > 0.25:
         reach = 1.5 * stage.sun
-        stage.box(X - 0.5 * reach, -0.1, width + abs(reach), 0.22, z, stage.ink((44.0, 44.0, 50.0), z, 0.3))
-    stage.box(X, -0.06, width, 0.3, z, stage.ink((16.0, 16.0, 18.0), z))
+        spot.stand(-0.5 * reach, -0.1, width + abs(reach), 0.22, spot.ink((44.0, 44.0, 50.0), catch=0.3))
+    spot.stand(0.0, -0.06, width, 0.3, spot.ink((16.0, 16.0, 18.0)))
 
 
-def _paint_lights(stage: Stage, X: float, z: float, apart: float, ahead: bool, lights: float) -> None:
+def _paint_lights(stage: Stage, spot: Spot, X: float, z: float, apart: float, ahead: bool, lights: float) -> None:
     """A vehicle's tail lights or headlights; far away the halos of the two are one."""
     if lights > 0.0:
-        ink = stage.glowing((255.0, 60.0, 40.0) if ahead else (255.0, 250.0, 230.0), z)
+        ink = spot.glowing((255.0, 60.0, 40.0) if ahead else (255.0, 250.0, 230.0))
         halo, radius = ((230.0, 40.0, 28.0), 0.9) if ahead else ((225.0, 212.0, 180.0), 1.6)
         if z < 18.0:
             stage.shine(X - apart, 0.77, z, radius, scale(halo, lights))
@@ -101,20 +107,21 @@ def _paint_lights(stage: Stage, X: float, z: float, apart: float, ahead: bool, l
         else:
             stage.shine(X, 0.77, z, 1.3 * radius, scale(halo, 1.2 * lights))
     else:
-        ink = stage.ink((120.0, 20.0, 18.0) if ahead else (200.0, 200.0, 205.0), z)
-    stage.box(X - apart, 0.68, 0.34, 0.18, z, ink)
-    stage.box(X + apart, 0.68, 0.34, 0.18, z, ink)
+        ink = spot.ink((120.0, 20.0, 18.0) if ahead else (200.0, 200.0, 205.0))
+    spot.stand(-apart, 0.68, 0.34, 0.18, ink)
+    spot.stand(apart, 0.68, 0.34, 0.18, ink)
 
 
 def paint_tree(stage: Stage, X: float, z: float, height: float, rgb: Rgb, conifer: bool, bare: bool) -> None:
     """A conifer, a round tree, or one without leaves."""
     if not stage.shows(X, z, height):
         return
-    stage.box(X, 0.0, 0.05 * height, 0.5 * height, z, stage.ink(BARK, z))
+    spot = Spot(stage, X, z)
+    spot.stand(0.0, 0.0, 0.05 * height, 0.5 * height, spot.ink(BARK))
     parts, tint, shape = (CONE, rgb, "cone") if conifer else (BRANCHES, BARK, "") if bare else (CROWN, rgb, "ellipse")
     for across, foot, wide, tall, tone, catch in parts:
-        ink = stage.ink(scale(tint, tone), z, catch)
-        stage.box(X + across * height, foot * height, wide * height, tall * height, z, ink, shape)
+        ink = spot.ink(tint, tone, catch)
+        spot.stand(across * height, foot * height, wide * height, tall * height, ink, shape)
 
 
 def paint_lamp_post(stage: Stage, X: float, z: float, height: float, rgb: Rgb, lights: float) -> None:
@@ -122,42 +129,45 @@ def paint_lamp_post(stage: Stage, X: float, z: float, height: float, rgb: Rgb, l
     reach = -1.6 if X > 0 else 1.6
     if not stage.shows(X + reach, z, 6.0):
         return
-    steel = stage.ink(STEEL, z)
-    stage.box(X, 0.0, 0.16, height, z, steel)
-    stage.box(X + 0.5 * reach, height - 0.1, abs(reach), 0.12, z, steel)
-    stage.box(X + reach, height - 0.22, 0.7, 0.2, z, stage.glowing(rgb, z) if lights > 0.0 else steel)
+    spot = Spot(stage, X, z)
+    steel = spot.ink(STEEL)
+    spot.stand(0.0, 0.0, 0.16, height, steel)
+    spot.stand(0.5 * reach, height - 0.1, abs(reach), 0.12, steel)
+    spot.stand(reach, height - 0.22, 0.7, 0.2, spot.glowing(rgb) if lights > 0.0 else steel)
     if lights > 0.0:
         stage.shine(X + reach, height - 0.2, z, 2.4, scale(rgb, 0.9 * lights))
 
 
 def paint_signals(stage: Stage, X: float, z: float, phase: int, lights: float) -> None:
     """Traffic lights on a mast; phase 0 is red, 1 amber, 2 green."""
-    steel, housing, burning = stage.ink(STEEL, z), stage.ink((26.0, 28.0, 30.0), z), stage.glowing(SIGNALS[phase], z)
-    reach = -2.4 if X > 0 else 2.4
-    stage.box(X, 0.0, 0.18, 5.6, z, steel)
-    stage.box(X + 0.5 * reach, 5.4, abs(reach), 0.14, z, steel)
-    for place, foot in ((X, 2.6), (X + reach, 4.2)):
-        stage.box(place, foot, 0.5, 1.4, z, housing)
-        stage.box(place, foot + 0.95 - 0.43 * phase, 0.34, 0.36, z, burning)
+    spot, reach = Spot(stage, X, z), -2.4 if X > 0 else 2.4
+    steel, housing, burning = spot.ink(STEEL), spot.ink((26.0, 28.0, 30.0)), spot.glowing(SIGNALS[phase])
+    spot.stand(0.0, 0.0, 0.18, 5.6, steel)
+    spot.stand(0.5 * reach, 5.4, abs(reach), 0.14, steel)
+    for across, foot in ((0.0, 2.6), (reach, 4.2)):
+        spot.stand(across, foot, 0.5, 1.4, housing)
+        spot.stand(across, foot + 0.95 - 0.43 * phase, 0.34, 0.36, burning)
     stage.shine(X + reach, 5.2, z, 0.9, scale(SIGNALS[phase], 0.4 + 0.5 * lights))
 
 
 def paint_person(stage: Stage, X: float, z: float, rgb: Rgb) -> None:
     """Someone on foot."""
-    stage.box(X, 0.0, 0.36, 0.85, z, stage.ink((40.0, 42.0, 56.0), z))
-    stage.box(X, 0.8, 0.5, 0.68, z, stage.ink(rgb, z))
-    stage.box(X, 1.48, 0.26, 0.28, z, stage.ink((190.0, 150.0, 125.0), z), "ellipse")
+    spot = Spot(stage, X, z)
+    spot.stand(0.0, 0.0, 0.36, 0.85, spot.ink((40.0, 42.0, 56.0)))
+    spot.stand(0.0, 0.8, 0.5, 0.68, spot.ink(rgb))
+    spot.stand(0.0, 1.48, 0.26, 0.28, spot.ink((190.0, 150.0, 125.0)), "ellipse")
 
 
 def paint_gantry(stage: Stage, half: float, z: float, panels: int, rgb: Rgb) -> None:
     """Direction signs over a highway of this half width."""
-    steel, plate, board = stage.ink(STEEL, z), stage.ink(PLATE, z), stage.ink(rgb, z)
-    stage.box(-half, 0.0, 0.35, 6.8, z, steel)
-    stage.box(half, 0.0, 0.35, 6.8, z, steel)
-    stage.box(0.0, 6.4, 2.0 * half, 0.35, z, steel)
+    spot = Spot(stage, 0.0, z)
+    steel, plate, board = spot.ink(STEEL), spot.ink(PLATE), spot.ink(rgb)
+    spot.stand(-half, 0.0, 0.35, 6.8, steel)
+    spot.stand(half, 0.0, 0.35, 6.8, steel)
+    spot.stand(0.0, 6.4, 2.0 * half, 0.35, steel)
     width = 1.3 * half / panels
     for panel in range(panels):
         X = half * ((2.0 * panel + 1.0) / panels - 1.0)
-        stage.box(X, 5.4, width, 2.4, z, plate)
-        stage.box(X, 5.5, width - 0.2, 2.2, z, board)
-        stage.box(X, 6.3, 0.55 * width, 0.3, z, plate)
+        spot.stand(X, 5.4, width, 2.4, plate)
+        spot.stand(X, 5.5, width - 0.2, 2.2, board)
+        spot.stand(X, 6.3, 0.55 * width, 0.3, plate)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from raymds.data import scene_air, scene_places
 from raymds.data.scene_air import Air
-from raymds.data.scene_paint import Camera, Canvas, Dice, Picture, Stage
+from raymds.data.scene_paint import Canvas, Dice, Picture
+from raymds.data.scene_stage import Camera, Stage
 from raymds.errors import UsageError
 
 WEATHER: tuple[str, ...] = ("clear", "partly cloudy", "overcast", "rainy", "snowy", "foggy")
@@ -42,7 +43,6 @@ TEMPLATES: dict[str, float] = {  # and how often each is used, where a picture h
     "a picture of a {scene}, seen from a car.": 0.06,
 }
 EXIT_VISIBLE = 0.6  # share of the tunnels whose exit can be seen
-LABELS, WORLD, LENS, WORDS = range(4)  # streams of random numbers
 OUTDOORS: dict[str, Callable[[Stage, Air, Dice], None]] = {
     "city street": scene_places.paint_city,
     "highway": scene_places.paint_highway,
@@ -67,7 +67,7 @@ def draw_attributes(seed: int, index: int, frequencies: Frequencies = LONG_TAILE
     an attribute without weights has those of LONG_TAILED. Raises UsageError for an unknown attribute or class, weights
     that are not a distribution, and a seed or index that is not 0 to 2**64 - 1.
     """
-    drawn, exit_visible = _draw(seed, index, frequencies)
+    drawn, exit_visible, _ = _draw(seed, index, frequencies)
     return _visible(drawn, exit_visible)
 
 
@@ -75,29 +75,34 @@ def render(seed: int, index: int, size: int = 64, frequencies: Frequencies = LON
     """Render scene `index` of the data set `seed` as a square of 16 to 512 pixels; errors as of draw_attributes."""
     if not 16 <= size <= 512:
         raise UsageError(f"size is {size} pixels, but scenes are rendered at 16 to 512")
-    drawn, exit_visible = _draw(seed, index, frequencies)
+    drawn, exit_visible, dice = _draw(seed, index, frequencies)
     attributes = _visible(drawn, exit_visible)
-    world, lens = Dice(seed, index, WORLD), Dice(seed, index, LENS)
-    air = scene_air.conditions(world, drawn["weather"], drawn["timeofday"])
-    if drawn["scene"] == "tunnel":
-        picture = _indoors(air, exit_visible, size, world, lens)
-    else:
-        picture = _outdoors(drawn["scene"], air, size, world, lens)
-    pixels = (np.minimum(np.maximum(picture, 0.0), 255.0) + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0)
-    return Scene(np.ascontiguousarray(pixels), attributes, _caption(attributes, Dice(seed, index, WORDS)))
+    caption = _caption(attributes, dice())
+    air = scene_air.conditions(dice, drawn["weather"], drawn["timeofday"])
+    picture = (
+        _indoors(air, exit_visible, size, dice)
+        if drawn["scene"] == "tunnel"
+        else _outdoors(drawn["scene"], air, size, dice)
+    )
+    picture += np.float32(0.5)
+    np.clip(picture, 0.0, 255.0, out=picture)
+    pixels = np.empty((size, size, 3), dtype=np.uint8)
+    for channel in range(3):  # faster than transposing at once
+        pixels[:, :, channel] = picture[channel]
+    return Scene(pixels, attributes, caption)
 
 
-def _draw(seed: int, index: int, frequencies: Frequencies) -> tuple[dict[str, str], bool]:
-    """The classes drawn, and whether a tunnel's exit can be seen."""
+def _draw(seed: int, index: int, frequencies: Frequencies) -> tuple[dict[str, str], bool, Dice]:
+    """The classes drawn, whether a tunnel's exit can be seen, and the dice for all that follows."""
     if not (0 <= seed < 2**64 and 0 <= index < 2**64):
         raise UsageError(f"seed {seed} and index {index} have to be whole numbers from 0 to 2**64 - 1")
     _check(frequencies)
-    dice = Dice(seed, index, LABELS)
+    dice = Dice(seed, index)
     drawn = {}
     for name, values in ATTRIBUTES.items():
         weights = frequencies.get(name, LONG_TAILED[name])
         drawn[name] = _choose({value: weights.get(value, 0.0) for value in values}, dice())
-    return drawn, dice.chance(EXIT_VISIBLE)
+    return drawn, dice.chance(EXIT_VISIBLE), dice
 
 
 def _choose(weights: Mapping[str, float], point: float) -> str:
@@ -131,12 +136,12 @@ def _check(frequencies: Frequencies) -> None:
             raise UsageError(f"no class of {attribute} has a frequency over 0")
 
 
-def _caption(attributes: Mapping[str, str | None], dice: Dice) -> str:
+def _caption(attributes: Mapping[str, str | None], point: float) -> str:
     """A sentence from the templates that mention defined attributes only."""
     known = {name: value for name, value in attributes.items() if value is not None}
     missing = ["{" + name + "}" for name in attributes if name not in known]
     usable = {words: often for words, often in TEMPLATES.items() if not any(name in words for name in missing)}
-    return _choose(usable, dice()).format(**known)
+    return _choose(usable, point).format(**known)
 
 
 def _stage(air: Air, size: int, dice: Dice, bend: float, street_light: float) -> Stage:
@@ -148,24 +153,26 @@ def _stage(air: Air, size: int, dice: Dice, bend: float, street_light: float) ->
     return Stage(Canvas(size), camera, ambient, dice(0.35, 0.75) * dark * dark, air.snow, sun)
 
 
-def _outdoors(scene: str, air: Air, size: int, world: Dice, lens: Dice) -> Picture:
+def _outdoors(scene: str, air: Air, size: int, dice: Dice) -> Picture:
     """Paint the place from far to near, then lay over it, in the order of the light, what air and lens do."""
-    bend = world(-0.0011, 0.0011) if scene == "highway" else 0.0
-    stage = _stage(air, size, world, bend, street_light=0.3 if air.lamps else 0.06)
-    scene_air.paint_sky(stage.canvas, stage.camera, air, world)
-    OUTDOORS[scene](stage, air, world)
+    bend = dice(-0.0011, 0.0011) if scene == "highway" else 0.0
+    stage = _stage(air, size, dice, bend, street_light=0.3 if air.lamps else 0.06)
+    scene_air.paint_sky(stage.canvas, stage.camera, air, dice)
+    OUTDOORS[scene](stage, air, dice)
     picture, codes = stage.canvas.resolve()
     scene_air.reflect(picture, stage.camera, air.wet)
     scene_air.fog(picture, codes, air)
     scene_air.halos(picture, stage.lamps, air)
-    scene_air.fall(picture, air, lens)
-    return scene_air.expose(picture, air, lens)
+    scene_air.fall(picture, air, dice)
+    scene_air.expose(picture, air, dice)
+    return picture
 
 
-def _indoors(air: Air, exit_visible: bool, size: int, world: Dice, lens: Dice) -> Picture:
+def _indoors(air: Air, exit_visible: bool, size: int, dice: Dice) -> Picture:
     """A tunnel: the weather stays outside."""
-    stage = _stage(air, size, world, bend=0.0, street_light=0.0)
-    scene_places.paint_tunnel(stage, air, world, exit_visible)
+    stage = _stage(air, size, dice, bend=0.0, street_light=0.0)
+    scene_places.paint_tunnel(stage, air, dice, exit_visible)
     picture, _ = stage.canvas.resolve()
     scene_air.halos(picture, stage.lamps, scene_air.TUNNEL)
-    return scene_air.expose(picture, scene_air.TUNNEL, lens)
+    scene_air.expose(picture, scene_air.TUNNEL, dice)
+    return picture
