@@ -78,5 +78,3 @@ def config(data_uri: str, old_weights: str, tmp_path: Path) -> Config:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-

@@ -24,7 +24,7 @@ from raymds.errors import UsageError
 Pixels = NDArray[np.uint8]  # (3, S, S)
 
 _AUGMENT = 5  # stream of random numbers, beside those of the sampler
-_SMALLEST_CROP = 0.85  # side of an augmented crop, as a share of the short side
+_SHIFT = 16  # an augmented image moves by at most 1/16 of its side
 _PARALLEL = 64  # images per background call
 
 
@@ -92,44 +92,39 @@ def clean_pixels(split: Split, rows: Sequence[int] | Rows, size: int) -> Tensor:
 
 
 def load(split: Split, row: int, size: int, augment: tuple[int, int] | None = None) -> Pixels:
-    """One image: decoded, cropped, resized; augmented where (seed, step) is given.
+    """One image: decoded, resized to its short side, centre cropped; then augmented where (seed, step) is given.
 
     UsageError naming shard and row where it can't be decoded.
     """
     try:
-        image = decode(split.images[row].as_buffer())
+        image = decode(split.images[int(row)].as_buffer())
     except (ValueError, OSError) as error:
         raise UsageError(f"{split.where(row)} (id {split.ids[row]}): image can't be decoded: {error}") from None
-    box, flip = _centre(image.width, image.height), False
+    if image.shape[:2] != (size, size):
+        height, width = image.shape[:2]
+        side = min(height, width)
+        left, top = (width - side) // 2, (height - side) // 2
+        box = (left, top, left + side, top + side)
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
     if augment is not None:
-        box, flip = _random_crop(image.width, image.height, (*augment, row))
-    if box != (0, 0, size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    pixels = np.asarray(image)[:, ::-1] if flip else np.asarray(image)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        image = _shifted(image, (*augment, row))
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
-def decode(encoded: bytes | memoryview) -> Image.Image:
-    """An RGB image from encoded bytes; ValueError or OSError where they are damaged."""
+def decode(encoded: bytes | memoryview) -> NDArray[np.uint8]:
+    """RGB pixels (H, W, 3) from encoded bytes; ValueError or OSError where they are damaged."""
     data = bytes(encoded)
     if simplejpeg.is_jpeg(data):
-        return Image.fromarray(simplejpeg.decode_jpeg(data))
-    return Image.open(io.BytesIO(data)).convert("RGB")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
+        return pixels
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-Box = tuple[float, float, float, float]
-
-
-def _centre(width: int, height: int) -> Box:
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return (left, top, left + side, top + side)
-
-
-def _random_crop(width: int, height: int, key: tuple[int, ...]) -> tuple[Box, bool]:
-    """A square crop, smaller and shifted at random, perhaps mirrored."""
+def _shifted(image: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The image moved a little, its edge repeated, and mirrored half of the time."""
+    size = image.shape[0]
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence((_AUGMENT, *key))))
-    scale, across, down, mirror = random.random(4)
-    side = min(width, height) * (_SMALLEST_CROP + (1 - _SMALLEST_CROP) * scale)
-    left, top = (width - side) * across, (height - side) * down
-    return (left, top, left + side, top + side), mirror < 0.5
+    down, across = random.integers(-size // _SHIFT, size // _SHIFT + 1, size=2)
+    rows, columns = (np.clip(np.arange(size) + move, 0, size - 1) for move in (down, across))
+    moved: NDArray[np.uint8] = image[rows][:, columns[::-1] if random.random() < 0.5 else columns]
+    return moved

@@ -12,6 +12,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from PIL import Image
 from ray.actor import ActorHandle
 from torch import Tensor
 
@@ -211,7 +212,7 @@ def _flips(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks) -> 
         rows = before.rows(task)[before.correct(task) & ~after.correct(task)]
         classes = tasks.classes[task.attribute]
         for row in rows[:_FLIPS_PER_TASK]:
-            image = loader.decode(test.images[int(row)].as_buffer())
+            image = Image.fromarray(loader.decode(test.images[int(row)].as_buffer()))
             image.thumbnail((_THUMBNAIL, _THUMBNAIL))
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=85)

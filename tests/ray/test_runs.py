@@ -127,9 +127,7 @@ def _descends_from_here(process: psutil.Process) -> bool:
     return os.getpid() in {parent.pid for parent in process.parents()}
 
 
-def test_a_killed_driver_goes_on_with_the_same_command(
-    undisturbed: Path, settings: list[str], tmp_path: Path
-) -> None:
+def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settings: list[str], tmp_path: Path) -> None:
     """The whole command is killed after its first checkpoint; the same command ends with the same bits."""
     run = tmp_path / "run"
     command = [sys.executable, "-m", "raymds.cli", "finetune", str(undisturbed / "config.yaml"), f"run.uri={run}"]

@@ -121,9 +121,7 @@ def test_gradient_equals_a_naive_one(build: Build, config: Config, train: Split,
     assert all(value.abs().max() > 0 for value in captured.values())
 
 
-def _naive_loss(
-    training: ConstrainedCycle, loaded: Loaded, config: Config, train: Split, tasks: Tasks
-) -> torch.Tensor:
+def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, train: Split, tasks: Tasks) -> torch.Tensor:
     net, batch, t = training.model, loaded.batch, config.objective.temperature
 
     def text(sentence: str, head: int) -> torch.Tensor:
