@@ -43,7 +43,7 @@ def scenes(options: argparse.Namespace, terminal: Terminal) -> int:
     """Render a data set of driving scenes."""
     from raymds.data import scene_set
 
-    config = load(ScenesConfig, None, options.overrides)
+    config = load(ScenesConfig, options.preset, options.overrides)
     data = scene_set.make(options.uri, config, len(os.sched_getaffinity(0)), terminal.show)
     rows = {split: sum(shard.rows for shard in shards) for split, shards in data.splits.items()}
     terminal.say(f"{options.uri}: {', '.join(f'{count} {split}' for split, count in rows.items())} images")
@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     example = "raymds data scenes data/scenes rows.train=20000 frequencies.weather.foggy=0.01"
     verb = _verb(data, "scenes", scenes, example)
     verb.add_argument("uri", metavar="URI", help="directory of the data set")
+    verb.add_argument("--preset", help="YAML file, or the name of a built-in preset (demo-scenes)")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
     verb = _verb(verbs, "pretrain", pretrain, "raymds pretrain demo-pretrain data.uri=data/scenes run.uri=runs/old")

@@ -11,21 +11,26 @@ from raymds.run import MetricsLog, RunDirectory
 from raymds.terminal import Terminal
 from raymds.train import driver
 
+_OLD_SEED = 10_000  # the old model's scenes are others than those it is developed and tested on
+
 
 def tell(directory: str, seed: int, terminal: Terminal) -> int:
     """Run the demo in a directory (it goes on where it was stopped) and return its exit status."""
     begin = time.perf_counter()
-    data_uri, old_uri, run_uri, bare_uri = (storage.join(directory, name) for name in ("data", "old", "run", "none"))
-    common = [f"data.uri={data_uri}", f"run.seed={seed}"]
+    names = ("data-old", "data", "old", "run", "none")
+    old_data_uri, data_uri, old_uri, run_uri, bare_uri = (storage.join(directory, name) for name in names)
 
     terminal.heading("1/5  rendering driving scenes")
-    scene_set.make(data_uri, load(ScenesConfig, None, [f"seed={seed}"]), len(os.sched_getaffinity(0)), terminal.show)
+    for preset, uri, first in (("demo-scenes-old", old_data_uri, _OLD_SEED), ("demo-scenes", data_uri, 0)):
+        config = load(ScenesConfig, preset, [f"seed={first + seed}"])
+        scene_set.make(uri, config, len(os.sched_getaffinity(0)), terminal.show)
 
     terminal.heading("2/5  an old model that has seen little fog")
-    old = driver.pretrain(load(Config, "demo-pretrain", [*common, f"run.uri={old_uri}"]), terminal.show)
+    settings = [f"data.uri={old_data_uri}", f"run.seed={seed}", f"run.uri={old_uri}"]
+    old = driver.pretrain(load(Config, "demo-pretrain", settings), terminal.show)
 
     terminal.heading("3/5  developing fog, protecting everything else")
-    cycle = [*common, f"model.weights={old['uri']}"]
+    cycle = [f"data.uri={data_uri}", f"run.seed={seed}", f"model.weights={old['uri']}"]
     outcome = driver.finetune(load(Config, "demo", [*cycle, f"run.uri={run_uri}"]), terminal.show)
 
     terminal.heading("4/5  the same budget without constraints")

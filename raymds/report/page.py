@@ -175,17 +175,10 @@ def _measured(run: RunFiles) -> Measured:
     if outcome is None:
         raise UsageError("outcome.json is missing: the run has not finished (or this is no run directory)")
     val, certificate = outcome["val"], run.certificate
-    trained = [e for e in _records(run, "eval") if e["step"] > 0]
-    same = next((e for e in trained if e["tasks"] == val["tasks"] and e["target"] == val["target"]), val)
     if outcome["outcome"] == "new":
         role, step = "chosen", outcome["step"]
-    elif certificate and certificate["verdict"] == "violated":
-        role, step = "rejected", same.get("step")
     else:
-        role, certificate = "nearest miss", None
-        if same is val and trained:  # the outcome tells of the old model only, so look for the candidate
-            val = same = max(trained, key=lambda e: (e["devsafety"], e["target"]["new"], -e["step"]))
-        step = same.get("step")
+        role, step = "rejected" if certificate else "nearest miss", outcome["candidate"]["step"]
     found, tolerance = (certificate, float(certificate["tolerance"])) if certificate else (val, 0.0)
     split = "test" if certificate else "validation"
     return Measured(split, found["target"], found["tasks"], found["devsafety"], tolerance, role, step, val)

@@ -248,7 +248,7 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
             f"with {worst['task']} {100 * worst['delta']:+.1f} points and the target "
             f"{100 * nearest['record']['target']['delta']:+.1f}"
         )
-        return {**old, "reason": reason, "val": nearest["record"]}
+        return {**old, "reason": reason, "val": nearest["record"], "candidate": {"step": nearest["step"], "alpha": 1.0}}
     certificate = certify(
         PairedCounts(**result["target"]),
         [PairedCounts(**counts) for counts in result["protected"]],
@@ -260,7 +260,9 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
     run.write_json("certificate.json", certificate)
     if certificate["verdict"] == "violated":
         lost = [task["task"] for task in certificate["tasks"] if task["verdict"] == "violated"]
-        return {**old, "reason": f"the test split shows a loss of {', '.join(lost)}", "val": choice["record"]}
+        reason = f"the test split shows a loss of {', '.join(lost)}"
+        candidate = {"step": choice["step"], "alpha": choice["alpha"]}
+        return {**old, "reason": reason, "val": choice["record"], "candidate": candidate}
     interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
     return {
         "schema": SCHEMA,

@@ -46,6 +46,7 @@ def outcome(verdict: str, solver: str) -> dict[str, Any]:
         "weights": "s3://fleet/runs/foggy/checkpoints/225", "seconds": 754.3, "workers": 2, "images_per_second": 143.2,
         "solver": solver, "seed": 0,
         "val": evaluation(EVERY, sinks=True) if old else evaluation(CHOSEN, sinks=False),
+        **({"candidate": {"step": EVERY, "alpha": 1.0}} if old else {}),
     }  # fmt: skip
 
 
