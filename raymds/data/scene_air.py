@@ -30,17 +30,17 @@ from raymds.data.scene_stage import Camera, Lamp, glow
 
 # Ranges of cloud cover, extinction in 1/m, rain, wet road, lying snow and flakes.
 RANGES: dict[str, tuple[tuple[float, float], ...]] = {
-    "clear": ((0.0, 0.26), (0.0003, 0.004), (0, 0), (0, 0), (0, 0), (0, 0)),
-    "partly cloudy": ((0.2, 0.72), (0.0004, 0.005), (0, 0), (0, 0), (0, 0), (0, 0)),
-    "overcast": ((0.66, 1.0), (0.0008, 0.013), (0, 0), (0, 0), (0, 0), (0, 0)),
-    "rainy": ((0.72, 1.0), (0.002, 0.02), (0.06, 1.0), (0.3, 1.0), (0, 0), (0, 0)),
-    "snowy": ((0.6, 1.0), (0.0015, 0.022), (0, 0), (0, 0.3), (0.15, 1.0), (0.0, 1.0)),
-    "foggy": ((0.6, 1.0), (0.009, 0.07), (0, 0), (0, 0.3), (0, 0), (0, 0)),
+    "clear": ((0.0, 0.27), (0.0003, 0.004), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "partly cloudy": ((0.24, 0.70), (0.0004, 0.005), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "overcast": ((0.68, 1.0), (0.0008, 0.0135), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "rainy": ((0.72, 1.0), (0.002, 0.0145), (0.2, 1.0), (0.3, 1.0), (0, 0), (0, 0)),
+    "snowy": ((0.6, 1.0), (0.0015, 0.0145), (0, 0), (0, 0.3), (0.25, 1.0), (0.0, 1.0)),
+    "foggy": ((0.6, 1.0), (0.0115, 0.09), (0, 0), (0, 0.3), (0, 0), (0, 0)),
 }
 # Ranges of (daylight, warmth of the low sun).
 LIGHT: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
-    "daytime": ((0.55, 1.0), (0.0, 0.12)),
-    "dawn/dusk": ((0.2, 0.6), (0.15, 1.0)),
+    "daytime": ((0.6, 1.0), (0.0, 0.1)),
+    "dawn/dusk": ((0.2, 0.6), (0.25, 1.0)),
     "night": ((0.0, 0.2), (0.0, 0.1)),
 }
 # Of the clouds' three octaves: how often they repeat from horizon to zenith and across, where they start, and how much

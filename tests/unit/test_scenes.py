@@ -26,7 +26,7 @@ from raymds.data.scenes import (
 )
 from raymds.errors import UsageError
 
-GOLDEN = "f4c180a14f93c6816b7a4b5ec5582a31c546a5b247d70b6d2369bb94df65d5fa"
+GOLDEN = "9ecc77babc51d2784d24248dfb15c8d1378fcce1d91f99690f67c447e4ca609f"
 
 
 def only(weather: str = "clear", scene: str = "highway", timeofday: str = "daytime") -> dict[str, dict[str, float]]:
