@@ -17,7 +17,7 @@ _OVERRIDES = "settings as key=value, with dots: optim.lr=1e-5"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 good, 1 crash, 2 bad usage, 3 nothing feasible or violated."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     terminal = Terminal(options.json)
     try:
         status: int = options.run(options, terminal)
@@ -142,6 +142,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("run_uri", metavar="RUN", help="run directory")
     verb.add_argument("--beside", metavar="RUN", help="a run of the same budget to show beside it")
     return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options and overrides in any order: argparse by itself ends a list of overrides at the first option."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if any(item.startswith("-") for item in rest) or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _verb(verbs: Any, name: str, run: Any, example: str) -> argparse.ArgumentParser:

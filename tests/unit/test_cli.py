@@ -74,7 +74,7 @@ def test_a_damaged_shard_is_found_before_anything_starts(
 def test_a_protected_task_without_examples_is_named(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = ["rows.train=60", "rows.val=30", "rows.test=30", "frequencies.scene.tunnel=0"]
+    rows = ["rows.train=300", "rows.val=30", "rows.test=30", "frequencies.scene.tunnel=0"]
     assert main(["data", "scenes", str(tmp_path / "set"), *rows]) == 0
     assert main(["finetune", *settings, f"data.uri={tmp_path / 'set'}"]) == 2
     assert "task.protect: scene:tunnel has no examples in the train split" in capsys.readouterr().err
