@@ -53,7 +53,7 @@ class RunDirectory:
 class MetricsLog:
     """`metrics.jsonl`, rewritten whole so that it is readable at any moment and works in an object store.
 
-    A run that goes on from a checkpoint drops what was logged after it.
+    A run that goes on from a checkpoint drops what was logged after it, one that starts over drops everything.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -64,7 +64,7 @@ class MetricsLog:
     def add(self, record: dict[str, Any]) -> None:
         """Append a record; a `start` record drops what lies after its step."""
         if record["event"] == "start":
-            self.records = [kept for kept in self.records if kept.get("step", 0) <= record["step"]]
+            self.records = [kept for kept in self.records if 0 < record["step"] >= kept["step"]]
         self.records.append(record)
 
     def flush(self) -> None:

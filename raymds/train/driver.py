@@ -24,7 +24,6 @@ from raymds.train import worker
 SCHEMA = 1
 _KEPT = 5  # candidates kept beside the last checkpoint
 _POLL = 0.25  # seconds between looks at the monitor
-_FLUSH = 2.0  # seconds between publications of metrics.jsonl
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -165,7 +164,7 @@ def _fit(
         ),
     )
     begin = time.perf_counter()
-    with _Follower(monitor, MetricsLog(run), show):
+    with _Follower(monitor, show):
         try:
             result: dict[str, Any] = cast(Any, trainer.fit()).return_value
         except WorkerGroupError as error:
@@ -193,10 +192,10 @@ def start_ray(show: Show) -> None:
 
 
 class _Follower:
-    """Moves records from the monitor to the metrics log and the terminal while `fit` blocks."""
+    """Moves records from the monitor to the terminal while `fit` blocks."""
 
-    def __init__(self, monitor: Any, log: MetricsLog, show: Show) -> None:
-        self._monitor, self._log, self._show = monitor, log, show
+    def __init__(self, monitor: Any, show: Show) -> None:
+        self._monitor, self._show = monitor, show
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
 
@@ -208,20 +207,13 @@ class _Follower:
         self._stop.set()
         self._thread.join()
         self._drain()
-        self._log.flush()
 
     def _follow(self) -> None:
-        flushed = time.monotonic()
         while not self._stop.wait(_POLL):
             self._drain()
-            if time.monotonic() - flushed > _FLUSH:
-                self._log.flush()
-                flushed = time.monotonic()
 
     def _drain(self) -> None:
         for record in ray.get(self._monitor.drain.remote()):
-            if record["event"] in {"start", "step", "eval"}:
-                self._log.add(record)
             self._show(record)
 
 

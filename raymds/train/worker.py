@@ -13,7 +13,6 @@ import ray.train
 import ray.train.torch
 import torch
 from PIL import Image
-from ray.actor import ActorHandle
 from torch import Tensor
 
 from raymds import dist, model, select, storage
@@ -24,6 +23,7 @@ from raymds.data.sampler import Sampler
 from raymds.data.shards import DataSet, Split
 from raymds.errors import DivergedError
 from raymds.evaluate import Evaluation, evaluate, paired
+from raymds.run import MetricsLog, RunDirectory
 from raymds.tasks import Tasks, resolve
 from raymds.train import checkpoint, cycle, pretrain
 from raymds.train.step import Training
@@ -31,7 +31,32 @@ from raymds.train.step import Training
 _FLIPS_PER_TASK = 8
 _THUMBNAIL = 160  # pixels, at most
 
-Emit = Callable[[dict[str, Any]], None]
+_FLUSH = 10.0  # seconds between publications of metrics.jsonl, beside those that precede each checkpoint
+
+
+class Emit:
+    """Rank 0's records: to the run's log, and to the monitor for whoever watches."""
+
+    def __init__(self, config: Config, monitor: Any) -> None:
+        self._monitor = monitor
+        self._log: MetricsLog | None = MetricsLog(RunDirectory(config.run.uri)) if dist.rank() == 0 else None
+        self._flushed = time.monotonic()
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Record something; phases are shown, not logged."""
+        if self._log is None:
+            return
+        self._monitor.push.remote(record)
+        if record["event"] != "phase":
+            self._log.add(record)
+        if time.monotonic() - self._flushed > _FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish the log. Before a checkpoint is committed, so that a run resumed from it has all that led to it."""
+        if self._log is not None:
+            self._log.flush()
+            self._flushed = time.monotonic()
 
 
 def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +66,7 @@ def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
     net = model.load(config.model.name, None, [], config.model.head_rank, config.run.seed).to(device)
     sampler = pretrain.build_sampler(train, config)
     training = pretrain.Pretraining(net, train, sampler, config)
-    start = _resume(training)
+    start = _resume(config, training, emit)
     try:
         _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
     except DivergedError as error:
@@ -69,7 +94,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
 
     emit({"event": "phase", "phase": "measuring the old model"})
     old = measure(val)
-    start = _resume(training)
+    start = _resume(config, training, emit)
     if start == 0:
         training.measure_old()
         emit({"event": "eval", "step": 0, **select.compare(old, old, tasks)})
@@ -112,25 +137,19 @@ def test_report(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks
 
 def _start(payload: dict[str, Any]) -> tuple[Config, Emit, torch.device]:
     config: Config = payload["config"]
-    monitor: ActorHandle[Any] = payload["monitor"]
-    device = ray.train.torch.get_device()
-
-    def emit(record: dict[str, Any]) -> None:
-        if dist.rank() == 0:
-            monitor.push.remote(record)
-
-    return config, emit, torch.device(device)
+    return config, Emit(config, payload["monitor"]), torch.device(ray.train.torch.get_device())
 
 
-def _resume(training: Training) -> int:
+def _resume(config: Config, training: Training, emit: Emit) -> int:
     """Steps already taken, from the last committed checkpoint, whose state is taken over."""
-    found = ray.train.get_checkpoint()
-    if found is None:
-        return 0
-    with found.as_directory() as directory:
-        step, weights, state = checkpoint.load(Path(directory))
-    training.model.load_weights(weights, str(found.path))
-    training.load_state_dict(state)
+    found, step = ray.train.get_checkpoint(), 0
+    if found is not None:
+        with found.as_directory() as directory:
+            step, weights, state = checkpoint.load(Path(directory))
+        training.model.load_weights(weights, str(found.path))
+        training.load_state_dict(state)
+    workers = dist.world_size()
+    emit({"event": "start", "step": step, "steps": config.optim.steps, "workers": workers, "time": time.time()})
     return step
 
 
@@ -145,7 +164,6 @@ def _loop(
 ) -> None:
     """Steps `start` … `optim.steps`, with `measure(step)` and a checkpoint every `select.every` of them."""
     rank, ranks, steps = dist.rank(), dist.world_size(), config.optim.steps
-    emit({"event": "start", "step": start, "steps": steps, "workers": ranks, "time": time.time()})
     threads = max(1, torch.get_num_threads() - 1)
     source = loader.Loader(
         train, lambda step: sampler.batch(step).share(rank, ranks), training.model.image_size, config.run.seed,
@@ -164,7 +182,9 @@ def _loop(
         metrics["seconds"] = {"data": waited, **metrics["seconds"]}
         emit({"event": "step", "step": step + 1, "images_per_second": images / seconds, **metrics})
         if (step + 1) % config.select.every == 0 or step + 1 == steps:
-            _report(training, step + 1, measure(step + 1))
+            measured = measure(step + 1)
+            emit.flush()
+            _report(training, step + 1, measured)
     source.close()
 
 
