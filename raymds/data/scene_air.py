@@ -39,8 +39,8 @@ RANGES: dict[str, tuple[tuple[float, float], ...]] = {
 }
 # Ranges of (daylight, warmth of the low sun).
 LIGHT: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
-    "daytime": ((0.6, 1.0), (0.0, 0.1)),
-    "dawn/dusk": ((0.2, 0.6), (0.25, 1.0)),
+    "daytime": ((0.66, 1.0), (0.0, 0.1)),
+    "dawn/dusk": ((0.2, 0.58), (0.25, 1.0)),
     "night": ((0.0, 0.2), (0.0, 0.1)),
 }
 # Of the clouds' three octaves: how often they repeat from horizon to zenith and across, where they start, and how much

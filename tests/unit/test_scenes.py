@@ -26,7 +26,7 @@ from raymds.data.scenes import (
 )
 from raymds.errors import UsageError
 
-GOLDEN = "9ecc77babc51d2784d24248dfb15c8d1378fcce1d91f99690f67c447e4ca609f"
+GOLDEN = "fa22d668ec536cae492ee57fd69e9c357a76290dbccbc5d65dc76c6ad2c3e52e"
 
 
 def only(weather: str = "clear", scene: str = "highway", timeofday: str = "daytime") -> dict[str, dict[str, float]]:
