@@ -1,5 +1,6 @@
 """Starts Ray Train, follows the run, and turns what the workers return into outcome and certificate."""
 
+import copy
 import logging
 import os
 import threading
@@ -148,7 +149,7 @@ def _fit(
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
         entry,
-        train_loop_config={"config": config, "monitor": monitor},
+        train_loop_config={"config": _located(config), "monitor": monitor},
         scaling_config=ScalingConfig(
             num_workers=config.run.workers,
             use_gpu=config.run.gpus_per_worker > 0,
@@ -172,6 +173,15 @@ def _fit(
     if "diverged" in result:
         raise DivergedError(result["diverged"])
     return result, time.perf_counter() - begin
+
+
+def _located(config: Config) -> Config:
+    """The config with absolute URIs: a worker has another current directory."""
+    located = copy.deepcopy(config)
+    located.data.uri, located.run.uri = storage.absolute(config.data.uri), storage.absolute(config.run.uri)
+    if config.model.weights:
+        located.model.weights = storage.absolute(config.model.weights)
+    return located
 
 
 def start_ray(show: Show) -> None:

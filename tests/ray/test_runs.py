@@ -158,9 +158,19 @@ def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(settings: list[str]
     assert not (tmp_path / "run" / "outcome.json").exists()
 
 
-def test_pretraining_makes_weights_a_cycle_can_use(data_uri: str, tmp_path: Path) -> None:
+def test_pretraining_makes_weights_a_cycle_can_use(
+    data_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths are relative here: a worker, whose current directory is another, has to find the same files."""
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "old"
-    settings = ["model.name=tiny-64", f"data.uri={data_uri}", f"run.uri={run}", "run.workers=2", "objective.batch=32"]
+    settings = [
+        "model.name=tiny-64",
+        f"data.uri={os.path.relpath(data_uri)}",
+        "run.uri=old",
+        "run.workers=2",
+        "objective.batch=32",
+    ]
     config = load(Config, None, [*settings, "optim.steps=4", "optim.warmup=1", "optim.lr=1e-3", "select.every=2"])
     weights = driver.pretrain(config, silent)
     assert weights["uri"] == str(run / "weights.safetensors")
