@@ -87,6 +87,7 @@ class SelectConfig:
     """Choice, rescue, certificate, METHOD 6."""
 
     every: int = 600  # steps between checkpoints, each evaluated on val
+    average: float = 0.0  # candidates are running means of the weights with this decay per step; 0: the weights
     interpolate: bool = True  # try w_old + α(w − w_old) where a candidate violates
     tolerance: float = 0.0  # largest loss of accuracy that still counts as retained, a fraction
     confidence: float = 0.95  # joint confidence of the certificate's bounds
@@ -246,6 +247,7 @@ _RULES: list[Rule] = [
     ("optim.steps", *_POSITIVE),
     ("optim.clip", *_POSITIVE),
     ("select.every", *_POSITIVE),
+    ("select.average", lambda v: 0 <= v < 1, "is the decay of a mean: 0 or more and below 1"),
     ("select.tolerance", lambda v: 0 <= v < 1, "is a fraction: 0 or more and below 1"),
     ("select.confidence", *_SHARE),
     ("run.workers", *_POSITIVE),

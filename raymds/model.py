@@ -101,9 +101,9 @@ class ClipWithHeads(nn.Module):
         return pooled
 
     def weights(self) -> dict[str, Tensor]:
-        """All parameters under open_clip's names, with heads.A and heads.B."""
-        state = {name: value.detach().cpu().contiguous() for name, value in self.clip.state_dict().items()}
-        return state | {"heads.A": self.heads.A.detach().cpu(), "heads.B": self.heads.B.detach().cpu()}
+        """A copy, on the CPU, of all parameters under open_clip's names, with heads.A and heads.B."""
+        state = self.clip.state_dict() | {"heads.A": self.heads.A, "heads.B": self.heads.B}
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
     def load_weights(self, state: dict[str, Tensor], source: str) -> None:
         """Take over weights; heads are left as they are where the state has none.

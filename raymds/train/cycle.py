@@ -1,5 +1,6 @@
 """The step of the constrained cycle: objective, constraints, aggregator, update (METHOD 2 to 5)."""
 
+import copy
 import math
 from typing import Any
 
@@ -20,6 +21,8 @@ from raymds.objective.solvers import SOLVERS
 from raymds.tasks import Tasks
 from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
 
+_AVERAGE = "average."  # of the names of its tensors in a checkpoint's state
+
 
 class ConstrainedCycle:
     """State and step of one cycle: weights, optimiser, normalisers s, constraint values u, old losses."""
@@ -31,6 +34,8 @@ class ConstrainedCycle:
         self._tasks = tasks
         self._sampler = sampler
         self._config = config
+        # Around its solution a penalty method swings from one constraint to the other; a mean of its steps does not.
+        self._average = copy.deepcopy(model).requires_grad_(False) if config.select.average else None
         self._learner = Learner(model, config.optim)
         limits = config.constraints
         slack = torch.full((len(tasks.protected),), limits.slack, dtype=torch.float64)
@@ -39,6 +44,11 @@ class ConstrainedCycle:
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
         self._old_losses: list[Tensor] = []
         self._labels = torch.tensor([task.label for task in tasks.protected])
+
+    @property
+    def candidate(self) -> ClipWithHeads:
+        """What may become the outcome: the running mean of the weights since w_old, or the weights themselves."""
+        return self._average or self.model
 
     def measure_old(self) -> None:
         """CE(w_old) of every retained example, through the transform and the chunks the steps use."""
@@ -67,6 +77,7 @@ class ConstrainedCycle:
         finite(step, {self._tasks.target.name: value, **h})
         norm = self._learner.descend(loss, step, clock)
         finite(step, {f"{self._tasks.target.name} (its gradient)": norm})
+        self._update_average()
         return {
             "loss": value,
             "lr": self._learner.rate(step),
@@ -78,9 +89,10 @@ class ConstrainedCycle:
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Optimiser, u, s and old losses."""
+        """Optimiser, u, s, old losses and the running mean of the weights."""
         old = {f"old_losses.{k}": losses for k, losses in enumerate(self._old_losses)}
-        return self._learner.state_dict() | self._aggregator.state_dict() | {"log_s": self._log_s.cpu()} | old
+        average = {_AVERAGE + name: value for name, value in self._average.weights().items()} if self._average else {}
+        return self._learner.state_dict() | self._aggregator.state_dict() | {"log_s": self._log_s.cpu()} | old | average
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over the state of a checkpoint."""
@@ -88,6 +100,8 @@ class ConstrainedCycle:
         self._aggregator.load_state_dict(tensors)
         self._log_s = tensors["log_s"].clone()
         self._old_losses = [tensors[f"old_losses.{k}"].clone() for k in range(len(self._tasks.protected))]
+        if self._average:
+            self._average.load_weights(candidate_weights({}, tensors), "checkpoint")
 
     @torch.no_grad()
     def _loss_differences(self, loaded: Loaded) -> Tensor:
@@ -173,10 +187,22 @@ class ConstrainedCycle:
         losses = self._example_losses(image @ prompts.T, loaded.batch.example_task[active.numpy()])
         return (weight_b[active].to(losses) * losses).sum()
 
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self._average:
+            for mean, value in zip(self._average.parameters(), self.model.parameters(), strict=True):
+                mean.lerp_(value, 1 - self._config.select.average)
+
     def _named(self, values: Tensor) -> dict[str, float]:
         """Values per task name, tasks without one left out."""
         pairs = zip(self._tasks.protected, values.tolist(), strict=True)
         return {task.name: value for task, value in pairs if not math.isnan(value)}
+
+
+def candidate_weights(weights: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The candidate in a checkpoint's weights and state."""
+    average = {name.removeprefix(_AVERAGE): value for name, value in state.items() if name.startswith(_AVERAGE)}
+    return average or weights
 
 
 def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:

@@ -100,7 +100,8 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         emit({"event": "eval", "step": 0, **select.compare(old, old, tasks)})
 
     def candidate(step: int) -> dict[str, Any]:
-        record = select.compare(old, measure(val), tasks)
+        new = evaluate(training.candidate, val, tasks, config.constraints.temperature)
+        record = select.compare(old, new, tasks)
         emit({"event": "eval", "step": step, **record})
         return {"step": step, "record": record, "score": select.score(record)}
 
@@ -213,7 +214,8 @@ def _choose(
 
 def _weights(candidate: Any) -> dict[str, Tensor]:
     with candidate.checkpoint.as_directory() as directory:
-        return checkpoint.load(Path(directory))[1]
+        _, weights, state = checkpoint.load(Path(directory))
+        return cycle.candidate_weights(weights, state)
 
 
 def _publish(config: Config, net: model.ClipWithHeads, weights: dict[str, Tensor], name: str) -> dict[str, str]:

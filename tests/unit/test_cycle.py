@@ -71,8 +71,10 @@ def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, tra
         assert np.array_equal(training._old_losses[k].numpy(), whole.loss[task.attribute][rows])
 
 
-def test_two_and_two_steps_equal_four(build: Build) -> None:
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_two_and_two_steps_equal_four(build: Build, config: Config, average: float) -> None:
     """Invariant 3 on one process: weights and every piece of state, bit for bit."""
+    config.select.average = average
     whole, loader = build()
     whole.measure_old()
     for step in range(4):
@@ -90,11 +92,26 @@ def test_two_and_two_steps_equal_four(build: Build) -> None:
 
     for name, value in whole.model.weights().items():
         assert torch.equal(value, second.model.weights()[name]), name
+    for name, value in whole.candidate.weights().items():
+        assert torch.equal(value, second.candidate.weights()[name]), name
     state = second.state_dict()
     assert state.keys() == whole.state_dict().keys()
     for name, value in whole.state_dict().items():
         assert torch.equal(value.nan_to_num(-7.0), state[name].nan_to_num(-7.0)), name
     assert {"u", "log_s", "old_losses.0", "optimizer.heads.B.exp_avg"} <= state.keys()
+
+
+def test_candidates_are_running_means_where_asked(build: Build, config: Config) -> None:
+    config.select.average = 0.75
+    training, loader = build()
+    training.measure_old()
+    mean = {name: value.double() for name, value in training.model.weights().items()}
+    for step in range(3):
+        training.step(loader.get(step))
+        mean = {name: 0.75 * mean[name] + 0.25 * value for name, value in training.model.weights().items()}
+    for name, value in training.candidate.weights().items():
+        torch.testing.assert_close(value.double(), mean[name], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(training.candidate.weights()["heads.B"], training.model.weights()["heads.B"])
 
 
 def test_gradient_equals_a_naive_one(build: Build, config: Config, train: Split, tasks: Tasks) -> None:

@@ -1,0 +1,97 @@
+"""What a worker reads and when: the test split once, after the choice (invariant 5), and only where there is one."""
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raymds import select
+from raymds.config import Config
+from raymds.data.shards import DataSet, Split
+from raymds.evaluate import Evaluation, evaluate, paired
+from raymds.model import load
+from raymds.tasks import resolve
+from raymds.train import worker
+
+
+class Recorder:
+    """Stands in for Ray Train on one process, and writes down what happens in order."""
+
+    def __init__(self, directory: Path) -> None:
+        self.events: list[str] = []
+        self.reports: list[Any] = []
+        self.push = SimpleNamespace(remote=self._push)
+        self._directory = directory
+
+    def _push(self, record: dict[str, Any]) -> None:
+        if record["event"] == "phase":
+            self.events.append(record["phase"])
+
+    def report(self, metrics: dict[str, Any], checkpoint: Any, checkpoint_dir_name: str) -> None:
+        kept = self._directory / checkpoint_dir_name
+        shutil.copytree(checkpoint.path, kept)
+        reported = type(checkpoint).from_directory(str(kept))
+        self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=reported))
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder(tmp_path / "checkpoints")
+    read = DataSet.load
+
+    def noted(data: DataSet, name: str) -> Split:
+        made.events.append(f"read {name}")
+        return read(data, name)
+
+    monkeypatch.setattr(DataSet, "load", noted)
+    monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(worker.ray.train, "report", made.report)
+    monkeypatch.setattr(worker.ray.train, "get_all_reported_checkpoints", lambda: made.reports)
+    monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: "cpu")
+    return made
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_the_test_split_is_read_once_after_the_choice(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, average: float
+) -> None:
+    config.select.average = average
+
+    def last(candidates: Any, evaluate_at: Any) -> Any:
+        candidate, record = candidates[-1]
+        assert evaluate_at(candidate, 1.0) == record  # the checkpoint holds the candidate that was measured
+        return select.Choice(candidate, 1.0, record)
+
+    monkeypatch.setattr(select, "choose", last)
+    result = worker.run_cycle({"config": config, "monitor": recorder})
+    assert result["choice"]["step"] == 8
+    data = DataSet.open(config.data.uri)
+    tasks, test = resolve(config.task, data.attributes), data.load("test")
+    recorder.events.pop()
+
+    def measured(weights: str) -> Evaluation:
+        net = load(config.model.name, weights, tasks.heads, config.model.head_rank, 0)
+        return evaluate(net, test, tasks, config.constraints.temperature)
+
+    old, new = measured(config.model.weights), measured(result["weights"]["uri"])
+    for counts, task in zip(result["protected"], tasks.protected, strict=True):
+        assert counts == asdict(paired(old, new, task))  # the old model is the old one, after all that training
+    assert recorder.events == [
+        "read train",
+        "read val",
+        "measuring the old model",
+        "choosing among candidates",
+        "certifying on the test split",
+        "read test",
+    ]
+
+
+def test_without_a_choice_the_test_split_is_not_read(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
+    assert worker.run_cycle({"config": config, "monitor": recorder})["choice"] is None
+    assert "read test" not in recorder.events
