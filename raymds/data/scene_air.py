@@ -30,18 +30,18 @@ from raymds.data.scene_stage import Camera, Lamp, glow
 
 # Ranges of cloud cover, extinction in 1/m, rain, wet road, lying snow and flakes.
 RANGES: dict[str, tuple[tuple[float, float], ...]] = {
-    "clear": ((0.0, 0.27), (0.0003, 0.004), (0, 0), (0, 0), (0, 0), (0, 0)),
-    "partly cloudy": ((0.24, 0.70), (0.0004, 0.005), (0, 0), (0, 0), (0, 0), (0, 0)),
-    "overcast": ((0.68, 1.0), (0.0008, 0.0135), (0, 0), (0, 0), (0, 0), (0, 0)),
-    "rainy": ((0.72, 1.0), (0.002, 0.0145), (0.2, 1.0), (0.3, 1.0), (0, 0), (0, 0)),
-    "snowy": ((0.6, 1.0), (0.0015, 0.0145), (0, 0), (0, 0.3), (0.25, 1.0), (0.0, 1.0)),
-    "foggy": ((0.6, 1.0), (0.0115, 0.09), (0, 0), (0, 0.3), (0, 0), (0, 0)),
+    "clear": ((0.0, 0.2), (0.0003, 0.004), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "partly cloudy": ((0.27, 0.64), (0.0004, 0.005), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "overcast": ((0.74, 1.0), (0.0008, 0.01), (0, 0), (0, 0), (0, 0), (0, 0)),
+    "rainy": ((0.74, 1.0), (0.002, 0.011), (0.35, 1.0), (0.4, 1.0), (0, 0), (0, 0)),
+    "snowy": ((0.6, 1.0), (0.0015, 0.012), (0, 0), (0, 0.3), (0.25, 1.0), (0.0, 1.0)),
+    "foggy": ((0.6, 1.0), (0.014, 0.1), (0, 0), (0, 0.3), (0, 0), (0, 0)),
 }
 # Ranges of (daylight, warmth of the low sun).
 LIGHT: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
-    "daytime": ((0.66, 1.0), (0.0, 0.1)),
-    "dawn/dusk": ((0.2, 0.58), (0.25, 1.0)),
-    "night": ((0.0, 0.2), (0.0, 0.1)),
+    "daytime": ((0.77, 1.0), (0.0, 0.1)),
+    "dawn/dusk": ((0.28, 0.52), (0.25, 1.0)),
+    "night": ((0.0, 0.12), (0.0, 0.1)),
 }
 # Of the clouds' three octaves: how often they repeat from horizon to zenith and across, where they start, and how much
 # they count.
@@ -106,7 +106,7 @@ def conditions(dice: Dice, weather: str, timeofday: str) -> Air:
         warmth=dice(*warmth),
         cloud=dice(*cloud),
         extinction=extinction[0] + (extinction[1] - extinction[0]) * haze * (0.3 + 0.7 * haze),
-        rain=rain[0] + (rain[1] - rain[0]) * drops * drops,
+        rain=rain[0] + (rain[1] - rain[0]) * drops,
         wet=dice(0.1, 0.7) if damp else dice(*wet),
         snow=max(dice(*snow), old_snow),
         flakes=dice(*flakes) * dice(),
@@ -221,7 +221,7 @@ def fall(picture: Picture, air: Air, dice: Dice) -> None:
     fine = OVERSAMPLE * picture.shape[-1]
     light = planes(mix(air.veil, (235.0, 238.0, 242.0), 0.35 + 0.4 * air.daylight))
     if air.rain > 0.0:
-        _stamp(picture, light, 0.28 + 0.3 * air.rain, 12 + int(130 * air.rain), _streak(fine, air.rain, dice), dice)
+        _stamp(picture, light, 0.34 + 0.3 * air.rain, 24 + int(150 * air.rain), _streak(fine, air.rain, dice), dice)
     for radius, number in ((0.0045, 130), (0.0075, 50), (0.013, 14)):
         if number * air.flakes >= 1.0:
             _stamp(picture, light * np.float32(1.05), 0.8, int(number * air.flakes), _disc(fine * radius), dice)
@@ -256,7 +256,7 @@ def _corners(size: int) -> Picture:
 
 def expose(picture: Picture, air: Air, dice: Dice) -> None:
     """Add, in place, what lens and sensor do: exposure, white balance, vignette, grain."""
-    gain, contrast = dice(0.78, 1.22), dice(0.85, 1.15)
+    gain, contrast = dice(0.83, 1.18), dice(0.85, 1.15)
     level = gain * contrast
     vignette = np.float32(1.0) - np.float32(dice(0.02, 0.12)) * _corners(picture.shape[-1])
     picture *= planes((level * dice(0.95, 1.05), level, level * dice(0.95, 1.05)))

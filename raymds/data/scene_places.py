@@ -258,7 +258,7 @@ def paint_tunnel(stage: Stage, air: Air, dice: Dice, exit_visible: bool) -> None
     outside = air.veil if air.extinction > 0.01 else mix(air.horizon, air.zenith, 0.3)
     place = Place(stage, replace(air, lamps=True, daylight=0.3, wet=0.0), dice)
     lanes = dice.pick((2, 2, 3))
-    half, high, end = 1.85 * lanes + dice(0.3, 1.5), dice(4.6, 7.0), dice(18.0, 75.0)
+    half, high, end = 1.85 * lanes + dice(0.3, 1.5), dice(4.6, 7.0), dice(10.0, 32.0)
     _ceiling(place, half, high, lamp)
     lines: Strips = [(EVERYWHERE, place.asphalt), *road(place.asphalt, half, lanes, None, edges=True, dashes=9.0)]
     paint_plane(stage, 0.0, lines, dice(0.0, 9.0), sheen=Sheen(scale(lamp, 0.6), dice(0.0, 0.5)))

@@ -26,7 +26,7 @@ from raymds.data.scenes import (
 )
 from raymds.errors import UsageError
 
-GOLDEN = "fa22d668ec536cae492ee57fd69e9c357a76290dbccbc5d65dc76c6ad2c3e52e"
+GOLDEN = "453d9736729c7a8af5bb050f8c7f2560bd399122558f48170f84f7d47f6e4f02"
 
 
 def only(weather: str = "clear", scene: str = "highway", timeofday: str = "daytime") -> dict[str, dict[str, float]]:
