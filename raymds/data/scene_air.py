@@ -39,9 +39,9 @@ RANGES: dict[str, tuple[tuple[float, float], ...]] = {
 }
 # Ranges of (daylight, warmth of the low sun).
 LIGHT: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
-    "daytime": ((0.77, 1.0), (0.0, 0.1)),
-    "dawn/dusk": ((0.28, 0.52), (0.25, 1.0)),
-    "night": ((0.0, 0.12), (0.0, 0.1)),
+    "daytime": ((0.78, 1.0), (0.0, 0.1)),
+    "dawn/dusk": ((0.32, 0.52), (0.25, 1.0)),
+    "night": ((0.0, 0.1), (0.0, 0.1)),
 }
 # Of the clouds' three octaves: how often they repeat from horizon to zenith and across, where they start, and how much
 # they count.

@@ -31,16 +31,16 @@ LONG_TAILED: dict[str, dict[str, float]] = {
 BALANCED: dict[str, dict[str, float]] = {name: dict.fromkeys(values, 1.0) for name, values in ATTRIBUTES.items()}
 
 TEMPLATES: dict[str, float] = {  # and how often each is used, where a picture has all it mentions
-    "the weather is {weather}.": 0.26,
-    "the scene is a {scene}.": 0.26,
-    "the time of day is {timeofday}.": 0.1,
-    "a photo of a {weather} {scene} at {timeofday}.": 0.08,
-    "a {scene} at {timeofday}, the weather is {weather}.": 0.06,
-    "driving on a {scene} on a {weather} day.": 0.06,
-    "a dashcam picture of a {scene} at {timeofday}.": 0.04,
-    "{weather} weather at {timeofday}.": 0.04,
-    "a {weather} {scene}.": 0.06,
-    "a picture of a {scene}, seen from a car.": 0.04,
+    "the weather is {weather}.": 0.3,
+    "the scene is a {scene}.": 0.3,
+    "the time of day is {timeofday}.": 0.05,
+    "a photo of a {weather} {scene} at {timeofday}.": 0.06,
+    "a {scene} at {timeofday}, the weather is {weather}.": 0.03,
+    "driving on a {scene} on a {weather} day.": 0.08,
+    "a dashcam picture of a {scene} at {timeofday}.": 0.03,
+    "{weather} weather at {timeofday}.": 0.02,
+    "a {weather} {scene}.": 0.08,
+    "a picture of a {scene}, seen from a car.": 0.05,
 }
 EXIT_VISIBLE = 0.15  # share of the tunnels whose exit can be seen
 OUTDOORS: dict[str, Callable[[Stage, Air, Dice], None]] = {

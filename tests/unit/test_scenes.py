@@ -26,7 +26,7 @@ from raymds.data.scenes import (
 )
 from raymds.errors import UsageError
 
-GOLDEN = "453d9736729c7a8af5bb050f8c7f2560bd399122558f48170f84f7d47f6e4f02"
+GOLDEN = "69f12132172b052e88f542b959d876c8ace260600526aefc8da82303ef77257c"
 
 
 def only(weather: str = "clear", scene: str = "highway", timeofday: str = "daytime") -> dict[str, dict[str, float]]:
