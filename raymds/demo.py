@@ -46,9 +46,9 @@ def tell(directory: str, seed: int, terminal: Terminal) -> int:
         terminal.certificate(certificate, f"test split, {100 * certificate['confidence']:g} % joint confidence")
     terminal.say(f"outcome: {outcome['outcome']} model: {outcome['reason']}")
     last = MetricsLog(other).records[-1]
-    worst = min(last["tasks"], key=lambda task: task["delta"])
+    target, worst = last["target"], min(last["tasks"], key=lambda task: task["delta"])
     terminal.say(
-        f"without constraints, val: {last['target']['task']} {100 * last['target']['delta']:+.1f} points, "
+        f"without constraints, val at step {last['step']}: {target['task']} {100 * target['delta']:+.1f} points, "
         f"{worst['task']} {100 * worst['delta']:+.1f} points"
     )
     terminal.say(f"report: {run.path('report.html')}\n{time.perf_counter() - begin:.0f} seconds in all")
