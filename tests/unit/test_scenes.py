@@ -15,6 +15,7 @@ from raymds.data.scene_stage import Camera
 from raymds.data.scenes import (
     ATTRIBUTES,
     BALANCED,
+    EXIT_VISIBLE,
     LONG_TAILED,
     SCENE,
     TEMPLATES,
@@ -26,7 +27,7 @@ from raymds.data.scenes import (
 )
 from raymds.errors import UsageError
 
-GOLDEN = "69f12132172b052e88f542b959d876c8ace260600526aefc8da82303ef77257c"
+GOLDEN = "3b7ba15293731afc6ffccb146f965d1f5c36b51e51ee471186b6f002e204cfd9"
 
 
 def only(weather: str = "clear", scene: str = "highway", timeofday: str = "daytime") -> dict[str, dict[str, float]]:
@@ -154,7 +155,8 @@ def test_every_class_renders(scene: str) -> None:
 def test_a_tunnel_has_no_weather_and_shows_the_time_at_its_exit_only() -> None:
     drawn = [draw_attributes(4, index, only("rainy", "tunnel", "night")) for index in range(500)]
     assert {attributes["weather"] for attributes in drawn} == {None}
-    assert 0.5 < [attributes["timeofday"] for attributes in drawn].count("night") / 500 < 0.7
+    share = [attributes["timeofday"] for attributes in drawn].count("night") / 500
+    assert share == pytest.approx(EXIT_VISIBLE, abs=0.05)
 
 
 def test_the_exit_of_a_tunnel_is_brighter_by_day() -> None:
