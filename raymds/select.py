@@ -46,8 +46,14 @@ def compare(old: Evaluation, new: Evaluation, tasks: Tasks) -> Record:
 
 
 def score(record: Record) -> float:
-    """A number that orders candidates: any feasible one above any other, then by target accuracy or by violation."""
-    return 1 + float(record["target"]["new"]) if record["feasible"] else float(record["devsafety"])
+    """A number that orders candidates: the feasible by target accuracy, then those a rescue may help, then the others.
+
+    A candidate that violates is ordered by how much; one that is not better at the target either has nothing to rescue.
+    """
+    if record["feasible"]:
+        return 1 + float(record["target"]["new"])
+    nothing_gained = bool(record["target"]["delta"] <= 0)
+    return float(record["devsafety"]) - nothing_gained
 
 
 def choose(

@@ -105,7 +105,7 @@ def conditions(dice: Dice, weather: str, timeofday: str) -> Air:
         daylight=light,
         warmth=dice(*warmth),
         cloud=dice(*cloud),
-        extinction=extinction[0] + (extinction[1] - extinction[0]) * haze * (0.3 + 0.7 * haze),
+        extinction=extinction[0] * (extinction[1] / extinction[0]) ** haze,  # visibility varies by ratios
         rain=rain[0] + (rain[1] - rain[0]) * drops,
         wet=dice(0.1, 0.7) if damp else dice(*wet),
         snow=max(dice(*snow), old_snow),

@@ -27,7 +27,7 @@ from raymds.data.scenes import (
 )
 from raymds.errors import UsageError
 
-GOLDEN = "3b7ba15293731afc6ffccb146f965d1f5c36b51e51ee471186b6f002e204cfd9"
+GOLDEN = "1eac56fa916fada9343ca2354a124131595d10fec6d2911d96333827f442fb02"
 
 
 def only(weather: str = "clear", scene: str = "highway", timeofday: str = "daytime") -> dict[str, dict[str, float]]:

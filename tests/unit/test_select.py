@@ -33,6 +33,10 @@ def test_scores_put_every_feasible_candidate_above_every_other() -> None:
     assert scores == sorted(scores)
 
 
+def test_scores_put_a_candidate_without_gain_and_with_losses_below_one_that_a_rescue_may_help() -> None:
+    assert score(record(0.4, -0.01)) < score(record(0.41, -0.3)) < score(record(0.41, -0.2)) < score(record(0.1, 0.0))
+
+
 def test_rescue_takes_the_largest_feasible_alpha() -> None:
     tried = []
 
