@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from raymds.config import Config, ScenesConfig, load
+from raymds.config import Config, load
 from raymds.data import scene_set
+from raymds.data.config import ScenesConfig
 from raymds.data.loader import Loader
 from raymds.data.shards import DataSet
 from raymds.model import ClipWithHeads, pack_weights

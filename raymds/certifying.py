@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from raymds import model, storage
+from raymds import model, objects, storage
 from raymds.certificate import certify
 from raymds.config import Config
 from raymds.data.shards import DataSet
@@ -20,7 +20,8 @@ def certify_models(config: Config, new: str, split: str, show: Callable[[dict[st
 
     `show` gets progress records. UsageError where a task has no examples in the split.
     """
-    data = DataSet.open(config.data.uri)
+    objects.configure(config.storage)
+    data = DataSet.open(config.data.uri, config.data)
     tasks = resolve(config.task, data.attributes)
     rows = data.load(split)
     for task in tasks.all:

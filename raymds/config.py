@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
 from raymds.objective.solvers import SOLVERS
+from raymds.objects import StorageConfig
 
 
 @dataclass
@@ -35,7 +36,10 @@ class DataConfig:
 
     uri: str = ""  # directory of a shard set (it holds manifest.json)
     image_size: int = 0  # pixels, the model's input side; 0: the architecture's own
-    on_corrupt: str = "error"  # what an undecodable image does: error
+    on_corrupt: str = "error"  # what an undecodable image does: error, or skip (counted in the outcome)
+    memory: int = 1024  # MiB of encoded images kept by each worker; a larger data set is streamed
+    cache: str = ""  # local directory for shards of an object store, shared by a machine's workers; empty: none
+    cache_size: float = 50.0  # GiB that the cache may hold
 
 
 @dataclass
@@ -115,29 +119,8 @@ class Config:
     constraints: ConstraintsConfig = field(default_factory=ConstraintsConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
+    storage: StorageConfig = field(default_factory=StorageConfig)
     run: RunConfig = field(default_factory=RunConfig)
-
-
-@dataclass
-class SceneRows:
-    """Images per split."""
-
-    train: int = 10000
-    val: int = 2000
-    test: int = 5000
-
-
-@dataclass
-class ScenesConfig:
-    """A data set of rendered driving scenes."""
-
-    size: int = 64  # pixels a side
-    seed: int = 0
-    quality: int = 95  # JPEG quality
-    rows: SceneRows = field(default_factory=SceneRows)
-    rows_per_shard: int = 1000
-    frequencies: dict[str, dict[str, float]] = field(default_factory=dict)  # of train; default: long-tailed
-    balanced: dict[str, dict[str, float]] = field(default_factory=dict)  # of val and test; default: all classes equal
 
 
 T = TypeVar("T")
@@ -228,7 +211,9 @@ _GAMMA = (lambda v: 0 < v <= 1, "has to lie in (0, 1]")
 _RULES: list[Rule] = [
     ("model.head_rank", *_POSITIVE),
     ("data.image_size", lambda v: v == 0 or v >= 16, "has to be 16 pixels or more, or 0"),
-    ("data.on_corrupt", lambda v: v == "error", "has to be error"),
+    ("data.on_corrupt", lambda v: v in {"error", "skip"}, "has to be error or skip"),
+    ("data.memory", *_POSITIVE),
+    ("data.cache_size", *_POSITIVE),
     ("task.retained", *_POSITIVE),
     ("objective.batch", lambda v: v >= 2, "has to be 2 or more"),
     ("objective.positive_share", *_SHARE),
@@ -250,6 +235,9 @@ _RULES: list[Rule] = [
     ("select.average", lambda v: 0 <= v < 1, "is the decay of a mean: 0 or more and below 1"),
     ("select.tolerance", lambda v: 0 <= v < 1, "is a fraction: 0 or more and below 1"),
     ("select.confidence", *_SHARE),
+    ("storage.timeout", *_POSITIVE),
+    ("storage.retries", *_POSITIVE),
+    ("storage.patience", *_NOT_NEGATIVE),
     ("run.workers", *_POSITIVE),
     ("run.gpus_per_worker", *_NOT_NEGATIVE),
     ("run.max_failures", *_NOT_NEGATIVE),

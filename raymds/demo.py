@@ -4,8 +4,9 @@ import os
 import time
 
 from raymds import storage
-from raymds.config import Config, ScenesConfig, load
+from raymds.config import Config, load
 from raymds.data import scene_set
+from raymds.data.config import ScenesConfig
 from raymds.report import RunFiles, render
 from raymds.run import MetricsLog, RunDirectory
 from raymds.terminal import Terminal

@@ -4,7 +4,6 @@ Legend of shapes: B images, C classes of a label set, D embedding width, n rows.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +13,9 @@ from torch import Tensor
 
 from raymds import dist
 from raymds.certificate import PairedCounts
-from raymds.data.loader import clean_pixels
+from raymds.data.loader import clean_batches
 from raymds.data.sampler import Rows
-from raymds.data.shards import Split
+from raymds.data.split import Split
 from raymds.model import ClipWithHeads
 from raymds.objective.constraints import zero_shot_losses
 from raymds.tasks import Task, Tasks
@@ -93,11 +92,15 @@ def evaluate(
     tasks: Tasks,
     temperature: float,
     rows: Rows | None = None,
+    *,
+    substitutes: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Evaluate rows (all, unless given) of a split; ranks share the work, every rank gets the whole result.
 
-    `temperature` is τ₀ of METHOD (1). `progress(done)` is told how many rows this rank has finished.
+    `temperature` is τ₀ of METHOD (1). A row that can't be decoded, where the split skips those, has no label in the
+    result; with `substitutes` it has the result of its substitute, as in the steps of training. `progress(done)` is
+    told how many rows this rank has finished.
     """
     rows = np.arange(len(split)) if rows is None else rows
     sizes = dist.shares(len(rows), dist.world_size())
@@ -105,21 +108,24 @@ def evaluate(
     own = rows[start : start + sizes[dist.rank()]]
     classifier_HD = classifier(model, tasks)
     results = torch.empty(len(own), 2, len(tasks.classes), dtype=torch.float64)
-    with ThreadPoolExecutor(1) as pool:
-        blocks = [(i, own[i : i + 256]) for i in range(0, len(own), 256)]
-        decoded = pool.map(lambda block: clean_pixels(split, block[1], model.image_size), blocks)
-        for (begin, block), pixels in zip(blocks, decoded, strict=True):
-            cosine_BH = cosines(model, classifier_HD, pixels).cpu()
-            for column, attribute in enumerate(tasks.classes):
-                cosine_BC = cosine_BH[:, tasks.columns(attribute)]
-                label = torch.from_numpy(split.labels[attribute][block])
-                loss = zero_shot_losses(cosine_BC, label.clamp(min=0), temperature)
-                results[begin : begin + len(block), 0, column] = cosine_BC.argmax(dim=1).double()
-                results[begin : begin + len(block), 1, column] = loss.where(label >= 0, torch.nan).double()
-            progress(begin + len(block))
+    done = 0
+    for block, pixels in clean_batches(split, own, model.image_size):
+        cosine_BH = cosines(model, classifier_HD, pixels).cpu()
+        here = results[done : done + len(block)]
+        for column, attribute in enumerate(tasks.classes):
+            cosine_BC = cosine_BH[:, tasks.columns(attribute)]
+            label = torch.from_numpy(split.labels[attribute][block]).long()
+            loss = zero_shot_losses(cosine_BC, label.clamp(min=0), temperature)
+            here[:, 0, column] = cosine_BC.argmax(dim=1).double()
+            here[:, 1, column] = loss.where(label >= 0, torch.nan).double()
+        if not substitutes:
+            here[:, 0][np.isin(block, list(split.corrupt))] = -1
+        done += len(block)
+        progress(done)
     gathered = dist.all_gather(results.to(model.mean.device), sizes).cpu().numpy()
+    predicted = {a: gathered[:, 0, column].astype(np.int64) for column, a in enumerate(tasks.classes)}
     return Evaluation(
-        labels={attribute: split.labels[attribute][rows] for attribute in tasks.classes},
-        predicted={a: gathered[:, 0, column].astype(np.int64) for column, a in enumerate(tasks.classes)},
+        labels={a: np.where(predicted[a] < 0, -1, split.labels[a][rows]) for a in tasks.classes},
+        predicted=predicted,
         loss={a: gathered[:, 1, column] for column, a in enumerate(tasks.classes)},
     )

@@ -6,7 +6,7 @@ Pairs of the objective are augmented, as a pure function of (seed, row, step).
 
 import io
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from raymds.data.sampler import Batch, Rows
-from raymds.data.shards import Split
+from raymds.data.split import Example, Split
 from raymds.errors import UsageError
 
 Pixels = NDArray[np.uint8]  # (3, S, S)
@@ -26,6 +26,11 @@ Pixels = NDArray[np.uint8]  # (3, S, S)
 _AUGMENT = 5  # stream of random numbers, beside those of the sampler
 _SHIFT = 16  # an augmented image moves by at most 1/16 of its side
 _PARALLEL = 64  # images per background call
+_BATCH = 256  # images evaluated together
+_BATCHES_AHEAD = 2
+_FETCH_AHEAD = 8  # steps whose shards are fetched before they are asked for
+
+_Part = list[Future[tuple[Pixels, list[str]]]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Loaded:
 
     batch: Batch
     pairs: Tensor  # (P + N, 3, S, S) uint8, augmented
+    captions: list[str]  # of the pairs
     examples: Tensor  # (K·b, 3, S, S) uint8, clean
 
 
@@ -50,56 +56,83 @@ class Loader:
         self._seed = seed
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._queue: deque[tuple[Batch, list[Future[Pixels]], list[Future[Pixels]]]] = deque()
+        self._queue: deque[tuple[Batch, _Part, _Part]] = deque()
 
     def get(self, step: int) -> Loaded:
         """The pixels of a step; steps may be asked for in any order, in sequence is fast."""
         if not self._queue or self._queue[0][0].step != step:
             self._queue.clear()
+            for fetched in range(step, step + _FETCH_AHEAD):
+                self._fetch(fetched)
             self._queue.append(self._submit(step))
         while len(self._queue) <= self._ahead:
             self._queue.append(self._submit(self._queue[-1][0].step + 1))
         batch, pairs, examples = self._queue.popleft()
-        return Loaded(batch, self._stack(pairs), self._stack(examples))
+        captions = [caption for part in pairs for caption in part.result()[1]]
+        return Loaded(batch, self._stack(pairs), captions, self._stack(examples))
 
     def close(self) -> None:
         """Stop the background threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _submit(self, step: int) -> tuple[Batch, list[Future[Pixels]], list[Future[Pixels]]]:
+    def _fetch(self, step: int) -> None:
+        batch = self._share(step)
+        self._split.ahead(np.concatenate([batch.positive, batch.negative, batch.example]))
+
+    def _submit(self, step: int) -> tuple[Batch, _Part, _Part]:
         batch = self._share(step)
         pairs = np.concatenate([batch.positive, batch.negative])
+        self._fetch(step + _FETCH_AHEAD)
 
-        def augmented(rows: Rows) -> Pixels:
-            return np.stack([load(self._split, row, self._size, (self._seed, step)) for row in rows])
+        def decoded(rows: Rows, augment: tuple[int, int] | None) -> tuple[Pixels, list[str]]:
+            loaded = [load(self._split, int(row), self._size, augment) for row in rows]
+            return np.stack([pixels for pixels, _ in loaded]), [example.caption for _, example in loaded]
 
-        def clean(rows: Rows) -> Pixels:
-            return np.stack([load(self._split, row, self._size) for row in rows])
+        def parts(rows: Rows, augment: tuple[int, int] | None) -> _Part:
+            starts = range(0, len(rows), _PARALLEL)
+            return [self._pool.submit(decoded, rows[i : i + _PARALLEL], augment) for i in starts]
 
-        return batch, self._map(augmented, pairs), self._map(clean, batch.example)
+        return batch, parts(pairs, (self._seed, step)), parts(batch.example, None)
 
-    def _map(self, function: Callable[[Rows], Pixels], rows: Rows) -> list[Future[Pixels]]:
-        return [self._pool.submit(function, rows[i : i + _PARALLEL]) for i in range(0, len(rows), _PARALLEL)]
-
-    def _stack(self, parts: Sequence[Future[Pixels]]) -> Tensor:
+    def _stack(self, parts: _Part) -> Tensor:
         empty = np.empty((0, 3, self._size, self._size), np.uint8)
-        return torch.from_numpy(np.concatenate([empty, *(part.result() for part in parts)]))
+        return torch.from_numpy(np.concatenate([empty, *(part.result()[0] for part in parts)]))
 
 
 def clean_pixels(split: Split, rows: Sequence[int] | Rows, size: int) -> Tensor:
     """Rows through the clean transform: (B, 3, S, S) uint8."""
-    return torch.from_numpy(np.stack([load(split, int(row), size) for row in rows]))
+    return torch.from_numpy(np.stack([load(split, int(row), size)[0] for row in rows]))
 
 
-def load(split: Split, row: int, size: int, augment: tuple[int, int] | None = None) -> Pixels:
+def clean_batches(split: Split, rows: Rows, size: int) -> Iterator[tuple[Rows, Tensor]]:
+    """Rows through the clean transform, batch after batch, each decoded while the one before is used."""
+    blocks = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
+    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        decoding: deque[Future[Tensor]] = deque()
+        for number, block in enumerate(blocks):
+            for coming in blocks[number + len(decoding) : number + 1 + _BATCHES_AHEAD]:
+                split.ahead(coming)
+                decoding.append(pool.submit(clean_pixels, split, coming, size))
+            yield block, decoding.popleft().result()
+
+
+def load(split: Split, row: int, size: int, augment: tuple[int, int] | None = None) -> tuple[Pixels, Example]:
     """One image: decoded, resized to its short side, centre cropped; then augmented where (seed, step) is given.
 
-    UsageError naming shard and row where it can't be decoded.
+    One that can't be decoded is a UsageError naming shard and row; where the split skips such rows, its substitute is
+    given instead, the same for old and new model.
     """
+    example = split.example(row)
     try:
-        image = decode(split.images[int(row)].as_buffer())
+        image = decode(example.image, size)
     except (ValueError, OSError) as error:
-        raise UsageError(f"{split.where(row)} (id {split.ids[row]}): image can't be decoded: {error}") from None
+        if split.skip_corrupt:
+            split.corrupt.add(row)
+            return load(split, split.substitute(row), size, augment)
+        raise UsageError(
+            f"{split.where(row)} (id {example.id}): image can't be decoded: {error}; mend it, or leave such images out "
+            "with data.on_corrupt=skip"
+        ) from None
     if image.shape[:2] != (size, size):
         height, width = image.shape[:2]
         side = min(height, width)
@@ -108,16 +141,22 @@ def load(split: Split, row: int, size: int, augment: tuple[int, int] | None = No
         image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
     if augment is not None:
         image = _shifted(image, (*augment, row))
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
+    return np.ascontiguousarray(image.transpose(2, 0, 1)), example
 
 
-def decode(encoded: bytes | memoryview) -> NDArray[np.uint8]:
-    """RGB pixels (H, W, 3) from encoded bytes; ValueError or OSError where they are damaged."""
+def decode(encoded: bytes | memoryview, size: int = 0) -> NDArray[np.uint8]:
+    """RGB pixels (H, W, 3) from encoded bytes; ValueError or OSError where they are damaged.
+
+    A JPEG far larger than `size` is decoded at a fraction of its scale, its sides still `size` at least.
+    """
     data = bytes(encoded)
     if simplejpeg.is_jpeg(data):
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, min_height=size, min_width=size)
         return pixels
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except (SyntaxError, Image.DecompressionBombError) as error:  # Pillow's of a damaged PNG, of absurd sizes
+        raise ValueError(str(error)) from None
 
 
 def _shifted(image: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:

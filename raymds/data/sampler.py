@@ -7,8 +7,7 @@ Legend of shapes: P positives, N negatives, K sampled tasks, b examples per task
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from raymds import dist
 Rows = NDArray[np.int64]
 
 _POSITIVE, _NEGATIVE, _TASKS, _RETAINED, _EXAMPLES = range(5)  # streams of random numbers
+_SHARDS = 6  # the order of the shards, for retained examples or below one of the others
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """How a pool too large for memory is shuffled: shards in random order, the rows of `window` of them together."""
+
+    shard: Rows  # (n,) of each row of the pool
+    shards: int  # of the split
+    window: int
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Draws without replacement: each pool is shuffled anew per epoch, and an epoch's last incomplete draw is left out.
 
@@ -57,6 +66,9 @@ class Sampler:
     negatives: int
     tasks_per_step: int
     images_per_task: int
+    positive_blocks: Blocks | None = None
+    negative_blocks: Blocks | None = None
+    _orders: dict[tuple[int, ...], dict[int, Rows]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def batch(self, step: int) -> Batch:
         """The global batch of a step."""
@@ -64,31 +76,49 @@ class Sampler:
         examples = [self._draw(self.retained[k], self.images_per_task, step, _EXAMPLES, int(k)) for k in tasks]
         return Batch(
             step=step,
-            positive=self._draw(self.positive, self.positives, step, _POSITIVE),
-            negative=self._draw(self.negative, self.negatives, step, _NEGATIVE),
+            positive=self._draw(self.positive, self.positives, step, _POSITIVE, blocks=self.positive_blocks),
+            negative=self._draw(self.negative, self.negatives, step, _NEGATIVE, blocks=self.negative_blocks),
             tasks=tasks,
             example=np.concatenate([np.empty(0, np.int64), *examples]),
             example_task=np.repeat(tasks, self.images_per_task),
         )
 
-    def _draw(self, pool: Rows, count: int, step: int, *stream: int) -> Rows:
+    def _draw(self, pool: Rows, count: int, step: int, *stream: int, blocks: Blocks | None = None) -> Rows:
         if count == 0:
             return pool[:0]
         epoch, position = divmod(step, len(pool) // count)
-        order = _permutation(len(pool), self.seed, *stream, epoch)
-        return pool[order[position * count : (position + 1) * count]]
+        orders = self._orders.setdefault(stream, {})
+        if epoch not in orders:
+            if len(orders) == 2:  # steps are asked for a few ahead: this epoch's and the next one's
+                del orders[next(iter(orders))]
+            orders[epoch] = _order(len(pool), blocks, (self.seed, *stream, epoch))
+        return pool[orders[epoch][position * count : (position + 1) * count]]
 
 
-def retain(pool: Rows, count: int, seed: int, task: int) -> Rows:
-    """The retained examples D_k of a task: `count` rows of its pool (all, where it has fewer), by seed."""
-    return np.sort(pool[_permutation(len(pool), seed, _RETAINED, task)[:count]])
+def retain(pool: Rows, count: int, seed: int, task: int, blocks: Blocks | None = None) -> Rows:
+    """The retained examples D_k of a task: `count` rows of its pool (all, where it has fewer), by seed.
+
+    With `blocks` they come from as few shards as hold them, and all tasks visit the shards in the same order, so that
+    the rest of the data set need not be read; the rows of a shard are taken to be a random sample.
+    """
+    order = _permutation(len(pool), (seed, _RETAINED, task))
+    if blocks:
+        place = _permutation(blocks.shards, (seed, _SHARDS))
+        order = order[np.argsort(place[blocks.shard[order]], kind="stable")]
+    return np.sort(pool[order[:count]])
 
 
-@lru_cache(maxsize=256)
-def _permutation(n: int, *key: int) -> Rows:
-    order = np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(n)
-    order.setflags(write=False)
+def _order(n: int, blocks: Blocks | None, key: tuple[int, ...]) -> Rows:
+    """A permutation of a pool: of all of it, or window by window."""
+    order = _permutation(n, key)
+    if blocks:
+        place = _permutation(blocks.shards, (*key, _SHARDS))
+        order = order[np.argsort(place[blocks.shard[order]] // blocks.window, kind="stable")]
     return order
+
+
+def _permutation(n: int, key: tuple[int, ...]) -> Rows:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(n)
 
 
 def _slice(rows: Rows, rank: int, ranks: int) -> Rows:

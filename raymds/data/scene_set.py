@@ -8,9 +8,9 @@ from typing import Any
 
 import simplejpeg
 
-from raymds import storage
-from raymds.config import ScenesConfig
+from raymds import objects, storage
 from raymds.data import scenes
+from raymds.data.config import ScenesConfig
 from raymds.data.shards import MANIFEST, DataSet, Row, Shard, write_manifest, write_shard
 from raymds.errors import UsageError
 
@@ -20,7 +20,9 @@ def make(uri: str, config: ScenesConfig, processes: int, show: Callable[[dict[st
 
     A data set that is there already is returned if it was made by this config; UsageError if by another.
     """
-    source = {"made_by": "raymds data scenes", **asdict(config)}
+    settings = {key: value for key, value in asdict(config).items() if key != "storage"}
+    source = {"made_by": "raymds data scenes", **settings}
+    objects.configure(config.storage)
     if storage.exists(storage.join(uri, MANIFEST)):
         found = DataSet.open(uri)
         if found.source != source:
@@ -61,6 +63,7 @@ def _jobs(uri: str, config: ScenesConfig) -> list[Job]:
 
 
 def _render(uri: str, split: str, name: str, indices: range, config: ScenesConfig) -> Shard:
+    objects.configure(config.storage, lambda record: None)  # a store that is gone is waited for
     default = scenes.LONG_TAILED if split == "train" else scenes.BALANCED
     frequencies = _complete(config.frequencies if split == "train" else config.balanced, default)
     rows = []

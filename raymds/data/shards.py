@@ -1,27 +1,33 @@
 """Data sets as immutable Parquet shards with a manifest that digests every byte.
 
-A data set is a directory: `manifest.json` and `SPLIT-NNNNN.parquet` files with the columns id, image (encoded
-bytes), caption, and one nullable string column per attribute. The manifest is written last; without it there is no
-data set. Readers verify each shard's SHA-256 before they use a row of it.
+A data set is a directory: `manifest.json`, `SPLIT-NNNNN.parquet` files with the columns id, image (encoded bytes),
+caption, and one nullable string column per attribute, and per split `labels-SPLIT.parquet`, the attribute columns of
+all its shards in order, so that classes are balanced without reading an image. The manifest is written last; without
+it there is no data set. Readers verify each file's SHA-256 before they use a row of it.
 """
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from raymds import storage
+from raymds.config import DataConfig
+from raymds.data.reader import DiskCache, File, Reader, project, table_bytes, verified
+from raymds.data.split import Split
 from raymds.errors import UsageError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 _ROW_GROUP_BYTES = 6 * 2**20  # reads from object stores were fastest with row groups of 5 to 8 MB
+_MEBIBYTE, _GIBIBYTE = 2**20, 2**30
+_THREADS = 8  # requests at a time for what is small
 
 
 @dataclass(frozen=True)
@@ -46,48 +52,26 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Split:
-    """All rows of a split in memory, images still encoded."""
-
-    ids: list[str]
-    images: Any  # pyarrow binary array
-    captions: list[str]
-    labels: dict[str, NDArray[np.int64]]  # attribute -> class index, −1 where undefined
-    shards: list[tuple[str, int]]  # URI and number of rows of each shard, in order
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows_of(self, attribute: str, label: int) -> NDArray[np.int64]:
-        """Rows whose attribute has that class."""
-        return np.flatnonzero(self.labels[attribute] == label)
-
-    def where(self, row: int) -> str:
-        """Shard, row within it and id, for messages."""
-        ends = np.cumsum([rows for _, rows in self.shards])
-        shard = int(np.searchsorted(ends, row, side="right"))
-        uri, rows = self.shards[shard]
-        return f"{uri} row {row - (ends[shard] - rows)}"
-
-
-@dataclass(frozen=True)
 class DataSet:
     """An opened data set: its manifest, read and verified; shards are read on demand."""
 
     uri: str
     attributes: dict[str, list[str]]  # vocabularies
     splits: dict[str, list[Shard]]
+    labels: dict[str, File]  # per split, the file with all its labels
     source: dict[str, Any]  # what made it
     digest: str
+    reading: DataConfig
 
     @classmethod
-    def open(cls, uri: str) -> "DataSet":
+    def open(cls, uri: str, reading: DataConfig | None = None) -> "DataSet":
         """Read `uri/manifest.json`; UsageError where it is missing, damaged or of another schema version."""
         where = storage.join(uri, MANIFEST)
-        if not storage.exists(where):
+        content = storage.read_or_none(where)
+        if content is None:
             raise UsageError(f"data.uri={uri}: no data set there ({MANIFEST} is missing); make one with raymds data")
         try:
-            manifest = json.loads(storage.read(where))
+            manifest = json.loads(content)
             digest = manifest.pop("digest")
             schema = manifest["schema"]
         except (ValueError, KeyError, AttributeError):
@@ -97,46 +81,62 @@ class DataSet:
         if digest != _digest(manifest):
             raise UsageError(f"{where}: damaged: its digest does not match its content; make the data set again")
         splits = {name: [Shard(**shard) for shard in shards] for name, shards in manifest["splits"].items()}
-        return cls(uri, manifest["attributes"], splits, manifest["source"], digest)
+        labels = {
+            name: File(storage.join(uri, entry["file"]), entry["bytes"], entry["sha256"])
+            for name, entry in manifest["labels"].items()
+        }
+        return cls(uri, manifest["attributes"], splits, labels, manifest["source"], digest, reading or DataConfig())
 
     def count(self, split: str, attribute: str, label: str) -> int:
         """Rows of a split that have this class."""
         return sum(shard.classes[attribute].get(label, 0) for shard in self.splits[split])
 
-    def verify(self) -> None:
-        """Check the bytes of every shard against the manifest; UsageError naming the first missing or damaged one."""
-        for shards in self.splits.values():
-            for shard in shards:
-                self._bytes(shard)
+    def file(self, shard: Shard) -> File:
+        """A shard as a reader knows it."""
+        return File(storage.join(self.uri, shard.file), shard.bytes, shard.sha256)
+
+    def check(self) -> None:
+        """That every file is there and has its size, on a local disk also its digest; UsageError naming the first.
+
+        What lies in an object store is proved when it is read: fetching all of it twice would take too long.
+        """
+        sizes = storage.sizes(self.uri)
+        files = [self.file(shard) for shards in self.splits.values() for shard in shards]
+        for file in [*files, *self.labels.values()]:
+            found = sizes.get(file.uri.rpartition("/")[2])
+            if found is None:
+                raise UsageError(f"{file.uri}: shard is missing; copy it again or make the data set again")
+            if found != file.bytes or storage.is_local(self.uri):
+                verified(file, storage.read(file.uri))
 
     def load(self, split: str) -> Split:
-        """All rows of a split, every shard verified against its digest."""
+        """The labels of a split, verified, and access to its rows."""
         if not self.splits.get(split):
             raise UsageError(f"data.uri={self.uri}: no split {split!r}; it has {', '.join(self.splits)}")
-        table = pa.concat_tables(self._read(shard) for shard in self.splits[split])
+        file = self.labels[split]
+        table = pq.read_table(pa.BufferReader(verified(file, storage.read(file.uri))))
         labels = {}
         for attribute, classes in self.attributes.items():
-            encoded = pa.compute.index_in(table[attribute], value_set=pa.array(classes))
-            labels[attribute] = encoded.fill_null(-1).to_numpy().astype(np.int64)
-        images = table["image"].combine_chunks()
-        where = [(storage.join(self.uri, shard.file), shard.rows) for shard in self.splits[split]]
-        return Split(table["id"].to_pylist(), images, table["caption"].to_pylist(), labels, where)
+            encoded = pa.compute.index_in(table[attribute], value_set=pa.array(classes, pa.string()))
+            labels[attribute] = encoded.fill_null(-1).to_numpy().astype(np.int16)
+        shards, total = self.splits[split], sum(shard.bytes for shard in self.splits[split])
+        # Half of the memory for this split: two are in use at a time, one to train on and one to evaluate.
+        budget = self.reading.memory * _MEBIBYTE // 2
+        return Split(
+            labels=labels,
+            files=[(self.file(shard), shard.rows) for shard in shards],
+            reader=self._reader,
+            first=[shard for shards in self.splits.values() for shard in shards].index(shards[0]),
+            window=0 if total <= budget else max(1, budget * len(shards) // total),
+            skip_corrupt=self.reading.on_corrupt == "skip",
+        )
 
-    def _read(self, shard: Shard) -> Any:
-        return pq.read_table(pa.BufferReader(self._bytes(shard)))
-
-    def _bytes(self, shard: Shard) -> bytes:
-        where = storage.join(self.uri, shard.file)
-        if not storage.exists(where):
-            raise UsageError(f"{where}: shard is missing; copy it again or make the data set again")
-        data = storage.read(where)
-        found = storage.sha256(data)
-        if found != shard.sha256:
-            raise UsageError(
-                f"{where}: shard is damaged: {len(data)} bytes with SHA-256 {found}, the manifest says {shard.bytes} "
-                f"bytes with {shard.sha256}; copy it again or make the data set again"
-            )
-        return data
+    @cached_property
+    def _reader(self) -> Reader:
+        files = [self.file(shard) for shards in self.splits.values() for shard in shards]
+        size = int(self.reading.cache_size * _GIBIBYTE)
+        cache = DiskCache(self.reading.cache, size) if self.reading.cache and not storage.is_local(self.uri) else None
+        return Reader(files, self.reading.memory * _MEBIBYTE, cache)
 
 
 def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[str, Sequence[str]]) -> Shard:
@@ -152,17 +152,13 @@ def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[st
         "caption": pa.array([row.caption for row in rows], pa.string()),
     } | {name: pa.array([row.attributes[name] for row in rows], pa.string()) for name in attributes}
     image_bytes = max(1, sum(len(row.image) for row in rows))
-    buffer = io.BytesIO()
-    pq.write_table(
+    data = table_bytes(
         pa.table(columns),
-        buffer,
         row_group_size=max(1, len(rows) * _ROW_GROUP_BYTES // image_bytes),
         # Encoded images do not compress, and their dictionary would be the column again.
         compression={column: "NONE" if column == "image" else "ZSTD" for column in columns},
         use_dictionary=[column for column in columns if column not in {"id", "image"}],
-        write_page_checksum=True,
     )
-    data = buffer.getvalue()
     storage.write(storage.join(uri, name), data)
     return Shard(name, len(rows), len(data), storage.sha256(data), _classes(rows, attributes))
 
@@ -178,11 +174,23 @@ def write_manifest(
         "schema": SCHEMA,
         "attributes": {name: list(classes) for name, classes in attributes.items()},
         "splits": {name: [vars(shard) for shard in shards] for name, shards in splits.items()},
+        "labels": {name: _write_labels(uri, name, shards, list(attributes)) for name, shards in splits.items()},
         "source": dict(source),
     }
     text = json.dumps({**manifest, "digest": _digest(manifest)}, indent=1)
     storage.write(storage.join(uri, MANIFEST), text.encode())
     return DataSet.open(uri)
+
+
+def _write_labels(uri: str, split: str, shards: Sequence[Shard], attributes: list[str]) -> dict[str, Any]:
+    """Collect the attribute columns of a split's shards in one file; its manifest entry."""
+    files = [File(storage.join(uri, shard.file), shard.bytes, shard.sha256) for shard in shards]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        tables = list(pool.map(lambda file: project(file, attributes), files))
+    schema = pa.schema([(name, pa.string()) for name in attributes])
+    name, data = f"labels-{split}.parquet", table_bytes(pa.concat_tables([schema.empty_table(), *tables]))
+    storage.write(storage.join(uri, name), data)
+    return {"file": name, "bytes": len(data), "sha256": storage.sha256(data)}
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

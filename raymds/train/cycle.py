@@ -13,7 +13,7 @@ from raymds.aggregator import ConstraintAggregator
 from raymds.config import Config
 from raymds.data.loader import Loaded
 from raymds.data.sampler import Rows, Sampler, retain
-from raymds.data.shards import Split
+from raymds.data.split import Split
 from raymds.evaluate import classifier, cosines, evaluate
 from raymds.model import ClipWithHeads
 from raymds.objective import constraints, contrastive
@@ -53,7 +53,8 @@ class ConstrainedCycle:
     def measure_old(self) -> None:
         """CE(w_old) of every retained example, through the transform and the chunks the steps use."""
         rows = np.unique(np.concatenate(self._sampler.retained))
-        old = evaluate(self.model, self._split, self._tasks, self._config.constraints.temperature, rows)
+        temperature = self._config.constraints.temperature
+        old = evaluate(self.model, self._split, self._tasks, temperature, rows, substitutes=True)
         self._old_losses = [
             torch.from_numpy(old.loss[task.attribute][np.searchsorted(rows, retained)])
             for task, retained in zip(self._tasks.protected, self._sampler.retained, strict=True)
@@ -139,9 +140,9 @@ class ConstrainedCycle:
         batch, device = loaded.batch, self.model.mean.device
         rows = np.concatenate([batch.positive, batch.negative])
         prompts = [prompt for prompts in self._tasks.prompts.values() for prompt in prompts]
-        tokens, row = distinct_tokens(self.model, [self._split.captions[i] for i in rows] + prompts)
+        tokens, row = distinct_tokens(self.model, loaded.captions + prompts)
         target = self._tasks.target.attribute
-        label = torch.from_numpy(self._split.labels[target][rows])
+        label = torch.from_numpy(self._split.labels[target][rows]).long()
         caption_head = torch.where(label < 0, -1, label + self._tasks.columns(target).start)
         image, text = self._learner.forward(
             torch.cat([loaded.pairs, loaded.examples[active]]).to(device),
@@ -215,11 +216,15 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     positives = round(config.objective.batch * config.objective.positive_share)
     count = config.constraints.tasks_per_step
     pools = [split.rows_of(task.attribute, task.label) for task in tasks.protected]
+    negative = np.flatnonzero((labels >= 0) & (labels != tasks.target.label))
     return Sampler(
         seed=config.run.seed,
         positive=np.flatnonzero(labels == tasks.target.label),
-        negative=np.flatnonzero((labels >= 0) & (labels != tasks.target.label)),
-        retained=[retain(pool, config.task.retained, config.run.seed, k) for k, pool in enumerate(pools)],
+        negative=negative,
+        negative_blocks=split.blocks(negative),
+        retained=[
+            retain(pool, config.task.retained, config.run.seed, k, split.blocks(pool)) for k, pool in enumerate(pools)
+        ],
         positives=positives,
         negatives=config.objective.batch - positives,
         tasks_per_step=len(pools) if count == "all" else count,

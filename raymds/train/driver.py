@@ -13,7 +13,7 @@ from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConf
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raymds import model, storage
+from raymds import model, objects, storage
 from raymds.certificate import PairedCounts, certify
 from raymds.config import Config
 from raymds.data.shards import DataSet
@@ -45,6 +45,7 @@ class _Monitor:
 
 def pretrain(config: Config, show: Show) -> dict[str, Any]:
     """Make an old model; returns {"uri", "sha256"} of its weights. `show` gets every record as it comes."""
+    objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     rows = sum(shard.rows for shard in data.splits.get("train", []))
     if rows < config.objective.batch:
@@ -54,7 +55,8 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     finished = run.read_json("outcome.json")
     if finished is None:
         result, seconds = _fit(config, run, worker.run_pretraining, CheckpointConfig(num_to_keep=1), show)
-        finished = {"schema": SCHEMA, **_effort(run, config, seconds), "weights": result["weights"]}
+        finished = {"schema": SCHEMA, **_effort(run, config, seconds)}
+        finished |= {"weights": result["weights"], "skipped_images": result["skipped_images"]}
         run.write_json("outcome.json", finished)
     weights: dict[str, Any] = finished["weights"]
     return weights
@@ -65,6 +67,7 @@ def finetune(config: Config, show: Show) -> dict[str, Any]:
 
     Goes on from the last checkpoint where the run directory holds one of the same config.
     """
+    objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)
     check_examples(config, data, tasks)
@@ -77,6 +80,7 @@ def finetune(config: Config, show: Show) -> dict[str, Any]:
     result, seconds = _fit(config, run, worker.run_cycle, keep, show)
     outcome = _conclude(config, run, data, result) | _effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
+    outcome["skipped_images"] = result["skipped_images"]
     run.write_json("outcome.json", outcome)
     return outcome
 
@@ -133,7 +137,7 @@ def _preflight(config: Config, data: DataSet, heads: list[str]) -> None:
             f"data.image_size={config.data.image_size}: {config.model.name} takes {net.image_size} pixels; "
             "leave it out or give that"
         )
-    data.verify()
+    data.check()
 
 
 def _fit(
@@ -144,6 +148,7 @@ def _fit(
     show: Show,
 ) -> tuple[dict[str, Any], float]:
     """Run `entry` on the workers; (rank 0's result, seconds). Errors of the user's come out as themselves."""
+    objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     start_ray(show)
     monitor = ray.remote(num_cpus=0)(_Monitor).remote()
     filesystem, path = storage.resolve(run.path("checkpoints"))
@@ -179,6 +184,8 @@ def _located(config: Config) -> Config:
     """The config with absolute URIs: a worker has another current directory."""
     located = copy.deepcopy(config)
     located.data.uri, located.run.uri = storage.absolute(config.data.uri), storage.absolute(config.run.uri)
+    if config.data.cache:
+        located.data.cache = storage.absolute(config.data.cache)
     if config.model.weights:
         located.model.weights = storage.absolute(config.model.weights)
     return located

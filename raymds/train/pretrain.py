@@ -10,7 +10,7 @@ from raymds import dist
 from raymds.config import Config
 from raymds.data.loader import Loaded
 from raymds.data.sampler import Sampler
-from raymds.data.shards import Split
+from raymds.data.split import Split
 from raymds.model import ClipWithHeads
 from raymds.objective import contrastive
 from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
@@ -19,10 +19,8 @@ from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
 class Pretraining:
     """State and step of contrastive training; heads stay untrained."""
 
-    def __init__(self, model: ClipWithHeads, split: Split, sampler: Sampler, config: Config) -> None:
-        """`split` is the train split that the sampler's rows refer to."""
+    def __init__(self, model: ClipWithHeads, sampler: Sampler, config: Config) -> None:
         self.model = model
-        self._split = split
         self._sampler = sampler
         self._temperature = config.objective.temperature
         model.heads.requires_grad_(False)
@@ -33,7 +31,7 @@ class Pretraining:
         batch, clock, device = loaded.batch, Stopwatch(self.model.mean.device), self.model.mean.device
         sizes = dist.shares(self._sampler.positives, dist.world_size())
         with clock("forward"):
-            tokens, row = distinct_tokens(self.model, [self._split.captions[i] for i in batch.positive])
+            tokens, row = distinct_tokens(self.model, loaded.captions)
             image, text = self._learner.forward(loaded.pairs.to(device), tokens, row, torch.full_like(row, -1))
         with clock("exchange"):
             image, text = dist.all_gather_live(torch.cat([image, text], dim=1), sizes).chunk(2, 1)
@@ -60,9 +58,11 @@ class Pretraining:
 
 def build_sampler(split: Split, config: Config) -> Sampler:
     """All rows of the train split, each once an epoch."""
+    rows = np.arange(len(split))
     return Sampler(
         seed=config.run.seed,
-        positive=np.arange(len(split)),
+        positive=rows,
+        positive_blocks=split.blocks(rows),
         negative=np.empty(0, np.int64),
         retained=[],
         positives=config.objective.batch,

@@ -2,25 +2,27 @@
 
 import base64
 import io
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import ray.train
 import ray.train.torch
 import torch
 from PIL import Image
+from ray.train.v2.api.report_config import CheckpointUploadMode
 from torch import Tensor
 
-from raymds import dist, model, select, storage
+from raymds import dist, model, objects, select, storage
 from raymds.certificate import PairedCounts
 from raymds.config import Config
 from raymds.data import loader
 from raymds.data.sampler import Sampler
-from raymds.data.shards import DataSet, Split
+from raymds.data.shards import DataSet
+from raymds.data.split import Split
 from raymds.errors import DivergedError
 from raymds.evaluate import Evaluation, evaluate, paired
 from raymds.run import MetricsLog, RunDirectory
@@ -46,11 +48,15 @@ class Emit:
         """Record something; phases are shown, not logged."""
         if self._log is None:
             return
-        self._monitor.push.remote(record)
-        if record["event"] != "phase":
-            self._log.add(record)
+        self.aside(record)
         if time.monotonic() - self._flushed > _FLUSH:
             self.flush()
+
+    def aside(self, record: dict[str, Any]) -> None:
+        """Record something from a background thread, or while the log is being published."""
+        self._monitor.push.remote(record)
+        if self._log is not None and record["event"] != "phase":
+            self._log.add(record)
 
     def flush(self) -> None:
         """Publish the log. Before a checkpoint is committed, so that a run resumed from it has all that led to it."""
@@ -62,22 +68,23 @@ class Emit:
 def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry of `raymds pretrain`; `payload` holds `config` and `monitor`."""
     config, emit, device = _start(payload)
-    train = DataSet.open(config.data.uri).load("train")
+    train = DataSet.open(config.data.uri, config.data).load("train")
     net = model.load(config.model.name, None, [], config.model.head_rank, config.run.seed).to(device)
     sampler = pretrain.build_sampler(train, config)
-    training = pretrain.Pretraining(net, train, sampler, config)
+    training = pretrain.Pretraining(net, sampler, config)
     start = _resume(config, training, emit)
     try:
         _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
     except DivergedError as error:
         return {"diverged": str(error)}
-    return {"weights": _publish(config, net, net.weights(), "weights.safetensors")}
+    weights = _publish(config, net, net.weights(), "weights.safetensors")
+    return {"weights": weights, "skipped_images": _skipped({"train": train})}
 
 
 def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry of `raymds finetune`; rank 0 returns what outcome.json and certificate.json are made of."""
     config, emit, device = _start(payload)
-    data = DataSet.open(config.data.uri)
+    data = DataSet.open(config.data.uri, config.data)
     tasks = resolve(config.task, data.attributes)
     train, val = data.load("train"), data.load("val")
     net = model.load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, config.run.seed).to(
@@ -85,6 +92,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
     )
     w_old = net.weights()
     sampler = cycle.build_sampler(train, tasks, config)
+    train.pin(np.unique(np.concatenate([sampler.positive, *sampler.retained])))
     training = cycle.ConstrainedCycle(net, train, tasks, sampler, config)
 
     def measure(split: Split, weights: dict[str, Tensor] | None = None) -> Evaluation:
@@ -112,8 +120,9 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
     emit({"event": "phase", "phase": "choosing among candidates"})
     choice = _choose(config, w_old, lambda weights: select.compare(old, measure(val, weights), tasks))
     if choice is None:
-        return {"choice": None, "candidates": [report.metrics for report in ray.train.get_all_reported_checkpoints()]}
-    weights = select.interpolate(w_old, _weights(choice.candidate), choice.alpha)
+        candidates = [report.metrics for report in ray.train.get_all_reported_checkpoints()]
+        return {"choice": None, "candidates": candidates, "skipped_images": _skipped({"train": train, "val": val})}
+    weights = select.interpolate(w_old, _weights(config, choice.candidate), choice.alpha)
     emit({"event": "phase", "phase": "certifying on the test split"})
     test = data.load("test")
     before, after = measure(test, w_old), measure(test, weights)
@@ -123,6 +132,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
     return {
         "choice": {"step": choice.candidate.metrics["step"], "alpha": choice.alpha, "record": choice.record},
         "weights": _publish(config, net, weights, name),
+        "skipped_images": _skipped({"train": train, "val": val, "test": test}),
         **report,
     }
 
@@ -138,16 +148,19 @@ def test_report(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks
 
 def _start(payload: dict[str, Any]) -> tuple[Config, Emit, torch.device]:
     config: Config = payload["config"]
-    return config, Emit(config, payload["monitor"]), torch.device(ray.train.torch.get_device())
+    objects.configure(config.storage)
+    emit = Emit(config, payload["monitor"])
+    objects.configure(config.storage, emit.aside)
+    return config, emit, torch.device(ray.train.torch.get_device())
 
 
 def _resume(config: Config, training: Training, emit: Emit) -> int:
     """Steps already taken, from the last committed checkpoint, whose state is taken over."""
     found, step = ray.train.get_checkpoint(), 0
     if found is not None:
-        with found.as_directory() as directory:
-            step, weights, state = checkpoint.load(Path(directory))
-        training.model.load_weights(weights, str(found.path))
+        uri = _uri(config, found)
+        step, weights, state = checkpoint.load(uri)
+        training.model.load_weights(weights, uri)
         training.load_state_dict(state)
     workers = dist.world_size()
     emit({"event": "start", "step": step, "steps": config.optim.steps, "workers": workers, "time": time.time()})
@@ -185,19 +198,39 @@ def _loop(
         if (step + 1) % config.select.every == 0 or step + 1 == steps:
             measured = measure(step + 1)
             emit.flush()
-            _report(training, step + 1, measured)
+            _report(config, training, step + 1, measured)
     source.close()
 
 
-def _report(training: Training, step: int, metrics: dict[str, Any]) -> None:
-    if dist.rank() != 0:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        checkpoint.save(Path(directory), step, training.model, training.state_dict())
-        ray.train.report(
-            metrics, ray.train.Checkpoint.from_directory(directory), checkpoint_dir_name=f"step-{step:07d}"
-        )
+def _report(config: Config, training: Training, step: int, metrics: dict[str, Any]) -> None:
+    """Write a checkpoint where Ray keeps them and tell Ray; a store that is gone is waited for."""
+    written = None
+    if dist.rank() == 0:
+        uri = checkpoint_uri(config, f"step-{step:07d}")
+        checkpoint.save(uri, step, training.model, training.state_dict())
+        filesystem, path = storage.resolve(uri)
+        written = ray.train.Checkpoint(path, filesystem)
+    ray.train.report(metrics, written, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+
+
+def checkpoint_uri(config: Config, name: str) -> str:
+    """Where a checkpoint lies in the run directory."""
+    return storage.join(config.run.uri, "checkpoints", "train", name)
+
+
+def _uri(config: Config, found: Any) -> str:
+    return checkpoint_uri(config, PurePosixPath(found.path).name)
+
+
+def _skipped(splits: dict[str, Split]) -> dict[str, int]:
+    """Images of each split that could not be decoded, as far as any rank saw them."""
+    counts = {}
+    for name, split in splits.items():
+        seen = torch.zeros(len(split), dtype=torch.int32)
+        seen[list(split.corrupt)] = 1
+        device = torch.device(ray.train.torch.get_device())
+        counts[name] = int((dist.all_reduce_sum(seen.to(device)) > 0).sum())
+    return counts
 
 
 def _choose(
@@ -206,16 +239,15 @@ def _choose(
     """The choice among the checkpoints that were kept, interpolating where the config allows it."""
 
     def evaluate_at(candidate: Any, alpha: float) -> select.Record:
-        return measure(select.interpolate(w_old, _weights(candidate), alpha))
+        return measure(select.interpolate(w_old, _weights(config, candidate), alpha))
 
     candidates = [(report, report.metrics["record"]) for report in ray.train.get_all_reported_checkpoints()]
     return select.choose(candidates, evaluate_at if config.select.interpolate else None)
 
 
-def _weights(candidate: Any) -> dict[str, Tensor]:
-    with candidate.checkpoint.as_directory() as directory:
-        _, weights, state = checkpoint.load(Path(directory))
-        return cycle.candidate_weights(weights, state)
+def _weights(config: Config, candidate: Any) -> dict[str, Tensor]:
+    _, weights, state = checkpoint.load(_uri(config, candidate.checkpoint))
+    return cycle.candidate_weights(weights, state)
 
 
 def _publish(config: Config, net: model.ClipWithHeads, weights: dict[str, Tensor], name: str) -> dict[str, str]:
@@ -234,14 +266,15 @@ def _flips(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks) -> 
         rows = before.rows(task)[before.correct(task) & ~after.correct(task)]
         classes = tasks.classes[task.attribute]
         for row in rows[:_FLIPS_PER_TASK]:
-            image = Image.fromarray(loader.decode(test.images[int(row)].as_buffer()))
+            example = test.example(int(row))
+            image = Image.fromarray(loader.decode(example.image, _THUMBNAIL))
             image.thumbnail((_THUMBNAIL, _THUMBNAIL))
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=85)
             flips.append(
                 {
                     "task": task.name,
-                    "id": test.ids[row],
+                    "id": example.id,
                     "truth": classes[task.label],
                     "old": classes[before.predicted[task.attribute][row]],
                     "new": classes[after.predicted[task.attribute][row]],

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from raymds.config import Config, ScenesConfig, load, to_yaml
+from raymds.config import Config, load, to_yaml
+from raymds.data.config import ScenesConfig
 from raymds.errors import UsageError
 
 

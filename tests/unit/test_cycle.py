@@ -9,7 +9,8 @@ import torch
 
 from raymds.config import Config
 from raymds.data.loader import Loaded, Loader
-from raymds.data.shards import DataSet, Split
+from raymds.data.shards import DataSet
+from raymds.data.split import Split
 from raymds.errors import DivergedError
 from raymds.evaluate import evaluate
 from raymds.model import load
@@ -59,7 +60,7 @@ def _cut(loaded: Loaded, count: int) -> Loaded:
     cut = type(batch)(
         batch.step, batch.positive, batch.negative, batch.tasks, batch.example[:count], batch.example_task[:count]
     )
-    return Loaded(cut, loaded.pairs, loaded.examples[:count])
+    return Loaded(cut, loaded.pairs, loaded.captions, loaded.examples[:count])
 
 
 def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, train: Split, tasks: Tasks) -> None:
@@ -150,7 +151,7 @@ def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, trai
 
     rows = [*batch.positive, *batch.negative]
     image = net.encode_image(loaded.pairs)
-    caption = [text(train.captions[row], head(row)) for row in rows]
+    caption = [text(train.example(int(row)).caption, head(row)) for row in rows]
     P = len(batch.positive)
     total = torch.zeros((), dtype=torch.float64)
     for i in range(P):

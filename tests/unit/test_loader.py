@@ -1,6 +1,7 @@
 """Pixels: pure functions of (seed, row, step), the same however far ahead and in whatever order they are made."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from raymds.data.loader import Loader, clean_pixels, load
+from raymds.data.loader import Loader, clean_pixels, decode, load
+from raymds.data.reader import Columns, File
 from raymds.data.sampler import Batch, Sampler
-from raymds.data.shards import DataSet, Split
+from raymds.data.shards import DataSet
+from raymds.data.split import Split
 from raymds.errors import UsageError
 
 
@@ -43,30 +46,46 @@ def test_examples_are_clean_and_pairs_vary_with_the_step(train: Split) -> None:
     assert loaded.pairs.shape == (80, 3, 64, 64)
     assert loaded.pairs.dtype == torch.uint8
     row = int(loaded.batch.positive[0])
-    assert np.array_equal(loaded.pairs[0].numpy(), load(train, row, 64, (5, 0)))
-    assert not np.array_equal(load(train, row, 64, (5, 0)), load(train, row, 64, (5, 1)))
-    assert not np.array_equal(load(train, row, 64, (5, 0)), load(train, row, 64, (6, 0)))
+    assert np.array_equal(loaded.pairs[0].numpy(), load(train, row, 64, (5, 0))[0])
+    assert not np.array_equal(load(train, row, 64, (5, 0))[0], load(train, row, 64, (5, 1))[0])
+    assert not np.array_equal(load(train, row, 64, (5, 0))[0], load(train, row, 64, (6, 0))[0])
     loader.close()
 
 
-def encoded(image: Image.Image, kind: str) -> Split:
+class Held:
+    """Two shards of one row each, in memory."""
+
+    def __init__(self, *images: bytes) -> None:
+        self.images = images
+
+    def rows(self, shard: int) -> Columns:
+        image = pa.array([self.images[shard]], pa.large_binary())
+        return Columns(pa.array(["ab"[shard]]), image, pa.array([f"caption {shard}"]))
+
+
+def split_of(*images: bytes, **options: Any) -> Split:
+    files = [(File(f"bucket/train-{number}.parquet", 0, ""), 1) for number in range(len(images))]
+    labels = {"weather": np.zeros(len(images), np.int16)}
+    return Split(labels, files, Held(*images), first=0, window=0, **options)  # type: ignore[arg-type]
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> Split:
     buffer = io.BytesIO()
     image.save(buffer, kind)
-    content = pa.array([b"junk", buffer.getvalue()], pa.large_binary())
-    return Split(["a", "b"], content, ["", ""], {}, [("bucket/train-0.parquet", 1), ("bucket/train-1.parquet", 1)])
+    return split_of(b"junk", buffer.getvalue(), **options)
 
 
 def test_wide_images_lose_their_sides_and_keep_their_scale() -> None:
     pixels = np.zeros((40, 120, 3), np.uint8)
     pixels[:, 40:80] = 200
     split = encoded(Image.fromarray(pixels), "PNG")
-    assert (load(split, 1, 20)[:, 5:15, 5:15] == 200).all()
+    assert (load(split, 1, 20)[0][:, 5:15, 5:15] == 200).all()
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     split = encoded(Image.fromarray(pixels), "PNG")
-    assert np.array_equal(load(split, 1, 32), pixels.transpose(2, 0, 1))
+    assert np.array_equal(load(split, 1, 32)[0], pixels.transpose(2, 0, 1))
 
 
 def test_an_image_that_cant_be_decoded_names_shard_and_row() -> None:
@@ -78,7 +97,42 @@ def test_an_image_that_cant_be_decoded_names_shard_and_row() -> None:
 def test_a_truncated_jpeg_is_an_error() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     split = encoded(Image.fromarray(pixels), "JPEG")
-    halves = pa.array([b"", split.images[1].as_py()[:800]], pa.large_binary())
-    cut = Split(split.ids, halves, ["", ""], {}, split.shards)
+    cut = split_of(b"", bytes(split.example(1).image)[:800])
     with pytest.raises(UsageError, match=r"train-1\.parquet row 0"):
         load(cut, 1, 64)
+
+
+def test_a_row_that_cant_be_decoded_is_skipped_and_counted_where_that_is_asked_for() -> None:
+    split = encoded(Image.new("RGB", (8, 8), (9, 9, 9)), "PNG", skip_corrupt=True)
+    pixels, example = load(split, 0, 8)
+    assert (example.id, split.corrupt) == ("b", {0})
+    assert np.array_equal(pixels, load(split, 1, 8)[0])
+
+
+def test_a_class_without_any_image_that_can_be_decoded_is_an_error() -> None:
+    split = split_of(b"junk", b"more junk", skip_corrupt=True)
+    with pytest.raises(UsageError, match="no other row has the same labels"):
+        load(split, 0, 8)
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
+    ramp = np.linspace(0, 255, 512)
+    pixels = np.stack([np.tile(ramp, (512, 1)), np.tile(ramp[:, None], (1, 512)), np.full((512, 512), 90)], axis=2)
+    split = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG")
+    assert decode(split.example(1).image, 64).shape == (64, 64, 3)
+    whole = np.asarray(Image.fromarray(decode(split.example(1).image)).resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.abs(load(split, 1, 64)[0].astype(int) - whole.transpose(2, 0, 1)).mean() < 2
+    assert decode(split.example(1).image, 65).shape[0] >= 65
+    assert decode(split.example(1).image, 1000).shape == (512, 512, 3)
+
+
+def test_what_pillow_raises_of_its_own_is_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(buffer, "PNG")
+    broken = bytearray(buffer.getvalue())
+    broken[broken.index(b"IDAT") - 1] = 0  # the length of a chunk: Pillow raises SyntaxError
+    with pytest.raises(ValueError, match="broken PNG"):
+        decode(bytes(broken))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="decompression bomb"):
+        decode(buffer.getvalue())

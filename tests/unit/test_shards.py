@@ -39,9 +39,8 @@ def uri(tmp_path: Path) -> str:
 def test_what_is_written_is_read(uri: str) -> None:
     split = DataSet.open(uri).load("train")
     assert len(split) == 20
-    assert split.ids[13] == "id-13"
-    assert split.captions[13] == "caption 13"
-    assert split.images[13].as_py() == bytes([13]) * 50
+    example = split.example(13)
+    assert (example.id, bytes(example.image), example.caption) == ("id-13", bytes([13]) * 50, "caption 13")
     assert split.labels["weather"].tolist() == [(0, 1, -1)[i % 3] for i in range(20)]
     assert split.rows_of("weather", 1).tolist() == list(range(1, 20, 3))
     assert split.where(13) == f"{uri}/train-1.parquet row 3"
@@ -55,7 +54,7 @@ def test_manifest_counts_and_digests(uri: str) -> None:
     shard = data.splits["train"][0]
     content = Path(uri, shard.file).read_bytes()
     assert (shard.rows, shard.bytes) == (10, len(content))
-    data.verify()
+    data.check()
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ def test_one_flipped_byte_is_found_and_named(uri: str) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    for use in (lambda d: d.load("train"), lambda d: d.verify()):
+    for use in (lambda d: d.load("train").example(13), lambda d: d.check()):
         with pytest.raises(UsageError, match=r"train-1\.parquet: shard is damaged: .*the manifest says"):
             use(DataSet.open(uri))
 
@@ -84,10 +83,10 @@ def test_a_missing_or_cut_shard_is_named(uri: str) -> None:
     path = Path(uri, "train-1.parquet")
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UsageError, match=r"train-1\.parquet: shard is damaged"):
-        DataSet.open(uri).verify()
+        DataSet.open(uri).check()
     path.unlink()
     with pytest.raises(UsageError, match=r"train-1\.parquet: shard is missing"):
-        DataSet.open(uri).verify()
+        DataSet.open(uri).check()
 
 
 def test_without_manifest_there_is_no_data_set(tmp_path: Path) -> None:

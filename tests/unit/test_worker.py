@@ -1,6 +1,5 @@
 """What a worker reads and when: the test split once, after the choice (invariant 5), and only where there is one."""
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,8 @@ import pytest
 
 from raymds import select
 from raymds.config import Config
-from raymds.data.shards import DataSet, Split
+from raymds.data.shards import DataSet
+from raymds.data.split import Split
 from raymds.evaluate import Evaluation, evaluate, paired
 from raymds.model import load
 from raymds.tasks import resolve
@@ -30,11 +30,8 @@ class Recorder:
         if record["event"] == "phase":
             self.events.append(record["phase"])
 
-    def report(self, metrics: dict[str, Any], checkpoint: Any, checkpoint_dir_name: str) -> None:
-        kept = self._directory / checkpoint_dir_name
-        shutil.copytree(checkpoint.path, kept)
-        reported = type(checkpoint).from_directory(str(kept))
-        self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=reported))
+    def report(self, metrics: dict[str, Any], checkpoint: Any, checkpoint_upload_mode: Any) -> None:
+        self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=checkpoint))
 
 
 @pytest.fixture

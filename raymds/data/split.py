@@ -1,0 +1,117 @@
+"""One split of a data set: labels of all rows in memory, images read as they are needed."""
+
+import mmap
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raymds.data.reader import File, Reader
+from raymds.data.sampler import Blocks, Rows
+from raymds.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: its id, encoded image and caption."""
+
+    id: str
+    image: memoryview
+    caption: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows are numbered through the shards in their order."""
+
+    labels: dict[str, NDArray[np.int16]]  # attribute -> class index, −1 where undefined
+    files: Sequence[tuple[File, int]]  # each shard and its number of rows
+    reader: Reader
+    first: int  # number of the first shard within the reader
+    window: int  # shards whose rows are shuffled together; 0: all
+    skip_corrupt: bool = False
+    corrupt: set[int] = field(default_factory=set)  # rows whose image could not be decoded, as far as was seen
+    _pinned: dict[int, Example] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(rows for _, rows in self.files)
+
+    def rows_of(self, attribute: str, label: int) -> Rows:
+        """Rows whose attribute has that class."""
+        return np.flatnonzero(self.labels[attribute] == label)
+
+    def shard_of(self, rows: Rows | Sequence[int]) -> Rows:
+        """The shard, within the split, of each row."""
+        return np.searchsorted(self._ends, rows, side="right").astype(np.int64)
+
+    def blocks(self, rows: Rows) -> Blocks | None:
+        """How a pool of rows is streamed; None where the split fits in memory and is shuffled as a whole."""
+        return Blocks(self.shard_of(rows), len(self.files), self.window) if self.window else None
+
+    def where(self, row: int) -> str:
+        """Shard and row within it, for messages."""
+        file, position = self._locate(row)
+        return f"{self.files[file][0].uri} row {position}"
+
+    def example(self, row: int) -> Example:
+        """One row, from memory where its shard is there."""
+        if row in self._pinned:
+            return self._pinned[row]
+        shard, position = self._locate(row)
+        rows = self.reader.rows(self.first + shard)
+        image = memoryview(rows.images[position].as_buffer())
+        return Example(rows.ids[position].as_py(), image, rows.captions[position].as_py())
+
+    def ahead(self, rows: Rows | Sequence[int]) -> None:
+        """Begin to fetch the shards of rows that will be asked for."""
+        needed = rows if not self._pinned else [row for row in rows if row not in self._pinned]
+        self.reader.ahead(self.first + int(shard) for shard in np.unique(self.shard_of(needed)))
+
+    def pin(self, rows: Rows) -> None:
+        """Keep rows at hand that are drawn again and again from all over a split too large for memory.
+
+        Each shard that holds one is read once. The images lie in an unnamed local file that is mapped into memory, so
+        that they take none which the system can't take back.
+        """
+        rows = np.setdiff1d(rows, list(self._pinned))
+        if not self.window or not len(rows):
+            return
+        shards, starts = np.unique(self.shard_of(rows), return_index=True)
+        spans: list[tuple[int, str, str, int]] = []
+        with tempfile.TemporaryFile() as file:
+            for number, group in enumerate(np.split(rows, starts[1:])):
+                self.reader.ahead(self.first + int(shard) for shard in shards[number : number + 4])
+                for row in group.tolist():
+                    example = self.example(row)
+                    spans.append((row, example.id, example.caption, file.write(example.image)))
+            file.flush()
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        start = 0
+        for row, name, caption, size in spans:
+            self._pinned[row] = Example(name, content[start : start + size], caption)
+            start += size
+
+    def substitute(self, row: int) -> int:
+        """The row that stands in for one that can't be decoded: the next with the same labels, round the end."""
+        same = np.ones(len(self), dtype=bool)
+        for labels in self.labels.values():
+            same &= labels == labels[row]
+        for other in self._after(np.flatnonzero(same), row):
+            if other not in self.corrupt:
+                return other
+        raise UsageError(f"{self.where(row)}: image can't be decoded, and no other row has the same labels")
+
+    def _after(self, rows: Rows, row: int) -> Iterable[int]:
+        position = int(np.searchsorted(rows, row))
+        return map(int, np.roll(rows, -position)[1:])
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._ends, row, side="right"))
+        return shard, int(row - (self._ends[shard] - self.files[shard][1]))
+
+    @cached_property
+    def _ends(self) -> Rows:
+        return np.cumsum([rows for _, rows in self.files])
