@@ -6,6 +6,7 @@ import time
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -56,7 +57,8 @@ class Terminal:
         """A line for people."""
         if self.mode != "json":
             self.stop()
-            self.console.print(text)
+            # As it is: a line broken at a width can't be searched, and [brackets] of a path are no markup.
+            self.console.print(text, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         """End the live display."""
@@ -85,6 +87,26 @@ class Terminal:
                 f"[{_MARKS[verdict]}]{verdict}[/]" if verdict else "target",
                 end_section=verdict is None,
             )
+        self.console.print(table)
+
+    def classes(self, counts: Record) -> None:
+        """Rows per class and split, as of `data.look.counts`, in at most 100 columns."""
+        if self.mode == "json":
+            return
+        self.stop()
+        table = Table(width=None)
+        table.add_column("attribute")
+        table.add_column("class", overflow="fold")
+        for split in counts["rows"]:
+            table.add_column(split, justify="right", no_wrap=True)
+        table.add_row("", "all", *map(str, counts["rows"].values()), end_section=True)
+        for attribute, classes in counts["classes"].items():
+            undefined = counts["undefined"][attribute]
+            for name, rows in classes.items():
+                table.add_row(escape(attribute), escape(name), *map(str, rows.values()))
+            if any(undefined.values()):
+                table.add_row(escape(attribute), "undefined", *map(str, undefined.values()), style="dim")
+            table.add_section()
         self.console.print(table)
 
     def _phase(self, record: Record) -> None:

@@ -142,9 +142,46 @@ def test_report_of_a_directory_that_is_no_run(tmp_path: Path, capsys: pytest.Cap
     assert "raymds: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", [["demo"], ["data", "scenes"], ["pretrain"], ["finetune"], ["certify"], ["report"]])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["demo"],
+        ["data", "scenes"],
+        ["data", "show"],
+        ["data", "verify"],
+        ["pretrain"],
+        ["finetune"],
+        ["certify"],
+        ["report"],
+    ],
+)
 def test_every_verb_has_help_with_an_example(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*verb, "--help"])
     assert ended.value.code == 0
     assert f"example: raymds {' '.join(verb)}" in capsys.readouterr().out
+
+
+def test_a_data_set_is_shown_and_verified(data_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sheet.png"
+    assert main(["data", "show", data_uri, "--out", str(out)]) == 0
+    assert f"sheet: {out}" in capsys.readouterr().out
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert main(["data", "show", data_uri, "--split", "val", "--json"]) == 0
+    (record,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert record["rows"] == {"val": 120}
+    assert main(["data", "show", data_uri, "--out", "sheet.gif"]) == 2
+    assert main(["data", "verify", data_uri]) == 0
+    assert "3 splits, 6 shards, 640 images, all as the manifest says\n" in capsys.readouterr().out
+
+
+def test_a_data_set_with_problems_ends_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["rows.train=30", "rows.val=10", "rows.test=10"]
+    uri = tmp_path / "set"
+    assert main(["data", "scenes", str(uri), *rows]) == 0
+    (uri / "val-00000.parquet").unlink()
+    assert main(["data", "verify", str(uri)]) == 2
+    assert f"{uri}/val-00000.parquet: no such file\n" in capsys.readouterr().out
+    assert main(["data", "verify", str(uri), "--json"]) == 2
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["count"], result["problems"]) == (1, [f"{uri}/val-00000.parquet: no such file"])

@@ -48,3 +48,18 @@ def test_the_final_table_fits_100_columns(capsys: pytest.CaptureFixture[str]) ->
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines) <= 100
     assert any("weather:partly cloudy" in line and "violated" in line and "-12.3" in line for line in lines)
+
+
+def test_a_table_of_365_classes_fits_100_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = {f"[bold]place {n} {'x' * (n % 120)}": {"train": 10**7, "val": n, "test": n} for n in range(365)}
+    rows = {"train": 10**9, "val": 5000, "test": 5000}
+    Terminal().classes({"rows": rows, "classes": {"place": classes}, "undefined": {"place": {"train": 3}}})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= 100
+    assert any("[bold]place 364" in line and "10000000" in line for line in lines)
+    assert any("undefined" in line and "3" in line for line in lines)
+
+
+def test_a_line_for_people_is_not_broken_or_taken_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().say(f"[red]/data/{'x' * 150} row 3: damaged")
+    assert capsys.readouterr().out == f"[red]/data/{'x' * 150} row 3: damaged\n"
