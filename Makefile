@@ -1,10 +1,12 @@
 # make demo   the whole story on this machine: data, old model, constrained cycle, certificate, report.html
+#             with DATA=s3 all of it in a bucket of an S3 server of this machine
 # make test   every test; make unit: the quick ones; make lint: style and types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 DEMO ?= demo
+DATA ?= local
 
 .PHONY: demo test unit lint clean
 
@@ -14,7 +16,11 @@ $(VENV)/ready: constraints.txt pyproject.toml
 	touch $@
 
 demo: $(VENV)/ready
+ifeq ($(DATA),s3)
+	$(BIN)/python cluster/local_s3.py $(DEMO)-s3 driving $(BIN)/raymds demo --directory s3://driving/$(DEMO) --seed $(SEED)
+else
 	$(BIN)/raymds demo --directory $(DEMO) --seed $(SEED)
+endif
 
 test: $(VENV)/ready lint
 	$(BIN)/pytest tests

@@ -25,11 +25,13 @@ class RunDirectory:
 
     def claim(self, config: Config) -> None:
         """Store the config, or check that a run begun here has the same: UsageError naming a key that differs."""
-        text, found = to_yaml(config), self.read("config.yaml")
-        if found is None:
-            storage.write(self.path("config.yaml"), text.encode())
-        elif found.decode() != text:
-            changes = difflib.unified_diff(found.decode().splitlines(), text.splitlines(), n=0, lineterm="")
+        text = to_yaml(config)
+        # Created, not written: of two commands that begin at the same moment one finds the other's.
+        if storage.create(self.path("config.yaml"), text.encode()):
+            return
+        found = storage.read(self.path("config.yaml")).decode()
+        if found != text:
+            changes = difflib.unified_diff(found.splitlines(), text.splitlines(), n=0, lineterm="")
             lines = [line for line in changes if line[:3] not in {"---", "+++"} and line[0] in "+-"]
             raise UsageError(
                 f"run.uri={self.uri}: holds a run with another config ({'; '.join(lines[:4])}); give another run.uri, "

@@ -1,5 +1,6 @@
 """A small data set and a small old model, made once per test session."""
 
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,8 @@ ROWS = {"train": 400, "val": 120, "test": 120}
 PROMPTS = "{weather: 'the weather is {}.', scene: 'the scene is a {}.', timeofday: 'the time of day is {}.'}"
 
 
-@pytest.fixture(scope="session")
-def data_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Balanced rendered scenes, in two shards per split."""
-    uri = str(tmp_path_factory.mktemp("data"))
+def write_scenes(uri: str, spoiled: Container[int] = ()) -> None:
+    """Balanced rendered scenes, in two shards per split; the images of `spoiled` rows can't be decoded."""
     splits, index = {}, 0
     for split, rows in ROWS.items():
         shards = []
@@ -30,11 +29,18 @@ def data_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
             for _ in range(rows // 2):
                 scene = render(7, index, 64, BALANCED)
                 image = simplejpeg.encode_jpeg(np.ascontiguousarray(scene.pixels), quality=95)
+                image = image[:60] if index in spoiled else image
                 content.append(Row(f"row-{index}", image, scene.caption, scene.attributes))
                 index += 1
             shards.append(write_shard(uri, f"{split}-{part}.parquet", content, ATTRIBUTES))
         splits[split] = shards
     write_manifest(uri, ATTRIBUTES, splits, {"made_by": "tests"})
+
+
+@pytest.fixture(scope="session")
+def data_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = str(tmp_path_factory.mktemp("data"))
+    write_scenes(uri)
     return uri
 
 

@@ -99,29 +99,38 @@ class Reader:
         """`memory` in bytes of shards kept; the shards being fetched come on top."""
         self._files, self._memory, self._cache = files, memory, cache
         self._held: OrderedDict[int, Future[Columns]] = OrderedDict()
+        self._used: set[int] = set()  # those that were asked for since they were fetched
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
 
     def ahead(self, shards: Iterable[int]) -> None:
-        """Begin to fetch shards that will be asked for."""
-        for shard in shards:
-            self._future(shard)
+        """Begin to fetch shards that will be asked for, as many as fit beside others that wait for that."""
+        with self._lock:
+            for shard in shards:
+                if shard not in self._held and self._make_room(self._files[shard].bytes, self._used):
+                    self._held[shard] = self._pool.submit(self._fetch, self._files[shard])
 
     def rows(self, shard: int) -> Columns:
         """The rows of a shard; UsageError naming it and its digests where its bytes are not those of the manifest."""
-        return self._future(shard).result()
-
-    def _future(self, shard: int) -> Future[Columns]:
         with self._lock:
             future = self._held.get(shard)
             if future is None or (future.done() and future.exception()):
+                self._make_room(self._files[shard].bytes, {*self._held})
                 future = self._held[shard] = self._pool.submit(self._fetch, self._files[shard])
             self._held.move_to_end(shard)
-            total = sum(self._files[held].bytes for held in self._held)
-            while total > self._memory and len(self._held) > 1:
-                oldest, _ = self._held.popitem(last=False)
-                total -= self._files[oldest].bytes
-            return future
+            self._used.add(shard)
+        return future.result()
+
+    def _make_room(self, needed: int, droppable: set[int]) -> bool:
+        """Drop shards, those used longest ago first, until there is room; whether there is."""
+        total = needed + sum(self._files[held].bytes for held in self._held)
+        for shard in [held for held in self._held if held in droppable]:
+            if total <= self._memory:
+                break
+            total -= self._files[shard].bytes
+            del self._held[shard]
+            self._used.discard(shard)
+        return total <= self._memory
 
     def _fetch(self, file: File) -> Columns:
         data = self._cache.get(file) if self._cache else storage.read(file.uri)

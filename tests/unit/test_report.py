@@ -166,6 +166,13 @@ def test_every_task_and_the_chosen_step_are_shown(kind: str) -> None:
     assert texts.count(step) == 2  # on the target's chart and on DevSafety's
 
 
+@pytest.mark.parametrize(("train", "said"), [(0, False), (1200, True)])
+def test_skipped_images_are_said(train: int, said: bool) -> None:
+    skipped = {"train": train, "val": 0, "test": 3 if said else 0}
+    run = changed(parsed(), "outcome", lambda outcome: outcome.update(skipped_images=skipped))
+    assert ("were skipped: 1,200 of train, 0 of val, 3 of test." in render(run)) == said
+
+
 def test_the_same_files_make_the_same_bytes() -> None:
     pages = {render(parsed(verdict="certified"), parsed(verdict="old", solver="none")) for _ in range(2)}
     assert len(pages) == 1

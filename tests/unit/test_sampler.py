@@ -1,9 +1,11 @@
 """The global batch: a pure function of (seed, step), dealt to any number of ranks without loss."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from raymds.data.sampler import Sampler, retain
+from raymds.data.sampler import Blocks, Sampler, retain
 
 
 def sampler(seed: int = 0, tasks_per_step: int = 3) -> Sampler:
@@ -74,3 +76,50 @@ def test_retained_examples_are_a_fixed_subset() -> None:
     assert np.array_equal(kept, retain(pool, 100, seed=3, task=2))
     assert not np.array_equal(kept, retain(pool, 100, seed=3, task=1))
     assert np.array_equal(retain(pool, 10**6, seed=3, task=2), pool)
+
+
+SHARD = np.repeat(np.arange(30), 12)  # of the 360 negatives
+
+
+def streamed(window: int) -> Sampler:
+    return replace(sampler(), negative_blocks=Blocks(SHARD, 30, window))
+
+
+def test_a_streamed_pool_is_still_seen_once_an_epoch() -> None:
+    seen = np.concatenate([streamed(4).batch(step).negative for step in range(30)])
+    assert np.array_equal(np.sort(seen), np.arange(40, 400))
+    assert not np.array_equal(seen, np.concatenate([streamed(4).batch(step).negative for step in range(30, 60)]))
+
+
+def test_a_streamed_pool_needs_a_few_shards_at_a_time_in_random_order() -> None:
+    windows = [np.concatenate([streamed(4).batch(step).negative for step in range(s, s + 4)]) for s in (0, 4, 8)]
+    shards = [np.unique(SHARD[window - 40]) for window in windows]
+    assert [len(used) for used in shards] == [4, 4, 4]
+    assert len(np.unique(np.concatenate(shards))) == 12
+    assert not np.array_equal(np.sort(np.concatenate(shards)), np.arange(12))
+    first = SHARD[streamed(4).batch(0).negative - 40]
+    assert len(np.unique(first)) > 1  # rows of the window's shards come mixed
+
+
+def test_a_window_of_all_shards_is_the_plain_shuffle() -> None:
+    for step in (0, 31):
+        assert np.array_equal(streamed(30).batch(step).negative, sampler().batch(step).negative)
+
+
+def test_steps_asked_for_ahead_and_again_are_the_same() -> None:
+    one, other = sampler(), sampler()
+    for step in (0, 7, 1, 30, 2, 16, 0):
+        assert np.array_equal(one.batch(step).positive, other.batch(step).positive)
+        assert np.array_equal(one.batch(step).positive, sampler().batch(step).positive)
+
+
+def test_retained_examples_of_a_streamed_split_come_from_the_same_few_shards() -> None:
+    pool, other = np.arange(0, 360, 2), np.arange(1, 360, 2)
+    blocks = [Blocks(SHARD[rows], 30, 4) for rows in (pool, other)]
+    kept = [retain(rows, 30, 5, k, block) for k, (rows, block) in enumerate(zip((pool, other), blocks, strict=True))]
+    assert [len(rows) for rows in kept] == [30, 30]
+    assert len(np.unique(SHARD[kept[0]])) == 5  # 6 rows of the class in each
+    assert np.array_equal(np.unique(SHARD[kept[0]]), np.unique(SHARD[kept[1]]))
+    assert not np.array_equal(np.unique(SHARD[kept[0]]), np.arange(5))
+    everything = retain(pool, 1000, 5, 0, blocks[0])
+    assert np.array_equal(everything, pool)
