@@ -207,7 +207,7 @@ def _client() -> Any:
     from botocore.config import Config  # noqa: PLC0415
 
     signing = {"signature_version": UNSIGNED} if _State.config.anonymous else {}
-    options = Config(connect_timeout=_CONNECT, read_timeout=5.0, retries={"total_max_attempts": 2}, **signing)
+    options = Config(connect_timeout=2.0, read_timeout=5.0, retries={"total_max_attempts": 2}, **signing)
     return boto3.Session().client("s3", endpoint_url=_endpoint(), region_name=_region() or "us-east-1", config=options)
 
 

@@ -84,7 +84,7 @@ def test_the_file_system_works_for_others(root: str, tmp_path: Path) -> None:
         ({}, ["storage.endpoint=elsewhere"], "storage.endpoint=elsewhere: has to be a URL"),
         ({}, ["data.uri=s3://nobodys-bucket/x"], "s3://nobodys-bucket at .*no such bucket; check its name"),
         ({}, [], r"data.uri=s3://driving/nothing: no data set there"),
-        ({}, ["data.uri=s3://AKME:{secret}@driving/x"], "s3://…driving/x: a URI holds bucket and key alone"),
+        ({}, ["data.uri=s3://AKME:{secret}@driving/x"], "s3://…driving/x.*: a URI holds bucket and key alone"),
         ({}, ["data.uri=s3://"], "names no bucket"),
     ],
 )
