@@ -84,8 +84,6 @@ def filesystem(uri: str) -> tuple[Any, str]:
     path = parts.netloc + parts.path
     if parts.scheme == "gs":
         return pafs.PyFileSystem(_Objects(pafs.GcsFileSystem(), "gs", _State.patience)), path
-    if not _State.patience:
-        _probe(parts.netloc)
     return pafs.PyFileSystem(_Objects(_s3(parts.netloc), "s3", _State.patience)), path
 
 
@@ -211,9 +209,15 @@ def _client() -> Any:
     return boto3.Session().client("s3", endpoint_url=_endpoint(), region_name=_region() or "us-east-1", config=options)
 
 
+def diagnose(uri: str) -> None:
+    """UsageError where the reason for a failure is that a bucket can't be used at all: pyarrow's errors don't tell."""
+    if uri.startswith("s3://") and not _State.patience:
+        _probe(urlsplit(uri).netloc)
+
+
 @functools.lru_cache(maxsize=32)
 def _probe(bucket: str) -> None:
-    """Find out within seconds that a bucket can't be used; a policy that forbids listing is no reason."""
+    """List the bucket; a policy that forbids that is no reason."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
 
     where = f"s3://{bucket}" + (f" at {_endpoint()}" if _endpoint() else "")

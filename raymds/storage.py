@@ -18,7 +18,7 @@ from raymds.errors import UsageError
 
 
 def resolve(uri: str) -> tuple[Any, str]:
-    """A pyarrow file system and the path within it; UsageError where the bucket can't be reached."""
+    """A pyarrow file system and the path within it."""
     if not uri:
         raise UsageError("empty URI: give a path, s3://bucket/prefix or gs://bucket/prefix")
     if "://" not in uri:
@@ -54,7 +54,10 @@ def size(uri: str) -> int | None:
         info = filesystem.get_file_info(path)
     except OSError as error:
         raise _unreadable(uri, error) from None
-    return int(info.size) if info.type == pafs.FileType.File else None
+    if info.type == pafs.FileType.File:
+        return int(info.size)
+    objects.diagnose(uri)
+    return None
 
 
 def exists(uri: str) -> bool:
@@ -86,6 +89,7 @@ def read(uri: str) -> bytes:
     try:
         return objects.patiently(uri, content)
     except FileNotFoundError:
+        objects.diagnose(uri)
         raise UsageError(f"{uri}: no such file") from None
     except OSError as error:
         raise _unreadable(uri, error) from None
@@ -105,6 +109,7 @@ def write(uri: str, data: bytes) -> None:
         else:
             objects.patiently(uri, lambda: objects.upload(filesystem, path, data))
     except OSError as error:
+        objects.diagnose(uri)
         raise UsageError(f"{uri}: can't be written: {objects.reason(error)}") from None
 
 
@@ -157,6 +162,7 @@ def sha256(data: bytes) -> str:
 
 
 def _unreadable(uri: str, error: OSError) -> UsageError:
+    objects.diagnose(uri)
     return UsageError(f"{uri}: can't be read: {objects.reason(error)}")
 
 
