@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scipy.stats import beta as beta_distribution
+from scipy.special import betainccinv, betaincinv
 
 Verdict = Literal["certified", "retained", "violated"]
 SCHEMA = 1
@@ -42,8 +42,8 @@ def clopper_pearson(k: float, n: float, error: float) -> tuple[float, float]:
 
     `k` and `n` may be fractional (used to extrapolate); at n = 0 the interval is (0, 1).
     """
-    lower = float(beta_distribution.ppf(error / 2, k, n - k + 1)) if k > 0 else 0.0
-    upper = float(beta_distribution.ppf(1 - error / 2, k + 1, n - k)) if k < n else 1.0
+    lower = float(betaincinv(k, n - k + 1, error / 2)) if k > 0 else 0.0
+    upper = float(betainccinv(k + 1, n - k, error / 2)) if k < n else 1.0
     return lower, upper
 
 

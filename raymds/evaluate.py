@@ -109,7 +109,7 @@ def evaluate(
     classifier_HD = classifier(model, tasks)
     results = torch.empty(len(own), 2, len(tasks.classes), dtype=torch.float64)
     done = 0
-    for block, pixels in clean_batches(split, own, model.image_size):
+    for block, pixels in clean_batches(split, own, model.image_size, substitutes=substitutes):
         cosine_BH = cosines(model, classifier_HD, pixels).cpu()
         here = results[done : done + len(block)]
         for column, attribute in enumerate(tasks.classes):

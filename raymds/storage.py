@@ -34,7 +34,8 @@ def resolve(uri: str) -> tuple[Any, str]:
 
 def join(uri: str, *names: str) -> str:
     """`uri` with path components appended."""
-    return "/".join([uri.rstrip("/"), *names])
+    scheme, mark, path = uri.rpartition("://")
+    return "/".join([scheme + mark + path.rstrip("/"), *names])
 
 
 def absolute(uri: str) -> str:

@@ -1,16 +1,22 @@
-"""A small data set and a small old model, made once per test session."""
+"""What is made once per test session: a small data set, a small old model, a Ray cluster, a run nothing disturbs."""
 
-from collections.abc import Container
+import json
+from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 
+from raymds import storage
 from raymds.config import Config, load
 from raymds.data.scenes import ATTRIBUTES, BALANCED, render
 from raymds.data.shards import Row, write_manifest, write_shard
 from raymds.model import ClipWithHeads, pack_weights
+from raymds.train import driver
+from tests.s3.servers import CREDENTIALS
 
 import simplejpeg  # isort: skip
 
@@ -79,6 +85,49 @@ def old_weights(tmp_path_factory: pytest.TempPathFactory, data_uri: str) -> str:
 @pytest.fixture
 def config(data_uri: str, old_weights: str, tmp_path: Path) -> Config:
     return load(Config, None, overrides(data_uri, old_weights, str(tmp_path / "run")))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, whose workers can reach the S3 servers of the tests."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        driver.start_ray(silent)
+        yield
+        ray.shutdown()
+
+
+def silent(record: dict[str, Any]) -> None:
+    """Records of runs that are not looked at."""
+
+
+def finetune(settings: list[str], run: str | Path, *more: str, show: Any = silent) -> dict[str, Any]:
+    """A cycle in a run directory of its own."""
+    return driver.finetune(load(Config, None, [*settings, f"run.uri={run}", *more]), show)
+
+
+def records(run: str | Path) -> list[dict[str, Any]]:
+    """What a run has logged."""
+    return [json.loads(line) for line in storage.read(storage.join(str(run), "metrics.jsonl")).splitlines()]
+
+
+def last_checkpoint(run: str | Path) -> list[bytes]:
+    """Weights and state at the end of a run."""
+    names = ("weights.safetensors", "state.safetensors")
+    return [storage.read(storage.join(str(run), "checkpoints/train/step-0000008", name)) for name in names]
+
+
+@pytest.fixture(scope="session")
+def settings(data_uri: str, old_weights: str) -> list[str]:
+    return [*overrides(data_uri, old_weights, "unset"), "run.workers=2"]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: None, settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    finetune(settings, run)
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ _BATCH = 256  # images evaluated together
 _BATCHES_AHEAD = 2
 _FETCH_AHEAD = 8  # steps whose shards are fetched before they are asked for
 
-_Part = list[Future[tuple[Pixels, list[str]]]]
+_Part = tuple[Pixels, list[Future[list[str]]]]  # filled when its futures are done, which give the captions
 
 
 @dataclass(frozen=True)
@@ -57,70 +57,77 @@ class Loader:
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._queue: deque[tuple[Batch, _Part, _Part]] = deque()
+        self._later: deque[Rows] = deque()  # of the next steps behind the queue
 
     def get(self, step: int) -> Loaded:
         """The pixels of a step; steps may be asked for in any order, in sequence is fast."""
         if not self._queue or self._queue[0][0].step != step:
             self._queue.clear()
-            for fetched in range(step, step + _FETCH_AHEAD):
-                self._fetch(fetched)
+            self._later = deque(_rows(self._share(later)) for later in range(step, step + _FETCH_AHEAD))
             self._queue.append(self._submit(step))
         while len(self._queue) <= self._ahead:
             self._queue.append(self._submit(self._queue[-1][0].step + 1))
-        batch, pairs, examples = self._queue.popleft()
-        captions = [caption for part in pairs for caption in part.result()[1]]
-        return Loaded(batch, self._stack(pairs), captions, self._stack(examples))
+        batch, (pairs, captions), (examples, done) = self._queue.popleft()
+        named = [caption for part in captions for caption in part.result()]
+        for part in done:
+            part.result()
+        return Loaded(batch, torch.from_numpy(pairs), named, torch.from_numpy(examples))
 
     def close(self) -> None:
         """Stop the background threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _fetch(self, step: int) -> None:
-        batch = self._share(step)
-        self._split.ahead(np.concatenate([batch.positive, batch.negative, batch.example]))
-
     def _submit(self, step: int) -> tuple[Batch, _Part, _Part]:
         batch = self._share(step)
-        pairs = np.concatenate([batch.positive, batch.negative])
-        self._fetch(step + _FETCH_AHEAD)
-
-        def decoded(rows: Rows, augment: tuple[int, int] | None) -> tuple[Pixels, list[str]]:
-            loaded = [load(self._split, int(row), self._size, augment) for row in rows]
-            return np.stack([pixels for pixels, _ in loaded]), [example.caption for _, example in loaded]
+        decoding = [_rows(queued) for queued, *parts in self._queue if not all(f.done() for _, fs in parts for f in fs)]
+        self._later.append(_rows(self._share(step + _FETCH_AHEAD)))
+        self._split.ahead(np.concatenate([*decoding, *self._later]))
+        self._later.popleft()  # this step's, which is in the queue from now on
 
         def parts(rows: Rows, augment: tuple[int, int] | None) -> _Part:
-            starts = range(0, len(rows), _PARALLEL)
-            return [self._pool.submit(decoded, rows[i : i + _PARALLEL], augment) for i in starts]
+            pixels = np.empty((len(rows), 3, self._size, self._size), np.uint8)
 
+            def decoded(start: int) -> list[str]:
+                captions = []
+                for i in range(start, min(start + _PARALLEL, len(rows))):
+                    pixels[i], example = load(self._split, int(rows[i]), self._size, augment)
+                    captions.append(example.caption)
+                return captions
+
+            return pixels, [self._pool.submit(decoded, start) for start in range(0, len(rows), _PARALLEL)]
+
+        pairs = np.concatenate([batch.positive, batch.negative])
         return batch, parts(pairs, (self._seed, step)), parts(batch.example, None)
 
-    def _stack(self, parts: _Part) -> Tensor:
-        empty = np.empty((0, 3, self._size, self._size), np.uint8)
-        return torch.from_numpy(np.concatenate([empty, *(part.result()[0] for part in parts)]))
+
+def _rows(batch: Batch) -> Rows:
+    return np.concatenate([batch.positive, batch.negative, batch.example])
 
 
-def clean_pixels(split: Split, rows: Sequence[int] | Rows, size: int) -> Tensor:
+def clean_pixels(split: Split, rows: Sequence[int] | Rows, size: int, *, substitutes: bool = True) -> Tensor:
     """Rows through the clean transform: (B, 3, S, S) uint8."""
-    return torch.from_numpy(np.stack([load(split, int(row), size)[0] for row in rows]))
+    return torch.from_numpy(np.stack([load(split, int(row), size, substitutes=substitutes)[0] for row in rows]))
 
 
-def clean_batches(split: Split, rows: Rows, size: int) -> Iterator[tuple[Rows, Tensor]]:
+def clean_batches(split: Split, rows: Rows, size: int, *, substitutes: bool) -> Iterator[tuple[Rows, Tensor]]:
     """Rows through the clean transform, batch after batch, each decoded while the one before is used."""
     blocks = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
         decoding: deque[Future[Tensor]] = deque()
         for number, block in enumerate(blocks):
+            split.ahead(np.concatenate(blocks[number : number + 1 + _BATCHES_AHEAD]))
             for coming in blocks[number + len(decoding) : number + 1 + _BATCHES_AHEAD]:
-                split.ahead(coming)
-                decoding.append(pool.submit(clean_pixels, split, coming, size))
+                decoding.append(pool.submit(clean_pixels, split, coming, size, substitutes=substitutes))
             yield block, decoding.popleft().result()
 
 
-def load(split: Split, row: int, size: int, augment: tuple[int, int] | None = None) -> tuple[Pixels, Example]:
+def load(
+    split: Split, row: int, size: int, augment: tuple[int, int] | None = None, *, substitutes: bool = True
+) -> tuple[Pixels, Example]:
     """One image: decoded, resized to its short side, centre cropped; then augmented where (seed, step) is given.
 
     One that can't be decoded is a UsageError naming shard and row; where the split skips such rows, its substitute is
-    given instead, the same for old and new model.
+    given instead, the same for old and new model, or without `substitutes` a black image.
     """
     example = split.example(row)
     try:
@@ -128,6 +135,8 @@ def load(split: Split, row: int, size: int, augment: tuple[int, int] | None = No
     except (ValueError, OSError) as error:
         if split.skip_corrupt:
             split.corrupt.add(row)
+            if not substitutes:
+                return np.zeros((3, size, size), np.uint8), example
             return load(split, split.substitute(row), size, augment)
         raise UsageError(
             f"{split.where(row)} (id {example.id}): image can't be decoded: {error}; mend it, or leave such images out "
@@ -141,7 +150,7 @@ def load(split: Split, row: int, size: int, augment: tuple[int, int] | None = No
         image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
     if augment is not None:
         image = _shifted(image, (*augment, row))
-    return np.ascontiguousarray(image.transpose(2, 0, 1)), example
+    return image.transpose(2, 0, 1), example
 
 
 def decode(encoded: bytes | memoryview, size: int = 0) -> NDArray[np.uint8]:

@@ -35,7 +35,7 @@ class File:
 
 @dataclass(frozen=True)
 class Columns:
-    """The rows of a shard: pyarrow arrays of ids, encoded images and captions."""
+    """The rows of a shard: pyarrow chunked arrays of ids, encoded images and captions."""
 
     ids: Any
     images: Any
@@ -99,43 +99,55 @@ class Reader:
         """`memory` in bytes of shards kept; the shards being fetched come on top."""
         self._files, self._memory, self._cache = files, memory, cache
         self._held: OrderedDict[int, Future[Columns]] = OrderedDict()
-        self._used: set[int] = set()  # those that were asked for since they were fetched
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
 
     def ahead(self, shards: Iterable[int]) -> None:
-        """Begin to fetch shards that will be asked for, as many as fit beside others that wait for that."""
+        """Begin to fetch shards that will be asked for, the nearest first, as many as fit; what is held now gives way.
+
+        Called with all that is needed, again and again: a shard that was named before and is not named now goes first.
+        """
+        room, fitting = self._memory, list[int]()
+        for shard in shards:
+            room -= self._files[shard].bytes
+            if room < 0 and fitting:
+                break
+            fitting.append(shard)
         with self._lock:
-            for shard in shards:
-                if shard not in self._held and self._make_room(self._files[shard].bytes, self._used):
-                    self._held[shard] = self._pool.submit(self._fetch, self._files[shard])
+            for shard in fitting:
+                self._begin(shard)
+            for shard in reversed(fitting):
+                self._held.move_to_end(shard)
+            self._make_room()
 
     def rows(self, shard: int) -> Columns:
         """The rows of a shard; UsageError naming it and its digests where its bytes are not those of the manifest."""
         with self._lock:
-            future = self._held.get(shard)
-            if future is None or (future.done() and future.exception()):
-                self._make_room(self._files[shard].bytes, {*self._held})
-                future = self._held[shard] = self._pool.submit(self._fetch, self._files[shard])
+            future, begun = self._begin(shard)
             self._held.move_to_end(shard)
-            self._used.add(shard)
+            if begun:
+                self._make_room()
         return future.result()
 
-    def _make_room(self, needed: int, droppable: set[int]) -> bool:
-        """Drop shards, those used longest ago first, until there is room; whether there is."""
-        total = needed + sum(self._files[held].bytes for held in self._held)
-        for shard in [held for held in self._held if held in droppable]:
-            if total <= self._memory:
-                break
-            total -= self._files[shard].bytes
-            del self._held[shard]
-            self._used.discard(shard)
-        return total <= self._memory
+    def _begin(self, shard: int) -> tuple[Future[Columns], bool]:
+        future = self._held.get(shard)
+        if future is not None and not (future.done() and future.exception()):
+            return future, False
+        future = self._held[shard] = self._pool.submit(self._fetch, self._files[shard])
+        return future, True
+
+    def _make_room(self) -> None:
+        total = sum(self._files[held].bytes for held in self._held)
+        while total > self._memory and len(self._held) > 1:
+            oldest, _ = self._held.popitem(last=False)
+            total -= self._files[oldest].bytes
 
     def _fetch(self, file: File) -> Columns:
         data = self._cache.get(file) if self._cache else storage.read(file.uri)
-        table = pq.read_table(pa.BufferReader(verified(file, data)), columns=["id", "image", "caption"])
-        return Columns(*(table[name].combine_chunks() for name in ("id", "image", "caption")))
+        # In this thread: those that fetch are enough. The row groups stay apart: to combine them would copy the images.
+        parquet = pq.ParquetFile(pa.BufferReader(verified(file, data)))
+        table = parquet.read(columns=["id", "image", "caption"], use_threads=False)
+        return Columns(table["id"], table["image"], table["caption"])
 
 
 def verified(file: File, data: bytes) -> bytes:

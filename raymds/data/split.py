@@ -1,5 +1,6 @@
 """One split of a data set: labels of all rows in memory, images read as they are needed."""
 
+import bisect
 import mmap
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -66,9 +67,9 @@ class Split:
         return Example(rows.ids[position].as_py(), image, rows.captions[position].as_py())
 
     def ahead(self, rows: Rows | Sequence[int]) -> None:
-        """Begin to fetch the shards of rows that will be asked for."""
+        """Begin to fetch the shards of rows that will be asked for, given in that order."""
         needed = rows if not self._pinned else [row for row in rows if row not in self._pinned]
-        self.reader.ahead(self.first + int(shard) for shard in np.unique(self.shard_of(needed)))
+        self.reader.ahead(self.first + shard for shard in dict.fromkeys(self.shard_of(needed).tolist()))
 
     def pin(self, rows: Rows) -> None:
         """Keep rows at hand that are drawn again and again from all over a split too large for memory.
@@ -109,9 +110,13 @@ class Split:
         return map(int, np.roll(rows, -position)[1:])
 
     def _locate(self, row: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._ends, row, side="right"))
-        return shard, int(row - (self._ends[shard] - self.files[shard][1]))
+        shard = bisect.bisect_right(self._bounds, row)
+        return shard, row - (self._bounds[shard - 1] if shard else 0)
 
     @cached_property
     def _ends(self) -> Rows:
         return np.cumsum([rows for _, rows in self.files])
+
+    @cached_property
+    def _bounds(self) -> list[int]:
+        return [int(end) for end in self._ends]  # searched row by row, where a list is ten times faster

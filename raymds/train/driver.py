@@ -10,37 +10,24 @@ from typing import Any, cast
 
 import ray
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raymds import model, objects, storage
 from raymds.certificate import PairedCounts, certify
 from raymds.config import Config
 from raymds.data.shards import DataSet
-from raymds.errors import DivergedError, RaymdsError, UsageError
+from raymds.errors import RaymdsError, UsageError
 from raymds.run import MetricsLog, RunDirectory, digests
 from raymds.tasks import Tasks, resolve
 from raymds.train import worker
+from raymds.train.watch import EndAtOnce, Monitor
 
 SCHEMA = 1
 _KEPT = 5  # candidates kept beside the last checkpoint
 _POLL = 0.25  # seconds between looks at the monitor
 
 Show = Callable[[dict[str, Any]], None]
-
-
-class _Monitor:
-    """Receives rank 0's records; an actor, because the workers may be on other machines."""
-
-    def __init__(self) -> None:
-        self._records: list[dict[str, Any]] = []
-
-    def push(self, record: dict[str, Any]) -> None:
-        self._records.append(record)
-
-    def drain(self) -> list[dict[str, Any]]:
-        records, self._records = self._records, []
-        return records
 
 
 def pretrain(config: Config, show: Show) -> dict[str, Any]:
@@ -150,7 +137,7 @@ def _fit(
     """Run `entry` on the workers; (rank 0's result, seconds). Errors of the user's come out as themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     start_ray(show)
-    monitor = ray.remote(num_cpus=0)(_Monitor).remote()
+    monitor = ray.remote(num_cpus=0)(Monitor).remote()
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
         entry,
@@ -167,16 +154,19 @@ def _fit(
             checkpoint_config=keep,
             failure_config=FailureConfig(max_failures=config.run.max_failures, controller_failure_limit=3),
             logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[EndAtOnce()],
         ),
     )
     begin = time.perf_counter()
     with _Follower(monitor, show):
         try:
             result: dict[str, Any] = cast(Any, trainer.fit()).return_value
+        except ControllerError as error:
+            raise error.controller_failure from error
         except WorkerGroupError as error:
-            raise _unwrapped(error) from error
-    if "diverged" in result:
-        raise DivergedError(result["diverged"])
+            rank, failure = min(error.worker_failures.items(), key=lambda item: item[0])
+            last = str(failure).strip().splitlines()[-1]
+            raise RaymdsError(f"worker {rank} failed and run.max_failures is used up: {last}") from error
     return result, time.perf_counter() - begin
 
 
@@ -204,7 +194,9 @@ def start_ray(show: Show) -> None:
     }
     for name, value in variables.items():
         os.environ.setdefault(name, value)
-    context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env={"env_vars": variables})
+    # Processes of a cluster that is there don't inherit them. Where they do, those that Ray holds ready can be used.
+    environment = {"env_vars": variables} if os.environ.get("RAY_ADDRESS") else None
+    context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
 
 
@@ -232,16 +224,6 @@ class _Follower:
     def _drain(self) -> None:
         for record in ray.get(self._monitor.drain.remote()):
             self._show(record)
-
-
-def _unwrapped(error: WorkerGroupError) -> RaymdsError:
-    """The user's error behind a worker's, or a plain one that names the rank."""
-    for failure in error.worker_failures.values():
-        cause = getattr(failure, "cause", failure)
-        if isinstance(cause, RaymdsError):
-            return cause
-    rank, failure = min(error.worker_failures.items(), key=lambda item: item[0])
-    return RaymdsError(f"worker {rank} failed and max_failures is used up: {str(failure).strip().splitlines()[-1]}")
 
 
 def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from raymds.data import loader
 from raymds.data.sampler import Sampler
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
-from raymds.errors import DivergedError
 from raymds.evaluate import Evaluation, evaluate, paired
 from raymds.run import MetricsLog, RunDirectory
 from raymds.tasks import Tasks, resolve
@@ -73,10 +72,7 @@ def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
     sampler = pretrain.build_sampler(train, config)
     training = pretrain.Pretraining(net, sampler, config)
     start = _resume(config, training, emit)
-    try:
-        _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
-    except DivergedError as error:
-        return {"diverged": str(error)}
+    _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
     weights = _publish(config, net, net.weights(), "weights.safetensors")
     return {"weights": weights, "skipped_images": _skipped({"train": train})}
 
@@ -113,10 +109,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         emit({"event": "eval", "step": step, **record})
         return {"step": step, "record": record, "score": select.score(record)}
 
-    try:
-        _loop(config, training, train, sampler, start, emit, candidate)
-    except DivergedError as error:
-        return {"diverged": str(error)}
+    _loop(config, training, train, sampler, start, emit, candidate)
     emit({"event": "phase", "phase": "choosing among candidates"})
     choice = _choose(config, w_old, lambda weights: select.compare(old, measure(val, weights), tasks))
     if choice is None:

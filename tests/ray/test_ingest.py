@@ -2,11 +2,9 @@
 
 import io
 import json
-import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +24,10 @@ from raymds.data.ingest import Job, make_shard, shrink
 from raymds.data.loader import decode
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
+from tests.conftest import silent
 
 TRAIN, VAL = 30, 8
 SETTINGS = ["resize=32", "rows_per_shard=5", "val_share=0.2"]
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """One Ray of 2 CPUs for all tests of this file that need one."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    yield
-    ray.shutdown()
-
-
-def silent(record: dict[str, Any]) -> None:
-    """Records of runs that are not looked at."""
 
 
 def picture(seed: int, width: int, height: int) -> NDArray[np.uint8]:

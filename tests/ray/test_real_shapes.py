@@ -2,12 +2,10 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import simplejpeg
 from PIL import Image
 
@@ -15,19 +13,11 @@ from raymds import cli
 from raymds.data.scenes import BALANCED, render
 from raymds.data.shards import DataSet
 from raymds.model import ClipWithHeads, pack_weights
-from raymds.train import driver
 
 PRESETS = Path(__file__).parents[2] / "jobs" / "presets"
 SMALL = ["model.name=tiny-64", "data.image_size=64", "run.workers=2", "run.gpus_per_worker=0", "select.tolerance=0.9"]
 SMALL += ["optim.warmup=1", "optim.steps=4", "select.every=2"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One Ray for the verbs of this file."""
-    driver.start_ray(lambda record: None)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def bdd100k(root: Path, rows: dict[str, int]) -> None:
@@ -103,7 +93,7 @@ def test_places365_into_the_dressing_room_preset(tmp_path: Path, capsys: pytest.
     weights.write_bytes(pack_weights(ClipWithHeads("tiny-64", [], 4, seed=3)))
     given = [f"data.uri={data}", f"model.weights={weights}", f"run.uri={run}", "model.head_rank=4"]
     small = ["objective.batch=4", "optim.steps=2", "select.interpolate=false"]
-    assert cli.main(["finetune", str(PRESETS / "dressing-room.yaml"), *SMALL, *small, *given]) in {0, 3}
+    assert cli.main(["finetune", str(PRESETS / "dressing_room.yaml"), *SMALL, *small, *given]) in {0, 3}
     outcome = json.loads((Path(run) / "outcome.json").read_text())
     assert len(outcome["val"]["tasks"]) == 364
     steps = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]

@@ -8,62 +8,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
 import torch
 
 from raymds.config import Config, load
 from raymds.errors import DivergedError, UsageError
 from raymds.model import ClipWithHeads, read_weights
 from raymds.train import driver
-from tests.conftest import overrides
+from tests.conftest import finetune, last_checkpoint, records, silent
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """One Ray for all tests of this file."""
-    driver.start_ray(lambda record: None)
-    yield
-    ray.shutdown()
-
-
-def silent(record: dict[str, Any]) -> None:
-    """Records of runs that are not looked at."""
-
-
-@pytest.fixture(scope="module")
-def settings(data_uri: str, old_weights: str) -> list[str]:
-    return [*overrides(data_uri, old_weights, "unset"), "run.workers=2"]
-
-
-def finetune(settings: list[str], run: Path, *more: str, show: Any = silent) -> dict[str, Any]:
-    return driver.finetune(load(Config, None, [*settings, f"run.uri={run}", *more]), show)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("undisturbed") / "run"
-    finetune(settings, run)
-    return run
-
-
-def checkpoints(run: Path) -> list[Path]:
-    return sorted(run.glob("checkpoints/train/step-*"))
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def same_end(run: Path, other: Path) -> None:
-    """The last checkpoints agree in every byte of weights and state."""
-    for name in ("weights.safetensors", "state.safetensors"):
-        assert (checkpoints(run)[-1] / name).read_bytes() == (checkpoints(other)[-1] / name).read_bytes(), name
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_a_run_directory_holds_what_is_promised(undisturbed: Path) -> None:
@@ -122,7 +80,7 @@ def test_a_killed_worker_changes_nothing(undisturbed: Path, settings: list[str],
     assert killed
     assert [r["step"] for r in records(run) if r["event"] == "start"][-1] == 4
     assert [r["step"] for r in records(run) if r["event"] == "step"] == list(range(1, 9))
-    same_end(run, undisturbed)
+    assert last_checkpoint(run) == last_checkpoint(undisturbed)
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settings: list[str], tmp_path: Path) -> None:
@@ -148,13 +106,13 @@ def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settin
     assert second.returncode in {0, 3}, second.stderr
     assert "going on after step 4" in second.stdout, (second.stdout, time.monotonic() - begin)
     assert [r["step"] for r in records(run) if r["event"] == "step"] == list(range(1, 9))
-    same_end(run, undisturbed)
+    assert last_checkpoint(run) == last_checkpoint(undisturbed)
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(settings: list[str], tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"step \d+: the loss of .* is (nan|inf|-inf); lower optim\.lr"):
         finetune(settings, tmp_path / "run", "optim.lr=1e30", "select.every=1", "optim.clip=1e30")
-    assert checkpoints(tmp_path / "run")
+    assert [*tmp_path.glob("run/checkpoints/train/step-*")]
     assert not (tmp_path / "run" / "outcome.json").exists()
 
 

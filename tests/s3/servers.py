@@ -18,6 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 ACCESS, SECRET = "AKRAYMDSTEST", "raymds-secret-of-tests"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"}
 BUCKET = "driving"
 _CEPH = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 
@@ -42,8 +43,7 @@ class Server:
     @property
     def environment(self) -> dict[str, str]:
         """What a user sets."""
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
-        return dict(zip(names, (ACCESS, SECRET, self.endpoint, "us-east-1"), strict=True))
+        return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.endpoint}
 
     def command(self) -> list[str]:
         raise NotImplementedError

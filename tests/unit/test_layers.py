@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2] / "raymds"
 
 LAYERS = [
     {"errors"},
-    {"objects", "dist", "certificate", "terminal", "objective", "data.scenes"},
+    {"objects", "dist", "certificate", "terminal", "objective", "data.scenes", "train.watch"},
     {"storage", "config", "data.config", "data.sampler", "aggregator"},
     {"tasks", "data.reader", "data.corpus", "run"},
     {"data.split"},
@@ -67,7 +67,7 @@ def test_imports_go_down(name: str) -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("ray", {"train.worker", "train.driver", "data.ingest"}),
+        ("ray", {"train.watch", "train.worker", "train.driver", "data.ingest"}),
         ("torch.distributed", {"dist"}),
         ("pyarrow.fs", {"storage", "objects"}),
         ("rich", {"terminal"}),

@@ -113,6 +113,7 @@ def test_a_class_without_any_image_that_can_be_decoded_is_an_error() -> None:
     split = split_of(b"junk", b"more junk", skip_corrupt=True)
     with pytest.raises(UsageError, match="no other row has the same labels"):
         load(split, 0, 8)
+    assert not load(split, 0, 8, substitutes=False)[0].any()
 
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
