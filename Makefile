@@ -23,10 +23,10 @@ else
 endif
 
 test: $(VENV)/ready lint
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests -n 2 --dist loadfile
 
 unit: $(VENV)/ready
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n 2
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Invariant 2: the same gradients on 1, 2 and 4 gloo ranks, in fp64, to 1e-10."""
 
 import dataclasses
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,11 @@ def gradients(
     settings = ["objective.batch=19", "objective.positive_share=0.47", "constraints.tasks_per_step=3"]
     settings += ["constraints.images_per_task=5", "constraints.slack=-0.2", "optim.clip=1e9"]
     config = load_config(Config, None, [*overrides(data_uri, old_weights, str(folder)), *settings])
+    multiprocessing.set_forkserver_preload([__name__])  # imports once for all ranks
     results = {}
     for ranks in (1, 2, 4):
-        mp.spawn(run_rank, (ranks, str(folder), dataclasses.replace(config)), nprocs=ranks)
+        arguments = (ranks, str(folder), dataclasses.replace(config))
+        mp.start_processes(run_rank, arguments, nprocs=ranks, start_method="forkserver")
         results[ranks] = torch.load(Path(folder) / f"{ranks}.pt", weights_only=True)
     return results
 
