@@ -152,20 +152,48 @@ def finetune(options: argparse.Namespace, terminal: Terminal) -> int:
 
     config = load(Config, options.preset, options.overrides, _CYCLE_KEYS)
     outcome = driver.finetune(config, terminal.show)
-    certificate = RunDirectory(config.run.uri).read_json("certificate.json")
-    if certificate is not None:
-        terminal.certificate(certificate, f"test split, {100 * certificate['confidence']:g} % joint confidence")
-    terminal.say(f"outcome: {outcome['outcome']} model: {outcome['reason']}\nweights: {outcome['weights']}")
-    terminal.result({"outcome": outcome, "certificate": certificate})
+    terminal.outcome(outcome, RunDirectory(config.run.uri).read_json("certificate.json"))
     return 0 if outcome["outcome"] == "new" else 3
+
+
+_SUBMITTED = {"pretrain": ("model.name", "data.uri", "run.uri"), "finetune": _CYCLE_KEYS}
+
+
+def submit(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Run a verb as a job of a Ray cluster and follow it; the job goes on without this terminal."""
+    from raymds import jobs
+
+    config = load(Config, options.preset, options.overrides, _SUBMITTED[options.verb])
+    client = jobs.connect(options.address)
+    job = jobs.submit(client, options.verb, config)
+    terminal.say(f"job: {job}; this terminal may go: raymds follow {job} shows it again, ray job stop {job} ends it")
+    return jobs.follow(client, job, terminal.show, terminal.say)
+
+
+def follow(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Show a job of a Ray cluster, from its beginning until it ends."""
+    from raymds import jobs
+
+    return jobs.follow(jobs.connect(options.address), options.job, terminal.show, terminal.say)
+
+
+def evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Accuracies of one model, task by task."""
+    from raymds import measuring
+
+    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.weights}"], _CYCLE_KEYS[:4])
+    measured = measuring.evaluate_model(config, options.split, terminal.show)
+    terminal.accuracies(measured)
+    terminal.result(measured)
+    return 0
 
 
 def certify(options: argparse.Namespace, terminal: Terminal) -> int:
     """Certificate of a new model against an old one on a test split."""
-    from raymds import certifying
+    from raymds import measuring
 
     config = load(Config, options.preset, [*options.overrides, f"model.weights={options.old}"], _CYCLE_KEYS[:4])
-    certificate = certifying.certify_models(config, options.new, options.split, terminal.show)
+    certificate = measuring.certify_models(config, options.new, options.split, terminal.show)
     if options.out:
         storage.write_json(options.out, certificate)
     terminal.certificate(certificate, f"{options.split} split, verdict: {certificate['verdict']}")
@@ -222,6 +250,13 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "finetune", finetune, example)
     _preset(verb)
 
+    verb = _verb(
+        verbs, "evaluate", evaluate, "raymds evaluate runs/fog/config.yaml --weights new.safetensors --split val"
+    )
+    _preset(verb)
+    verb.add_argument("--weights", required=True, metavar="URI", help="weights of the model")
+    verb.add_argument("--split", default="test", help="split to measure on (default: test)")
+
     example = "raymds certify runs/fog/config.yaml --old old.safetensors --new new.safetensors --out certificate.json"
     verb = _verb(verbs, "certify", certify, example)
     _preset(verb)
@@ -229,6 +264,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--new", required=True, metavar="URI", help="weights of the model to certify")
     verb.add_argument("--split", default="test", help="split to measure on (default: test)")
     verb.add_argument("--out", metavar="FILE", help="write the certificate there as JSON")
+
+    example = "raymds submit finetune jobs/presets/foggy.yaml run.uri=s3://b/run --address http://127.0.0.1:8265"
+    verb = _verb(verbs, "submit", submit, example)
+    verb.add_argument("verb", choices=sorted(_SUBMITTED), help="what the job does")
+    _preset(verb)
+    verb.add_argument("--address", metavar="URL", help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)")
+    verb = _verb(verbs, "follow", follow, "raymds follow raysubmit_abc --address http://127.0.0.1:8265")
+    verb.add_argument("job", metavar="JOB", help="name of the job")
+    verb.add_argument("--address", metavar="URL", help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)")
 
     verb = _verb(verbs, "report", report, "raymds report runs/fog --beside runs/none")
     verb.add_argument("run_uri", metavar="RUN", help="run directory")

@@ -99,11 +99,16 @@ class SelectConfig:
 
 @dataclass
 class RunConfig:
-    """Where and on how much."""
+    """Where and on how much. All but the seed may be another when a stopped run goes on."""
 
     uri: str = ""  # run directory
-    workers: int = 1  # Ray Train workers, one model replica each
-    gpus_per_worker: float = 0  # GPUs of each; 0: train on CPU
+    workers: int = 1  # model replicas, one Ray Train worker each; 0: as many as the cluster has room for
+    min_workers: int = 0  # with fewer machines the run goes on with as few as this; 0: it waits for all workers
+    cpus_per_worker: float = 1  # cores of each
+    gpus_per_worker: float | None = None  # GPUs of each; 0: train on CPU; null: 1 where the cluster has any
+    placement: str = "pack"  # pack: on as few machines as possible; spread: on as many
+    autoscaling: bool = False  # the cluster starts machines on demand: what is missing now is waited for
+    timeout: float = 600.0  # seconds that workers wait for one of them before they count it as lost
     max_failures: int = 3  # restarts after a lost worker before the run ends
     seed: int = 0  # of every random choice
 
@@ -238,8 +243,12 @@ _RULES: list[Rule] = [
     ("storage.timeout", *_POSITIVE),
     ("storage.retries", *_POSITIVE),
     ("storage.patience", *_NOT_NEGATIVE),
-    ("run.workers", *_POSITIVE),
-    ("run.gpus_per_worker", *_NOT_NEGATIVE),
+    ("run.workers", *_NOT_NEGATIVE),
+    ("run.min_workers", *_NOT_NEGATIVE),
+    ("run.cpus_per_worker", *_POSITIVE),
+    ("run.gpus_per_worker", lambda v: v is None or v >= 0, "has to be 0 or more, or null"),
+    ("run.placement", lambda v: v in {"pack", "spread"}, "has to be pack or spread"),
+    ("run.timeout", *_POSITIVE),
     ("run.max_failures", *_NOT_NEGATIVE),
     ("run.seed", *_NOT_NEGATIVE),
 ]
@@ -254,6 +263,8 @@ def check(config: Config) -> None:
             raise UsageError(f"{key}={value}: {rule}")
     if config.optim.warmup >= config.optim.steps:
         raise UsageError(f"optim.warmup={config.optim.warmup}: has to be below optim.steps={config.optim.steps}")
+    if 0 < config.run.workers < config.run.min_workers:
+        raise UsageError(f"run.min_workers={config.run.min_workers}: is above run.workers={config.run.workers}")
     objective = config.objective
     positives = round(objective.batch * objective.positive_share)
     smallest = min(positives, objective.batch - positives)

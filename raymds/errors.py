@@ -15,3 +15,9 @@ class UsageError(RaymdsError, ValueError):
 
 class DivergedError(RaymdsError):
     """Training met a loss that is not finite and stopped; the last good checkpoint is kept. Exit status 1."""
+
+
+class StoppedError(RaymdsError):
+    """A run that was asked to stop did, in a checkpoint. Exit status 143, that of a program ended by SIGTERM."""
+
+    exit_status = 143

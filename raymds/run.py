@@ -8,6 +8,8 @@ import json
 from importlib import resources
 from typing import Any
 
+import yaml
+
 from raymds import __version__, storage
 from raymds.config import Config, to_yaml
 from raymds.errors import UsageError
@@ -24,14 +26,17 @@ class RunDirectory:
         return storage.join(self.uri, name)
 
     def claim(self, config: Config) -> None:
-        """Store the config, or check that a run begun here has the same: UsageError naming a key that differs."""
+        """Store the config, or check that a run begun here has the same: UsageError naming a key that differs.
+
+        How the store is reached and what machines there are may differ: the results don't depend on it.
+        """
         text = to_yaml(config)
         # Created, not written: of two commands that begin at the same moment one finds the other's.
         if storage.create(self.path("config.yaml"), text.encode()):
             return
-        found = storage.read(self.path("config.yaml")).decode()
-        if found != text:
-            changes = difflib.unified_diff(found.splitlines(), text.splitlines(), n=0, lineterm="")
+        found = _settled(storage.read(self.path("config.yaml")).decode())
+        if found != (given := _settled(text)):
+            changes = difflib.unified_diff(found, given, n=0, lineterm="")
             lines = [line for line in changes if line[:3] not in {"---", "+++"} and line[0] in "+-"]
             raise UsageError(
                 f"run.uri={self.uri}: holds a run with another config ({'; '.join(lines[:4])}); give another run.uri, "
@@ -50,6 +55,16 @@ class RunDirectory:
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Publish a JSON file."""
         storage.write_json(self.path(name), content)
+
+
+def _settled(text: str) -> list[str]:
+    """The lines of a config that decide what a run computes."""
+    content = yaml.safe_load(text)
+    content.pop("storage", None)
+    content["run"] = {"uri": content["run"]["uri"], "seed": content["run"]["seed"]}
+    for name in ("cache", "cache_size"):
+        content["data"].pop(name, None)
+    return yaml.safe_dump(content, sort_keys=False).splitlines()
 
 
 class MetricsLog:

@@ -53,6 +53,13 @@ class Terminal:
         if self.mode == "json":
             print(json.dumps({"event": "result", **content}), flush=True)
 
+    def outcome(self, outcome: Record, certificate: Record | None) -> None:
+        """How a cycle ended: table, reason, and the last line for machines."""
+        if certificate is not None:
+            self.certificate(certificate, f"test split, {100 * certificate['confidence']:g} % joint confidence")
+        self.say(f"outcome: {outcome['outcome']} model: {outcome['reason']}\nweights: {outcome['weights']}")
+        self.result({"outcome": outcome, "certificate": certificate})
+
     def say(self, text: str) -> None:
         """A line for people."""
         if self.mode != "json":
@@ -89,6 +96,20 @@ class Terminal:
             )
         self.console.print(table)
 
+    def accuracies(self, measured: Record) -> None:
+        """One model's table, as of `measuring.evaluate_model`."""
+        if self.mode == "json":
+            return
+        self.stop()
+        table = Table(title=f"{measured['split']} split", title_justify="left", width=None)
+        table.add_column("task", overflow="fold")
+        for name in ("n", "accuracy %", "loss"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for entry in measured["tasks"]:
+            numbers = str(entry["n"]), f"{100 * entry['accuracy']:.1f}", f"{entry['loss']:.3f}"
+            table.add_row(escape(entry["task"]), *numbers)
+        self.console.print(table)
+
     def classes(self, counts: Record) -> None:
         """Rows per class and split, as of `data.look.counts`, in at most 100 columns."""
         if self.mode == "json":
@@ -108,6 +129,13 @@ class Terminal:
                 table.add_row(escape(attribute), "undefined", *map(str, undefined.values()), style="dim")
             table.add_section()
         self.console.print(table)
+
+    def _result(self, record: Record) -> None:
+        """The result of a verb that ran elsewhere."""
+        if "outcome" in record:
+            self.outcome(record["outcome"], record["certificate"])
+        else:
+            self.say(json.dumps({name: value for name, value in record.items() if name != "event"}))
 
     def _phase(self, record: Record) -> None:
         if self.mode == "live":

@@ -19,14 +19,18 @@ SCHEMA = 1
 _FILES = ("weights.safetensors", "state.safetensors")
 
 
-def save(uri: str, step: int, model: ClipWithHeads, state: dict[str, Tensor]) -> None:
-    """Write a checkpoint of the state after `step` steps."""
-    contents = dict(zip(_FILES, (pack_weights(model), safetensors.torch.save(state)), strict=True))
-    for name, data in contents.items():
-        storage.write(storage.join(uri, name), data)
+def pack(step: int, model: ClipWithHeads, state: dict[str, Tensor]) -> dict[str, bytes]:
+    """The files of a checkpoint of the state after `step` steps, in the order in which they are to be written."""
+    files = dict(zip(_FILES, (pack_weights(model), safetensors.torch.save(state)), strict=True))
     index: dict[str, Any] = {"schema": SCHEMA, "step": step}
-    index["sha256"] = {name: storage.sha256(data) for name, data in contents.items()}
-    storage.write(storage.join(uri, "checkpoint.json"), json.dumps(index).encode())
+    index["sha256"] = {name: storage.sha256(data) for name, data in files.items()}
+    return files | {"checkpoint.json": json.dumps(index).encode()}
+
+
+def write(uri: str, files: dict[str, bytes]) -> None:
+    """Write a packed checkpoint; it is complete with its last file."""
+    for name, data in files.items():
+        storage.write(storage.join(uri, name), data)
 
 
 def load(uri: str) -> tuple[int, dict[str, Tensor], dict[str, Tensor]]:

@@ -1,14 +1,18 @@
 """Starts Ray Train, follows the run, and turns what the workers return into outcome and certificate."""
 
+import contextlib
 import copy
 import logging
 import os
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import ray
+import torch
+from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
@@ -21,6 +25,7 @@ from raymds.errors import RaymdsError, UsageError
 from raymds.run import MetricsLog, RunDirectory, digests
 from raymds.tasks import Tasks, resolve
 from raymds.train import worker
+from raymds.train.placement import placed
 from raymds.train.watch import EndAtOnce, Monitor
 
 SCHEMA = 1
@@ -37,6 +42,7 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     rows = sum(shard.rows for shard in data.splits.get("train", []))
     if rows < config.objective.batch:
         raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
+    config = placed(config, _resources(show))
     _preflight(config, data, [])
     run.claim(config)
     finished = run.read_json("outcome.json")
@@ -58,6 +64,7 @@ def finetune(config: Config, show: Show) -> dict[str, Any]:
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)
     check_examples(config, data, tasks)
+    config = placed(config, _resources(show))
     _preflight(config, data, tasks.heads)
     run.claim(config)
     finished = run.read_json("outcome.json")
@@ -113,11 +120,17 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
             )
 
 
+def _resources(show: Show) -> dict[str, float]:
+    """CPUs and GPUs of the cluster that is joined, or of this machine where none is."""
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+        start_ray(show)
+        found: dict[str, float] = cast(Any, ray).cluster_resources()
+        return found
+    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+
+
 def _preflight(config: Config, data: DataSet, heads: list[str]) -> None:
     """What would fail later is found before anything expensive starts."""
-    cores = len(os.sched_getaffinity(0))
-    if not os.environ.get("RAY_ADDRESS") and config.run.workers > cores:
-        raise UsageError(f"run.workers={config.run.workers}: this machine has {cores} cores; lower run.workers")
     net = model.load(config.model.name, config.model.weights, heads, config.model.head_rank, config.run.seed)
     if config.data.image_size not in {0, net.image_size}:
         raise UsageError(
@@ -137,16 +150,13 @@ def _fit(
     """Run `entry` on the workers; (rank 0's result, seconds). Errors of the user's come out as themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     start_ray(show)
-    monitor = ray.remote(num_cpus=0)(Monitor).remote()
+    monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
         entry,
         train_loop_config={"config": _located(config), "monitor": monitor},
-        scaling_config=ScalingConfig(
-            num_workers=config.run.workers,
-            use_gpu=config.run.gpus_per_worker > 0,
-            resources_per_worker={"GPU": config.run.gpus_per_worker} if config.run.gpus_per_worker else {"CPU": 1},
-        ),
+        torch_config=TorchConfig(timeout_s=max(1, round(config.run.timeout))),
+        scaling_config=_scaling(config),
         run_config=RunConfig(
             name="train",
             storage_path=path,
@@ -158,7 +168,7 @@ def _fit(
         ),
     )
     begin = time.perf_counter()
-    with _Follower(monitor, show):
+    with _stopped_by_sigterm(monitor), _Follower(monitor, show):
         try:
             result: dict[str, Any] = cast(Any, trainer.fit()).return_value
         except ControllerError as error:
@@ -166,8 +176,33 @@ def _fit(
         except WorkerGroupError as error:
             rank, failure = min(error.worker_failures.items(), key=lambda item: item[0])
             last = str(failure).strip().splitlines()[-1]
-            raise RaymdsError(f"worker {rank} failed and run.max_failures is used up: {last}") from error
+            late = ray.get(monitor.late.remote())
+            raise RaymdsError(f"worker {rank} failed and run.max_failures is used up: {last}; {late}") from error
     return result, time.perf_counter() - begin
+
+
+def _scaling(config: Config) -> ScalingConfig:
+    run = config.run
+    gpus = run.gpus_per_worker or 0.0
+    return ScalingConfig(
+        num_workers=(run.min_workers, run.workers) if run.min_workers else run.workers,
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": run.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+        placement_strategy=run.placement.upper(),
+    )
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm(monitor: Any) -> Iterator[None]:
+    """SIGTERM, which `ray job stop` sends, makes the workers write a checkpoint and end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: monitor.stop.remote())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _located(config: Config) -> Config:

@@ -1,5 +1,6 @@
 """What watches a run from outside its workers. Ray imports this in processes of its own: it has to stay light."""
 
+import time
 from typing import Any
 
 from ray.train.v2.api.callback import UserCallback
@@ -8,10 +9,12 @@ from raymds.errors import RaymdsError
 
 
 class Monitor:
-    """Receives rank 0's records; an actor, because the workers may be on other machines."""
+    """Receives the workers' records and passes on a wish to stop; an actor, as they may be on other machines."""
 
     def __init__(self) -> None:
         self._records: list[dict[str, Any]] = []
+        self._stop = False
+        self._seen: dict[int, tuple[int, float]] = {}  # rank -> step it is in, and since when
 
     def push(self, record: dict[str, Any]) -> None:
         """Take a record."""
@@ -21,6 +24,25 @@ class Monitor:
         """The records since the last call."""
         records, self._records = self._records, []
         return records
+
+    def beat(self, rank: int, step: int) -> bool:
+        """A rank begins a step; whether the run is to stop."""
+        self._seen[rank] = (step, time.monotonic())
+        return self._stop
+
+    def stop(self) -> None:
+        """Ask the workers to stop at the next step, with a checkpoint."""
+        self._stop = True
+
+    def late(self) -> str:
+        """Which ranks are behind the others, and for how long they have not been heard of."""
+        if not self._seen:
+            return "no rank had begun a step"
+        first = max(step for step, _ in self._seen.values())
+        behind = {rank: entry for rank, entry in self._seen.items() if entry[0] < first} or self._seen
+        now = time.monotonic()
+        parts = [f"rank {rank}: step {step}, {now - at:.0f} s ago" for rank, (step, at) in sorted(behind.items())]
+        return "last heard of " + "; ".join(parts)
 
 
 class EndAtOnce(UserCallback):

@@ -1,7 +1,5 @@
 """The loop on one Ray Train worker: steps, evaluations, checkpoints, and for a cycle choice and certificate data."""
 
-import base64
-import io
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,30 +7,32 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import ray
 import ray.train
 import ray.train.torch
 import torch
-from PIL import Image
 from ray.train.v2.api.report_config import CheckpointUploadMode
 from torch import Tensor
 
-from raymds import dist, model, objects, select, storage
+from raymds import dist, flips, model, objects, select, storage
 from raymds.certificate import PairedCounts
 from raymds.config import Config
 from raymds.data import loader
-from raymds.data.sampler import Sampler
+from raymds.data.sampler import Batch, Sampler
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
+from raymds.errors import StoppedError
 from raymds.evaluate import Evaluation, evaluate, paired
 from raymds.run import MetricsLog, RunDirectory
 from raymds.tasks import Tasks, resolve
 from raymds.train import checkpoint, cycle, pretrain
+from raymds.train.seeing import Boards
 from raymds.train.step import Training
 
-_FLIPS_PER_TASK = 8
-_THUMBNAIL = 160  # pixels, at most
-
 _FLUSH = 10.0  # seconds between publications of metrics.jsonl, beside those that precede each checkpoint
+_FLUSH_SHARE = 50  # at least so many times what a publication takes: the log of a long run is large
+_NOTICE = 10  # steps between looks for a machine that is about to be taken away
+_RESUME_ONLY = -1e9  # score of a checkpoint that is no candidate: Ray keeps it while it is the last
 
 
 class Emit:
@@ -40,28 +40,41 @@ class Emit:
 
     def __init__(self, config: Config, monitor: Any) -> None:
         self._monitor = monitor
-        self._log: MetricsLog | None = MetricsLog(RunDirectory(config.run.uri)) if dist.rank() == 0 else None
-        self._flushed = time.monotonic()
+        run = RunDirectory(config.run.uri)
+        self._log = MetricsLog(run) if dist.rank() == 0 else None
+        self._boards = Boards(run) if dist.rank() == 0 else None
+        self._flushed, self._interval = time.monotonic(), _FLUSH
+        self._beat: Any = None
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Record something; phases are shown, not logged."""
         if self._log is None:
             return
         self.aside(record)
-        if time.monotonic() - self._flushed > _FLUSH:
+        if time.monotonic() - self._flushed > self._interval:
             self.flush()
 
     def aside(self, record: dict[str, Any]) -> None:
         """Record something from a background thread, or while the log is being published."""
         self._monitor.push.remote(record)
-        if self._log is not None and record["event"] != "phase":
+        if self._log is not None and self._boards is not None and record["event"] != "phase":
             self._log.add(record)
+            self._boards.add(record)
 
     def flush(self) -> None:
         """Publish the log. Before a checkpoint is committed, so that a run resumed from it has all that led to it."""
-        if self._log is not None:
+        if self._log is not None and self._boards is not None:
+            begin = time.monotonic()
             self._log.flush()
+            self._boards.flush()
             self._flushed = time.monotonic()
+            self._interval = max(_FLUSH, _FLUSH_SHARE * (self._flushed - begin))
+
+    def beat(self, step: int) -> bool:
+        """Every rank says that it begins a step; whether somebody wishes the run to stop, as far as is known."""
+        told = self._beat is not None and bool(ray.wait([self._beat], timeout=0)[0]) and bool(ray.get(self._beat))
+        self._beat = self._monitor.beat.remote(dist.rank(), step)
+        return told
 
 
 def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +126,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
     emit({"event": "phase", "phase": "choosing among candidates"})
     choice = _choose(config, w_old, lambda weights: select.compare(old, measure(val, weights), tasks))
     if choice is None:
-        candidates = [report.metrics for report in ray.train.get_all_reported_checkpoints()]
+        candidates = [report.metrics for report in _candidates()]
         return {"choice": None, "candidates": candidates, "skipped_images": _skipped({"train": train, "val": val})}
     weights = select.interpolate(w_old, _weights(config, choice.candidate), choice.alpha)
     emit({"event": "phase", "phase": "certifying on the test split"})
@@ -135,7 +148,7 @@ def test_report(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks
     return {
         "target": asdict(paired(before, after, tasks.target)),
         "protected": [asdict(paired(before, after, task)) for task in tasks.protected],
-        "flips": _flips(test, before, after, tasks),
+        "flips": flips.pictures(test, before, after, tasks),
     }
 
 
@@ -169,41 +182,81 @@ def _loop(
     emit: Emit,
     measure: Callable[[int], dict[str, Any]],
 ) -> None:
-    """Steps `start` … `optim.steps`, with `measure(step)` and a checkpoint every `select.every` of them."""
+    """Steps `start` … `optim.steps`, with `measure(step)` and a checkpoint every `select.every` of them.
+
+    StoppedError after a checkpoint where a stop was asked for. A notice that a machine will be taken away leads to a
+    checkpoint too.
+    """
     rank, ranks, steps = dist.rank(), dist.world_size(), config.optim.steps
     threads = max(1, torch.get_num_threads() - 1)
     source = loader.Loader(
         train, lambda step: sampler.batch(step).share(rank, ranks), training.model.image_size, config.run.seed,
         threads=threads,
     )  # fmt: skip
+    noticed = False
     for step in range(start, steps):
         begin = time.perf_counter()
         # Models with dropout draw from the global generator; seeded per step it needs no place in a checkpoint.
         torch.manual_seed(config.run.seed * steps * ranks + step * ranks + rank)
+        told = emit.beat(step + 1)
         loaded = source.get(step)
         waited = time.perf_counter() - begin
         metrics = training.step(loaded)
-        seconds = time.perf_counter() - begin
-        batch = sampler.batch(step)
-        images = len(batch.positive) + len(batch.negative) + len(batch.example)
         metrics["seconds"] = {"data": waited, **metrics["seconds"]}
-        emit({"event": "step", "step": step + 1, "images_per_second": images / seconds, **metrics})
+        stop = _over_ranks(metrics, told, time.perf_counter() - begin, sampler.batch(step), training.model.mean.device)
+        emit({"event": "step", "step": step + 1, **metrics})
+        notice = None if noticed or step % _NOTICE else ray.train.get_preemption_info()
         if (step + 1) % config.select.every == 0 or step + 1 == steps:
             measured = measure(step + 1)
             emit.flush()
             _report(config, training, step + 1, measured)
+        elif stop or notice:
+            emit.flush()
+            _report(config, training, step + 1, {"step": step + 1, "score": _RESUME_ONLY})
+        noticed = noticed or notice is not None
+        if stop and step + 1 < steps:
+            source.close()
+            ray.train.get_all_reported_checkpoints()  # returns when the last one is written
+            raise StoppedError(f"stopped after step {step + 1}, in a checkpoint; the same command goes on from there")
     source.close()
 
 
+def _over_ranks(metrics: dict[str, Any], told: bool, seconds: float, batch: Batch, device: torch.device) -> bool:
+    """Make `metrics` those of all ranks, the longest wait for data and else means; whether any was told to stop."""
+    parts: dict[str, float] = metrics["seconds"]
+    own = torch.tensor([[float(told), seconds, *parts.values()]], dtype=torch.float64, device=device)
+    all_RV = dist.all_gather(own, [1] * dist.world_size()).cpu()
+    mean = all_RV.mean(dim=0).tolist()
+    metrics["seconds"] = dict(zip(parts, mean[2:], strict=True)) | {"data": float(all_RV[:, 2].max())}
+    metrics["images_per_second"] = (len(batch.positive) + len(batch.negative) + len(batch.example)) / mean[1]
+    return float(mean[0]) > 0
+
+
 def _report(config: Config, training: Training, step: int, metrics: dict[str, Any]) -> None:
-    """Write a checkpoint where Ray keeps them and tell Ray; a store that is gone is waited for."""
+    """Take a checkpoint, which a thread writes where Ray keeps them, and tell Ray once it is written."""
     written = None
     if dist.rank() == 0:
         uri = checkpoint_uri(config, f"step-{step:07d}")
-        checkpoint.save(uri, step, training.model, training.state_dict())
+        files = checkpoint.pack(step, training.model, training.state_dict())
         filesystem, path = storage.resolve(uri)
         written = ray.train.Checkpoint(path, filesystem)
-    ray.train.report(metrics, written, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+
+    def write(placed: Any, _: str) -> Any:
+        checkpoint.write(uri, files)  # a store that is gone is waited for
+        return placed
+
+    ray.train.report(
+        metrics,
+        written,
+        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=write,
+        delete_local_checkpoint_after_upload=False,
+    )
+
+
+def _candidates() -> list[Any]:
+    """The checkpoints kept that were measured on val, with their metrics."""
+    return [report for report in ray.train.get_all_reported_checkpoints() if "record" in report.metrics]
 
 
 def checkpoint_uri(config: Config, name: str) -> str:
@@ -234,7 +287,7 @@ def _choose(
     def evaluate_at(candidate: Any, alpha: float) -> select.Record:
         return measure(select.interpolate(w_old, _weights(config, candidate), alpha))
 
-    candidates = [(report, report.metrics["record"]) for report in ray.train.get_all_reported_checkpoints()]
+    candidates = [(report, report.metrics["record"]) for report in _candidates()]
     return select.choose(candidates, evaluate_at if config.select.interpolate else None)
 
 
@@ -250,28 +303,3 @@ def _publish(config: Config, net: model.ClipWithHeads, weights: dict[str, Tensor
     if dist.rank() == 0:
         storage.write(uri, data)
     return {"uri": uri, "sha256": storage.sha256(data)}
-
-
-def _flips(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks) -> list[dict[str, str]]:
-    """The first few negative flips of each protected task, METHOD (6), with thumbnails."""
-    flips = []
-    for task in tasks.protected:
-        rows = before.rows(task)[before.correct(task) & ~after.correct(task)]
-        classes = tasks.classes[task.attribute]
-        for row in rows[:_FLIPS_PER_TASK]:
-            example = test.example(int(row))
-            image = Image.fromarray(loader.decode(example.image, _THUMBNAIL))
-            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=85)
-            flips.append(
-                {
-                    "task": task.name,
-                    "id": example.id,
-                    "truth": classes[task.label],
-                    "old": classes[before.predicted[task.attribute][row]],
-                    "new": classes[after.predicted[task.attribute][row]],
-                    "image": "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(),
-                }
-            )
-    return flips

@@ -1,6 +1,5 @@
-"""Invariant 2: the same gradients on 1, 2 and 4 gloo ranks, in fp64, to 1e-10."""
+"""Invariant 2: equal gradients on 1, 2 and 4 gloo ranks, in fp64, to 1e-10; equal weights on 2, then 1, then 3."""
 
-import dataclasses
 import multiprocessing
 from pathlib import Path
 
@@ -11,27 +10,35 @@ import torch.multiprocessing as mp
 
 from raymds import dist
 from raymds.config import Config
+from raymds.config import load as load_config
 from raymds.data.loader import Loader
+from raymds.data.sampler import Sampler
 from raymds.data.shards import DataSet
 from raymds.model import load
 from raymds.tasks import resolve
 from raymds.train.cycle import ConstrainedCycle, build_sampler
+from tests.conftest import overrides
 
 STEPS = 2
 
 
-def run_rank(rank: int, ranks: int, folder: str, config: Config) -> None:
-    """Two steps in fp64; rank 0 writes the gradients and weights it ends with."""
+def begin(rank: int, ranks: int, rendezvous: str, config: Config) -> tuple[ConstrainedCycle, Sampler, Loader]:
+    """A cycle in fp64 on one rank of a group."""
     torch.set_num_threads(1)
-    td.init_process_group("gloo", init_method=f"file://{folder}/rendezvous-{ranks}", rank=rank, world_size=ranks)
+    td.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
     data = DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)
     train = data.load("train")
     net = load("tiny-64", config.model.weights, tasks.heads, config.model.head_rank, 0).double()
     sampler = build_sampler(train, tasks, config)
     training = ConstrainedCycle(net, train, tasks, sampler, config)
+    return training, sampler, Loader(train, lambda step: sampler.batch(step).share(rank, ranks), 64, 0)
+
+
+def run_rank(rank: int, ranks: int, folder: str, config: Config) -> None:
+    """Two steps in fp64; rank 0 writes the gradients and weights it ends with."""
+    training, sampler, loader = begin(rank, ranks, f"{folder}/rendezvous-{ranks}", config)
     training.measure_old()
-    loader = Loader(train, lambda step: sampler.batch(step).share(rank, ranks), 64, 0)
     result: dict[str, torch.Tensor] = {}
     absent = False
     for step in range(STEPS):
@@ -48,24 +55,45 @@ def run_rank(rank: int, ranks: int, folder: str, config: Config) -> None:
     td.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def gradients(
-    data_uri: str, old_weights: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[int, dict[str, torch.Tensor]]:
-    from raymds.config import load as load_config  # noqa: PLC0415
-    from tests.conftest import overrides  # noqa: PLC0415
+def go_on(rank: int, ranks: int, folder: str, config: Config, first: int, last: int) -> None:
+    """Steps `first` … `last` − 1, from the state that other ranks left to the state that others will find."""
+    training, sampler, loader = begin(rank, ranks, f"{folder}/rendezvous-{first}-{last}", config)
+    if first:
+        kept = torch.load(f"{folder}/state-{first}.pt", weights_only=True)
+        training.model.load_weights(kept["weights"], "state")
+        training.load_state_dict(kept["state"])
+    else:
+        training.measure_old()
+    rows = []
+    for step in range(first, last):
+        loaded = loader.get(step)
+        share = torch.from_numpy(loaded.batch.positive)
+        rows.append(dist.all_gather(share, dist.shares(sampler.positives, ranks)))
+        training.step(loaded)
+    if rank == 0:
+        weights = {name: value.double() for name, value in training.model.weights().items()}
+        kept = {"weights": weights, "state": training.state_dict(), "rows": torch.stack(rows)}
+        torch.save(kept, f"{folder}/state-{last}.pt")
+    td.destroy_process_group()
 
+
+@pytest.fixture(scope="module")
+def config(data_uri: str, old_weights: str, tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tmp_path_factory.mktemp("ranks")
     # 9 positives, 10 negatives, 3 of 13 tasks with 5 examples each: uneven on 2 and 4 ranks, with absent tasks.
     settings = ["objective.batch=19", "objective.positive_share=0.47", "constraints.tasks_per_step=3"]
     settings += ["constraints.images_per_task=5", "constraints.slack=-0.2", "optim.clip=1e9"]
-    config = load_config(Config, None, [*overrides(data_uri, old_weights, str(folder)), *settings])
     multiprocessing.set_forkserver_preload([__name__])  # imports once for all ranks
+    return load_config(Config, None, [*overrides(data_uri, old_weights, str(folder)), *settings])
+
+
+@pytest.fixture(scope="module")
+def gradients(config: Config) -> dict[int, dict[str, torch.Tensor]]:
     results = {}
     for ranks in (1, 2, 4):
-        arguments = (ranks, str(folder), dataclasses.replace(config))
+        arguments = (ranks, config.run.uri, config)
         mp.start_processes(run_rank, arguments, nprocs=ranks, start_method="forkserver")
-        results[ranks] = torch.load(Path(folder) / f"{ranks}.pt", weights_only=True)
+        results[ranks] = torch.load(Path(config.run.uri) / f"{ranks}.pt", weights_only=True)
     return results
 
 
@@ -82,3 +110,21 @@ def test_gradients_do_not_depend_on_the_number_of_ranks(
         scale = max(1.0, float(want.abs().max()))
         assert float((many[name].nan_to_num(0.0) - want).abs().max()) <= 1e-10 * scale, name
     assert any(float(one[name].abs().max()) > 1e-4 for name in compared)
+
+
+def test_a_change_of_workers_in_mid_run_changes_nothing(config: Config, tmp_path: Path) -> None:
+    """2 workers, then 1, then 3: the batches of one worker in their order, and its weights to 1e-9."""
+    ends = {}
+    for name, stages in (("alone", [(1, 0, 6)]), ("changing", [(2, 0, 2), (1, 2, 4), (3, 4, 6)])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for ranks, first, last in stages:
+            arguments = (ranks, str(folder), config, first, last)
+            mp.start_processes(go_on, arguments, nprocs=ranks, start_method="forkserver")
+        parts = [torch.load(folder / f"state-{last}.pt", weights_only=True) for *_, last in stages]
+        ends[name] = parts[-1]["weights"], torch.cat([part["rows"] for part in parts])
+    (want, rows), (found, same_rows) = ends["alone"], ends["changing"]
+    assert torch.equal(rows, same_rows)
+    assert len(want) > 20
+    for name, value in want.items():
+        assert float((found[name] - value).abs().max()) <= 1e-9, name

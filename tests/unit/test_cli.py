@@ -32,7 +32,7 @@ def settings(data_uri: str, old_weights: str, tmp_path: Path) -> list[str]:
         ("model.name=ViT-B-32", "holds another architecture than model.name=ViT-B-32"),
         ("model.weights=nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("data.uri=nowhere", "data.uri=nowhere: no data set there"),
-        ("run.workers=8", "run.workers=8: this machine has"),
+        ("run.workers=8", "run.workers=8: asks for 8 CPUs, there are"),
         ("objective.batch=400", "objective.batch=400: a step draws 200 pairs that show weather:foggy, the train"),
         ("constraints.images_per_task=21", "constraints.images_per_task=21: weather:clear has 20 retained examples"),
         ("constraints.tasks_per_step=14", "constraints.tasks_per_step=14: has to be 13"),
@@ -108,6 +108,23 @@ def test_certify_works_alone(
     table = capsys.readouterr().out
     assert "weather:rainy" in table
     assert max(len(line) for line in table.splitlines()) <= 100
+
+
+def test_evaluate_says_what_the_certificate_says_of_a_model(
+    settings: list[str], old_weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "certificate.json"
+    assert main(["certify", *settings, "--old", old_weights, "--new", old_weights, "--out", str(out)]) == 0
+    certificate = json.loads(out.read_text())
+    capsys.readouterr()
+    assert main(["evaluate", *settings, "--weights", old_weights]) == 0
+    assert "weather:rainy" in capsys.readouterr().out
+    assert main(["evaluate", *settings, "--weights", old_weights, "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    expected = [(entry["task"], entry["n"], entry["old"]) for entry in [certificate["target"], *certificate["tasks"]]]
+    assert [(entry["task"], entry["n"], entry["accuracy"]) for entry in measured["tasks"]] == expected
+    assert measured["digests"]["weights"] == certificate["digests"]["weights"]
+    assert main(["evaluate", *settings, "--weights", str(tmp_path / "nothing.safetensors")]) == 2
 
 
 def test_certifying_a_worse_model_ends_with_status_3(

@@ -11,15 +11,15 @@ LAYERS = [
     {"errors"},
     {"objects", "dist", "certificate", "terminal", "objective", "data.scenes", "train.watch"},
     {"storage", "config", "data.config", "data.sampler", "aggregator"},
-    {"tasks", "data.reader", "data.corpus", "run"},
-    {"data.split"},
+    {"tasks", "data.reader", "data.corpus", "run", "train.placement"},
+    {"data.split", "train.seeing", "jobs"},
     {"data.shards", "data.sources"},
     {"model", "data.loader", "data.scene_set", "data.ingest"},
     {"evaluate", "train.checkpoint", "data.retrieve", "data.look", "data.verify"},
-    {"select", "train.step"},
+    {"select", "train.step", "flips"},
     {"train.cycle", "train.pretrain"},
     {"train.worker"},
-    {"train.driver", "certifying", "report"},
+    {"train.driver", "measuring", "report"},
     {"demo"},
     {"cli"},
 ]
@@ -67,7 +67,7 @@ def test_imports_go_down(name: str) -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("ray", {"train.watch", "train.worker", "train.driver", "data.ingest"}),
+        ("ray", {"train.watch", "train.seeing", "train.worker", "train.driver", "data.ingest", "jobs"}),
         ("torch.distributed", {"dist"}),
         ("pyarrow.fs", {"storage", "objects"}),
         ("rich", {"terminal"}),

@@ -11,10 +11,11 @@ from raymds import select
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
+from raymds.errors import StoppedError
 from raymds.evaluate import Evaluation, evaluate, paired
 from raymds.model import load
 from raymds.tasks import resolve
-from raymds.train import worker
+from raymds.train import checkpoint, worker
 
 
 class Recorder:
@@ -22,15 +23,18 @@ class Recorder:
 
     def __init__(self, directory: Path) -> None:
         self.events: list[str] = []
+        self.stop_at = 1000
         self.reports: list[Any] = []
         self.push = SimpleNamespace(remote=self._push)
+        self.beat = SimpleNamespace(remote=lambda rank, step: step)
         self._directory = directory
 
     def _push(self, record: dict[str, Any]) -> None:
         if record["event"] == "phase":
             self.events.append(record["phase"])
 
-    def report(self, metrics: dict[str, Any], checkpoint: Any, checkpoint_upload_mode: Any) -> None:
+    def report(self, metrics: dict[str, Any], checkpoint: Any, *, checkpoint_upload_fn: Any, **_: Any) -> None:
+        checkpoint_upload_fn(checkpoint, "")
         self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=checkpoint))
 
 
@@ -47,7 +51,10 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
     monkeypatch.setattr(worker.ray.train, "report", made.report)
     monkeypatch.setattr(worker.ray.train, "get_all_reported_checkpoints", lambda: made.reports)
+    monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: None)
     monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: "cpu")
+    monkeypatch.setattr(worker.ray, "wait", lambda answers, timeout: (answers, []))
+    monkeypatch.setattr(worker.ray, "get", lambda step: step >= made.stop_at)
     return made
 
 
@@ -92,3 +99,23 @@ def test_without_a_choice_the_test_split_is_not_read(
     monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
     assert worker.run_cycle({"config": config, "monitor": recorder})["choice"] is None
     assert "read test" not in recorder.events
+
+
+def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, config: Config) -> None:
+    recorder.stop_at = 2
+    with pytest.raises(StoppedError, match="stopped after step 3, in a checkpoint"):
+        worker.run_cycle({"config": config, "monitor": recorder})
+    [report] = recorder.reports
+    assert report.metrics == {"step": 3, "score": -1e9}
+    assert checkpoint.load(worker.checkpoint_uri(config, "step-0000003"))[0] == 3
+    assert worker._candidates() == []
+
+
+def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_NOTICE", 1)
+    monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: "in two minutes")
+    worker.run_cycle({"config": config, "monitor": recorder})
+    assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
+    assert [report.metrics["step"] for report in worker._candidates()] == [4, 8]

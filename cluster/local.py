@@ -1,0 +1,100 @@
+"""A Ray cluster of several nodes on this machine, for trying out; loopback only, with a token.
+
+    python cluster/local.py --nodes 3 --cpus 1 COMMAND...
+
+COMMAND finds the cluster and its token in its environment (`raymds submit`, `ray job submit`, `raymds finetune`); the
+cluster ends with it. Without a command it stays until Ctrl-C and prints what to set.
+"""
+
+import argparse
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_WAIT = 90.0  # seconds until a node has to answer
+
+
+class Cluster(NamedTuple):
+    """The variables by which clients find a cluster, and the process of each node, the head's first."""
+
+    variables: dict[str, str]
+    nodes: "list[subprocess.Popen[bytes]]"
+
+
+@contextlib.contextmanager
+def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
+    """A cluster of a head and `nodes` − 1 others, `cpus` each."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    processes: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raymds-", ignore_cleanup_errors=True)))
+        address, dashboard = f"127.0.0.1:{_free_port()}", _free_port()
+        variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment = {**os.environ, **variables, "RAY_TMPDIR": str(folder), "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+        # Jobs run `python` of the PATH: it has to be the one that has the packages.
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        common = ["--num-cpus", str(cpus), "--block", "--disable-usage-stats"]
+        head = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
+        head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
+        stack.callback(_end, processes)
+        for options in [head] + [["--address", address]] * (nodes - 1):
+            log = folder / f"node-{len(processes)}.log"
+            with log.open("wb") as file:
+                command = [ray, "start", *options, *common]
+                processes.append(subprocess.Popen(command, stdout=file, stderr=file, env=environment))
+            _await_start(log, processes[-1])
+        variables |= {"PATH": environment["PATH"], "RAY_ADDRESS": address}
+        yield Cluster(variables | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, processes)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _await_start(log: Path, process: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + _WAIT
+    while time.monotonic() < end and process.poll() is None:
+        if "Ray runtime started" in log.read_text(errors="replace"):
+            return
+        time.sleep(0.2)
+    sys.exit(f"a node did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    for process in reversed(processes):
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.wait(timeout=60)
+
+
+def main() -> int:
+    """Run the command beside the cluster and return its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nodes", type=int, default=3, help="nodes, the head among them (default: 3)")
+    parser.add_argument("--cpus", type=int, default=1, help="CPUs of each (default: 1)")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
+    options = parser.parse_args()
+    with cluster(options.nodes, options.cpus) as started:
+        if options.command:
+            return subprocess.run(options.command, env={**os.environ, **started.variables}, check=False).returncode
+        for name, value in started.variables.items():
+            print(f"export {name}={value}")
+        print("# Ctrl-C ends the cluster", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

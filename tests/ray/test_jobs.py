@@ -1,0 +1,92 @@
+"""Jobs of a token-protected cluster of three nodes: submitted, stopped, gone on with, one node lost on the way."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from raymds import storage
+from tests.conftest import last_checkpoint, records
+
+LOCAL = Path(__file__).parents[2] / "cluster" / "local.py"
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Three nodes with one CPU each, so that two workers are on two nodes and the third is spare."""
+    spec = importlib.util.spec_from_file_location("local", LOCAL)
+    assert spec is not None
+    assert spec.loader is not None
+    local = importlib.util.module_from_spec(spec)
+    sys.modules["local"] = local
+    spec.loader.exec_module(local)
+    with local.cluster(3, 1) as cluster:
+        yield cluster
+
+
+def raymds(nodes: Any, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "raymds.cli", *arguments]
+    environment = {**os.environ, **nodes.variables, **variables}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_wrong_token_is_refused(nodes: Any, undisturbed: Path) -> None:
+    wrong = raymds(nodes, "submit", "finetune", str(undisturbed / "config.yaml"), RAY_AUTH_TOKEN="0" * 64)
+    _, error = wrong.communicate(timeout=120)
+    assert wrong.returncode == 2, error
+    assert "the cluster refuses the token; set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN" in error
+
+
+def test_a_stopped_job_goes_on_and_loses_a_node_and_ends_with_the_same_bits(
+    nodes: Any, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    submit = ["submit", "finetune", str(undisturbed / "config.yaml"), f"run.uri={run}", "run.placement=spread"]
+    first = raymds(nodes, *submit)
+    assert first.stdout is not None
+    job = next(line for line in first.stdout if line.startswith("job: ")).split()[1].rstrip(";")
+    first.kill()  # losing the terminal: the job goes on
+    first.wait()
+    follower = raymds(nodes, "follow", job, "--json")
+    assert follower.stdout is not None
+    for line in follower.stdout:
+        if line.startswith("{") and json.loads(line)["event"] == "step":
+            break
+    stop = ["ray", "job", "stop", "--no-wait", job]
+    subprocess.run(stop, env={**os.environ, **nodes.variables}, check=True, capture_output=True, timeout=60)
+    rest, error = follower.communicate(timeout=120)
+    assert "stopped after step" in rest, (rest, error)
+    stopped = [r["step"] for r in records(run) if r["event"] == "step"][-1]
+    assert storage.exists(f"{run}/checkpoints/train/step-{stopped:07d}/checkpoint.json")
+    assert 1 <= stopped < 8
+
+    again = raymds(nodes, *submit, "--json")
+    assert again.stdout is not None
+    for line in again.stdout:
+        if line.startswith("{") and (record := json.loads(line))["event"] == "step" and record["step"] >= 5:
+            break
+    lose_a_node_with_a_worker(nodes.nodes[1:])
+    rest, error = again.communicate(timeout=300)
+    assert again.returncode in {0, 3}, (rest, error)
+    starts = [r["step"] for r in records(run) if r["event"] == "start"]
+    assert starts[0] == 0
+    assert starts[-1] == 4
+    assert [r["step"] for r in records(run) if r["event"] == "step"] == list(range(1, 9))
+    assert last_checkpoint(run) == last_checkpoint(undisturbed)
+
+
+def lose_a_node_with_a_worker(nodes: list[Any]) -> None:
+    for node in nodes:
+        family = [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]
+        if any("RayTrainWorker" in " ".join(process.cmdline()) for process in family):
+            for process in family:
+                process.kill()
+            return
+    raise AssertionError("no worker on the nodes beside the head")

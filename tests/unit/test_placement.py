@@ -1,0 +1,50 @@
+"""What the cluster has decides what the config leaves open, and bounds what it asks for."""
+
+import pytest
+
+from raymds.config import Config
+from raymds.errors import UsageError
+from raymds.train.placement import placed
+
+
+def run(config: Config, **changes: object) -> Config:
+    for name, value in changes.items():
+        setattr(config.run, name, value)
+    return config
+
+
+def test_what_is_asked_for_is_kept(config: Config) -> None:
+    assert placed(run(config, workers=2, gpus_per_worker=1), {"CPU": 8, "GPU": 4}).run == config.run
+
+
+def test_gpus_are_used_where_there_are_any(config: Config) -> None:
+    assert placed(config, {"CPU": 8, "GPU": 4}).run.gpus_per_worker == 1
+    assert placed(config, {"CPU": 8}).run.gpus_per_worker == 0
+
+
+def test_as_many_workers_as_there_is_room_and_work_for(config: Config) -> None:
+    run(config, workers=0)
+    assert placed(config, {"CPU": 4}).run.workers == 4
+    assert placed(config, {"CPU": 9, "GPU": 3}).run.workers == 3
+    assert placed(run(config, cpus_per_worker=2, gpus_per_worker=0), {"CPU": 9}).run.workers == 4
+    assert placed(run(config, cpus_per_worker=1), {"CPU": 999}).run.workers == 8  # positives of a batch of 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "resources", "message"),
+    [
+        ({"workers": 8, "gpus_per_worker": 1}, {"CPU": 64, "GPU": 4}, "asks for 8 GPUs, there are 4; lower .* to 4"),
+        ({"workers": 4, "cpus_per_worker": 2}, {"CPU": 6}, "asks for 8 CPUs, there are 6; lower run.workers to 3"),
+        ({"workers": 4, "min_workers": 3}, {"CPU": 2}, "asks for 3 CPUs, there are 2"),
+    ],
+)
+def test_what_is_missing_is_said(
+    config: Config, changes: dict[str, object], resources: dict[str, float], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        placed(run(config, **changes), resources)
+    placed(run(config, autoscaling=True), resources)
+
+
+def test_an_elastic_run_begins_with_fewer(config: Config) -> None:
+    assert placed(run(config, workers=4, min_workers=2), {"CPU": 2}).run.workers == 4
