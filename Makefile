@@ -1,6 +1,6 @@
 # make demo   the whole story on this machine: data, old model, constrained cycle, certificate, report.html
 #             with DATA=s3 all of it in a bucket of an S3 server of this machine
-# make test   every test; make unit: the quick ones; make lint: style and types
+# make test   every test but make cluster-test (jobs on several nodes); make unit: the quick ones; make lint: style, types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ SEED ?= 0
 DEMO ?= demo
 DATA ?= local
 
-.PHONY: demo test unit lint clean
+.PHONY: demo test unit cluster-test lint clean
 
 $(VENV)/ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,10 +23,13 @@ else
 endif
 
 test: $(VENV)/ready lint
-	$(BIN)/pytest tests -n 2 --dist loadfile
+	$(BIN)/pytest tests -n 2 --dist loadfile --ignore tests/cluster
 
 unit: $(VENV)/ready
 	$(BIN)/pytest tests/unit -n 2
+
+cluster-test: $(VENV)/ready
+	$(BIN)/pytest tests/cluster
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

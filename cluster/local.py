@@ -48,8 +48,10 @@ def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
         stack.callback(_end, processes)
         for options in [head] + [["--address", address]] * (nodes - 1):
             log = folder / f"node-{len(processes)}.log"
+            # The port of a node's agent, through which jobs start, is fixed unless it is given.
+            agent = ["--dashboard-agent-listen-port", str(_free_port())]
             with log.open("wb") as file:
-                command = [ray, "start", *options, *common]
+                command = [ray, "start", *options, *common, *agent]
                 processes.append(subprocess.Popen(command, stdout=file, stderr=file, env=environment))
             _await_start(log, processes[-1])
         variables |= {"PATH": environment["PATH"], "RAY_ADDRESS": address}

@@ -75,7 +75,7 @@ def cosines(model: ClipWithHeads, classifier_HD: Tensor, pixels_BCHW: Tensor) ->
     last bit, whichever step or rank computes them.
     """
     device = model.mean.device
-    chunk = 32 if device.type == "cpu" else 256
+    chunk = 16 if device.type == "cpu" else 256
     parts = [classifier_HD.new_empty((0, len(classifier_HD)))]
     for start in range(0, len(pixels_BCHW), chunk):
         part = pixels_BCHW[start : start + chunk]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import shlex
 import tempfile
 import time
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raymds import storage
@@ -23,21 +25,21 @@ _PATIENCE = 120.0  # seconds without a connection until following ends; the job 
 
 def connect(address: str | None) -> JobSubmissionClient:
     """A client of the cluster at `address` (its dashboard's URL; None: RAY_API_SERVER_ADDRESS); UsageError else."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what it uploads is no news
     try:
         return JobSubmissionClient(address)
     except ConnectionError as error:
         raise UsageError(
-            f"--address {address or '(none)'}: no Ray cluster answers there: {_first_line(error)}; give the URL of its "
-            "dashboard, like http://127.0.0.1:8265"
+            f"--address {address or '(default)'}: no Ray cluster answers there: {_first_line(error)}; give the URL of "
+            "its dashboard, like http://127.0.0.1:8265"
+        ) from None
+    except AuthenticationError as error:
+        raise UsageError(
+            f"--address {address or '(default)'}: the cluster refuses the token; set RAY_AUTH_MODE=token, and the "
+            f"token in RAY_AUTH_TOKEN or in a file named by RAY_AUTH_TOKEN_PATH ({_first_line(error)})"
         ) from None
     except RuntimeError as error:
-        text = str(error)
-        if "401" in text or "403" in text or "token" in text.lower():
-            raise UsageError(
-                f"--address {address}: the cluster refuses the token; set RAY_AUTH_MODE=token, and the token in "
-                "RAY_AUTH_TOKEN or in a file named by RAY_AUTH_TOKEN_PATH"
-            ) from None
-        raise UsageError(f"--address {address}: {_first_line(error)}") from None
+        raise UsageError(f"--address {address or '(default)'}: {_first_line(error)}") from None
 
 
 def submit(client: JobSubmissionClient, verb: str, config: Config) -> str:
@@ -54,17 +56,25 @@ def submit(client: JobSubmissionClient, verb: str, config: Config) -> str:
             raise UsageError(f"{key}={uri}: is relative to this directory, which the cluster doesn't have; give a URI")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "preset.yaml").write_text(to_yaml(config))
-        return str(
-            client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "raymds.cli", verb, "preset.yaml", "--json"]),
-                runtime_env={
-                    "working_dir": folder,
-                    "py_modules": [str(Path(__file__).parent)],
-                    "env_vars": {"PYTHONUNBUFFERED": "1"},
-                },
-                metadata={"raymds": verb, "run": storage.absolute(config.run.uri)},
-            )
-        )
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                job: str = client.submit_job(
+                    entrypoint=shlex.join(["python", "-m", "raymds.cli", verb, "preset.yaml", "--json"]),
+                    runtime_env={
+                        "working_dir": folder,
+                        "py_modules": [str(Path(__file__).parent)],
+                        "env_vars": {"PYTHONUNBUFFERED": "1"},
+                    },
+                    metadata={"raymds": verb, "run": storage.absolute(config.run.uri)},
+                )
+            except RuntimeError as error:
+                # A cluster that has just started takes no job for some seconds, and says so.
+                if "try again later" not in str(error) or time.monotonic() > end:
+                    raise UsageError(f"the cluster takes no job: {_first_line(error)}") from None
+                time.sleep(_RETRY)
+            else:
+                return job
 
 
 def follow(client: JobSubmissionClient, job: str, show: Callable[[Record], None], say: Callable[[str], None]) -> int:

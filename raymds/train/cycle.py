@@ -214,7 +214,8 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     """
     labels = split.labels[tasks.target.attribute]
     positives = round(config.objective.batch * config.objective.positive_share)
-    count = config.constraints.tasks_per_step
+    # Without constraints none is measured: the baseline costs what unconstrained training costs.
+    count = 0 if config.constraints.solver == "none" else config.constraints.tasks_per_step
     pools = [split.rows_of(task.attribute, task.label) for task in tasks.protected]
     negative = np.flatnonzero((labels >= 0) & (labels != tasks.target.label))
     return Sampler(

@@ -87,11 +87,3 @@ def test_a_damaged_shard_ends_the_run_by_name(stored: list[str], data_uri: str) 
         storage.write(storage.join(uri, path.name), bytes(content))
     with pytest.raises(UsageError, match=rf"{uri}/train-1\.parquet: shard is damaged: \d+ bytes with SHA-256"):
         finetune(stored, run, f"data.uri={uri}")
-
-
-@one_kind
-def test_an_image_that_cant_be_decoded_ends_the_run_by_name(stored: list[str]) -> None:
-    uri = f"s3://{BUCKET}/undecodable"
-    write_scenes(uri, range(ROWS["train"]))
-    with pytest.raises(UsageError, match=rf"{uri}/train-[01]\.parquet row \d+ \(id row-\d+\): image can't be decoded"):
-        finetune(stored, f"s3://{BUCKET}/runs/undecodable", f"data.uri={uri}")

@@ -205,9 +205,17 @@ def test_runs_with_different_targets_are_not_compared() -> None:
         render(parsed(), changed(parsed(), "outcome", retarget))
 
 
-def test_a_solver_that_multiplies_by_zero_is_said() -> None:
-    page = render(parsed(verdict="old", solver="none"))
-    assert "Every multiplier was 0: the solver (none) did not hold the constraints." in page
+def test_multipliers_that_stay_zero_are_explained() -> None:
+    def satisfy(metrics: Any) -> None:
+        for record in metrics:
+            if record["event"] == "step":
+                record["u"] = dict.fromkeys(record["u"], -0.01)
+                record["lambda"] = dict.fromkeys(record["lambda"], 0.0)
+
+    assert "No constraint was measured (solver: none)." in render(parsed(verdict="old", solver="none"))
+    quiet = render(changed(parsed(), "metrics", satisfy))
+    assert "Every multiplier was 0: no constraint's estimate was violated." in quiet
+    assert "No constraint was measured" not in quiet
 
 
 def test_of_a_step_done_twice_the_later_record_counts() -> None:

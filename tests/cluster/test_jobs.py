@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def test_a_wrong_token_is_refused(nodes: Any, undisturbed: Path) -> None:
     wrong = raymds(nodes, "submit", "finetune", str(undisturbed / "config.yaml"), RAY_AUTH_TOKEN="0" * 64)
     _, error = wrong.communicate(timeout=120)
     assert wrong.returncode == 2, error
-    assert "the cluster refuses the token; set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN" in error
+    assert "the cluster refuses the token; set RAY_AUTH_MODE=token" in error
 
 
 def test_a_stopped_job_goes_on_and_loses_a_node_and_ends_with_the_same_bits(
@@ -51,16 +52,17 @@ def test_a_stopped_job_goes_on_and_loses_a_node_and_ends_with_the_same_bits(
     submit = ["submit", "finetune", str(undisturbed / "config.yaml"), f"run.uri={run}", "run.placement=spread"]
     first = raymds(nodes, *submit)
     assert first.stdout is not None
-    job = next(line for line in first.stdout if line.startswith("job: ")).split()[1].rstrip(";")
+    said = next((line for line in first.stdout if line.startswith("job: ")), "")
+    assert said, first.communicate()
+    job = said.split()[1].rstrip(";")
     first.kill()  # losing the terminal: the job goes on
     first.wait()
     follower = raymds(nodes, "follow", job, "--json")
     assert follower.stdout is not None
     for line in follower.stdout:
-        if line.startswith("{") and json.loads(line)["event"] == "step":
+        if "measuring the old model" in line:
             break
-    stop = ["ray", "job", "stop", "--no-wait", job]
-    subprocess.run(stop, env={**os.environ, **nodes.variables}, check=True, capture_output=True, timeout=60)
+    stop(nodes, job)
     rest, error = follower.communicate(timeout=120)
     assert "stopped after step" in rest, (rest, error)
     stopped = [r["step"] for r in records(run) if r["event"] == "step"][-1]
@@ -80,6 +82,14 @@ def test_a_stopped_job_goes_on_and_loses_a_node_and_ends_with_the_same_bits(
     assert starts[-1] == 4
     assert [r["step"] for r in records(run) if r["event"] == "step"] == list(range(1, 9))
     assert last_checkpoint(run) == last_checkpoint(undisturbed)
+
+
+def stop(nodes: Any, job: str) -> None:
+    """As `ray job stop` does, without the seconds that it takes to begin."""
+    url = f"{nodes.variables['RAY_API_SERVER_ADDRESS']}/api/jobs/{job}/stop"
+    headers = {"Authorization": f"Bearer {nodes.variables['RAY_AUTH_TOKEN']}"}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="POST"), timeout=30) as answer:
+        assert answer.status == 200
 
 
 def lose_a_node_with_a_worker(nodes: list[Any]) -> None:
