@@ -33,7 +33,6 @@ class Cluster(NamedTuple):
 @contextlib.contextmanager
 def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
     """A cluster of a head and `nodes` − 1 others, `cpus` each."""
-    ray = str(Path(sys.executable).with_name("ray"))
     processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raymds-", ignore_cleanup_errors=True)))
@@ -45,17 +44,30 @@ def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
         common = ["--num-cpus", str(cpus), "--block", "--disable-usage-stats"]
         head = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
         head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
-        stack.callback(_end, processes)
+        stack.callback(end, processes)
         for options in [head] + [["--address", address]] * (nodes - 1):
             log = folder / f"node-{len(processes)}.log"
             # The port of a node's agent, through which jobs start, is fixed unless it is given.
             agent = ["--dashboard-agent-listen-port", str(_free_port())]
-            with log.open("wb") as file:
-                command = [ray, "start", *options, *common, *agent]
-                processes.append(subprocess.Popen(command, stdout=file, stderr=file, env=environment))
-            _await_start(log, processes[-1])
+            processes.append(start_node([*options, *common, *agent], environment, log))
         variables |= {"PATH": environment["PATH"], "RAY_ADDRESS": address}
         yield Cluster(variables | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, processes)
+
+
+def start_node(
+    options: list[str], environment: dict[str, str], log: Path, inside: tuple[str, ...] = ()
+) -> "subprocess.Popen[bytes]":
+    """A node started by `ray start`, under the command `inside`; its output goes to `log`."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    with log.open("wb") as file:
+        process = subprocess.Popen([*inside, ray, "start", *options], stdout=file, stderr=file, env=environment)
+    end_of_patience = time.monotonic() + _WAIT
+    while time.monotonic() < end_of_patience and process.poll() is None:
+        if "Ray runtime started" in log.read_text(errors="replace"):
+            return process
+        time.sleep(0.2)
+    process.kill()
+    sys.exit(f"a node did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
 def _free_port() -> int:
@@ -64,16 +76,8 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _await_start(log: Path, process: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + _WAIT
-    while time.monotonic() < end and process.poll() is None:
-        if "Ray runtime started" in log.read_text(errors="replace"):
-            return
-        time.sleep(0.2)
-    sys.exit(f"a node did not start:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+def end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """End nodes, the head last."""
     for process in reversed(processes):
         process.send_signal(signal.SIGTERM)
     for process in processes:

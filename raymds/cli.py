@@ -203,6 +203,7 @@ def certify(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def report(options: argparse.Namespace, terminal: Terminal) -> int:
     """The page of pictures of a run."""
+    from raymds import tracking
     from raymds.report import RunFiles, render
 
     run = RunDirectory(options.run_uri)
@@ -210,7 +211,10 @@ def report(options: argparse.Namespace, terminal: Terminal) -> int:
     page = render(RunFiles.parse(run.read), beside)
     storage.write(run.path("report.html"), page.encode())
     terminal.say(f"report: {run.path('report.html')}")
-    terminal.result({"report": run.path("report.html")})
+    tracked = tracking.log(run, page, options.mlflow) if options.mlflow else None
+    if tracked:
+        terminal.say(f"MLflow: run {tracked} of experiment {tracking.EXPERIMENT}")
+    terminal.result({"report": run.path("report.html"), "mlflow": tracked})
     return 0
 
 
@@ -277,6 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "report", report, "raymds report runs/fog --beside runs/none")
     verb.add_argument("run_uri", metavar="RUN", help="run directory")
     verb.add_argument("--beside", metavar="RUN", help="a run of the same budget to show beside it")
+    verb.add_argument("--mlflow", metavar="URI", help="log the run to the MLflow server there as well")
     return parser
 
 

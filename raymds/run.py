@@ -5,6 +5,7 @@ A run is finished when its last file, `outcome.json`, is there.
 
 import difflib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -87,6 +88,24 @@ class MetricsLog:
     def flush(self) -> None:
         """Publish what was added."""
         storage.write(self._uri, "".join(json.dumps(record) + "\n" for record in self.records).encode())
+
+
+def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a step or an evaluation by name: `loss`, `u/weather:clear`, `delta/weather:clear`."""
+    if record["event"] == "eval":
+        tasks = [record["target"], *record["tasks"]]
+        kinds = ("new", "accuracy"), ("delta", "delta")
+        named = {f"{name}/{task['task']}": task[key] for key, name in kinds for task in tasks}
+        return named | {"devsafety": record["devsafety"]}
+    if record["event"] != "step":
+        return {}
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}/{part}": number for part, number in value.items()}
+        elif isinstance(value, float):
+            found[name] = value
+    return found
 
 
 def digests(config: Config, data: str, parent: str, weights: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from ray.util.metrics import Gauge
 from tensorboardX import SummaryWriter
 
 from raymds import storage
-from raymds.run import RunDirectory
+from raymds.run import RunDirectory, scalars
 
 _GAUGES = {
     "u": "running mean of a protected task's loss difference",
@@ -19,24 +19,6 @@ _GAUGES = {
     "images_per_second": "images that a step takes, all workers together",
     "seconds/data": "longest wait of a worker for its images in a step",
 }
-
-
-def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a step or an evaluation by name: `loss`, `u/weather:clear`, `delta/weather:clear`."""
-    if record["event"] == "eval":
-        tasks = [record["target"], *record["tasks"]]
-        kinds = ("new", "accuracy"), ("delta", "delta")
-        named = {f"{name}/{task['task']}": task[key] for key, name in kinds for task in tasks}
-        return named | {"devsafety": record["devsafety"]}
-    if record["event"] != "step":
-        return {}
-    found: dict[str, float] = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}/{part}": number for part, number in value.items()}
-        elif isinstance(value, float):
-            found[name] = value
-    return found
 
 
 class Boards:

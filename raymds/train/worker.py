@@ -207,12 +207,9 @@ def _loop(
         emit({"event": "step", "step": step + 1, **metrics})
         notice = None if noticed or step % _NOTICE else ray.train.get_preemption_info()
         if (step + 1) % config.select.every == 0 or step + 1 == steps:
-            measured = measure(step + 1)
-            emit.flush()
-            _report(config, training, step + 1, measured)
+            _report(config, training, emit, measure(step + 1))
         elif stop or notice:
-            emit.flush()
-            _report(config, training, step + 1, {"step": step + 1, "score": _RESUME_ONLY})
+            _report(config, training, emit, {"step": step + 1, "score": _RESUME_ONLY})
         noticed = noticed or notice is not None
         if stop and step + 1 < steps:
             source.close()
@@ -232,9 +229,10 @@ def _over_ranks(metrics: dict[str, Any], told: bool, seconds: float, batch: Batc
     return float(mean[0]) > 0
 
 
-def _report(config: Config, training: Training, step: int, metrics: dict[str, Any]) -> None:
+def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, Any]) -> None:
     """Take a checkpoint, which a thread writes where Ray keeps them, and tell Ray once it is written."""
-    written = None
+    begin, step, written = time.perf_counter(), metrics["step"], None
+    emit.flush()
     if dist.rank() == 0:
         uri = checkpoint_uri(config, f"step-{step:07d}")
         files = checkpoint.pack(step, training.model, training.state_dict())
@@ -252,6 +250,7 @@ def _report(config: Config, training: Training, step: int, metrics: dict[str, An
         checkpoint_upload_fn=write,
         delete_local_checkpoint_after_upload=False,
     )
+    emit({"event": "checkpoint", "step": step, "seconds": time.perf_counter() - begin})
 
 
 def _candidates() -> list[Any]:

@@ -1,6 +1,5 @@
 """Jobs of a token-protected cluster of three nodes: submitted, stopped, gone on with, one node lost on the way."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -8,6 +7,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -16,18 +16,10 @@ import pytest
 from raymds import storage
 from tests.conftest import last_checkpoint, records
 
-LOCAL = Path(__file__).parents[2] / "cluster" / "local.py"
-
 
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[Any]:
+def nodes(local: ModuleType) -> Iterator[Any]:
     """Three nodes with one CPU each, so that two workers are on two nodes and the third is spare."""
-    spec = importlib.util.spec_from_file_location("local", LOCAL)
-    assert spec is not None
-    assert spec.loader is not None
-    local = importlib.util.module_from_spec(spec)
-    sys.modules["local"] = local
-    spec.loader.exec_module(local)
     with local.cluster(3, 1) as cluster:
         yield cluster
 

@@ -12,7 +12,7 @@ LAYERS = [
     {"objects", "dist", "certificate", "terminal", "objective", "data.scenes", "train.watch"},
     {"storage", "config", "data.config", "data.sampler", "aggregator"},
     {"tasks", "data.reader", "data.corpus", "run", "train.placement"},
-    {"data.split", "train.seeing", "jobs"},
+    {"data.split", "train.seeing", "tracking", "jobs"},
     {"data.shards", "data.sources"},
     {"model", "data.loader", "data.scene_set", "data.ingest"},
     {"evaluate", "train.checkpoint", "data.retrieve", "data.look", "data.verify"},

@@ -1,6 +1,6 @@
 """A run's numbers by name."""
 
-from raymds.train.seeing import scalars
+from raymds.run import scalars
 
 STEP = {"event": "step", "step": 3, "loss": 0.5, "seconds": {"data": 0.1}, "h": {"w:a": 0.0}, "lambda": {"w:a": 2.0}}
 EVAL = {
