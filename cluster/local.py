@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,10 +24,14 @@ _WAIT = 90.0  # seconds until a node has to answer
 
 
 class Cluster(NamedTuple):
-    """The variables by which clients find a cluster, and the process of each node, the head's first."""
+    """A cluster that is up."""
 
     variables: dict[str, str]
+    """By which clients find it."""
     nodes: "list[subprocess.Popen[bytes]]"
+    """The process of each node, the head's first."""
+    join: Callable[[], None]
+    """Start one more node."""
 
 
 @contextlib.contextmanager
@@ -45,13 +49,22 @@ def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
         head = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
         head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
         stack.callback(end, processes)
-        for options in [head] + [["--address", address]] * (nodes - 1):
+
+        def start(options: list[str]) -> None:
             log = folder / f"node-{len(processes)}.log"
             # The port of a node's agent, through which jobs start, is fixed unless it is given.
             agent = ["--dashboard-agent-listen-port", str(_free_port())]
             processes.append(start_node([*options, *common, *agent], environment, log))
+
+        def join() -> None:
+            start(["--address", address])
+
+        start(head)
+        for _ in range(nodes - 1):
+            join()
         variables |= {"PATH": environment["PATH"], "RAY_ADDRESS": address}
-        yield Cluster(variables | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, processes)
+        variables |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        yield Cluster(variables, processes, join)
 
 
 def start_node(

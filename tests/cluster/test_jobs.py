@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -76,6 +77,34 @@ def test_a_stopped_job_goes_on_and_loses_a_node_and_ends_with_the_same_bits(
     assert last_checkpoint(run) == last_checkpoint(undisturbed)
 
 
+def test_a_run_goes_on_with_fewer_workers_and_with_more_again(nodes: Any, undisturbed: Path, tmp_path: Path) -> None:
+    """Follows the test above: a node is lost, another joins."""
+    nodes.join()
+    run = tmp_path / "run"
+    settings = [f"run.uri={run}", "run.workers=3", "run.min_workers=1", "optim.steps=100000", "select.every=50"]
+    driver = raymds(nodes, "finetune", str(undisturbed / "config.yaml"), *settings, "--json")
+    assert driver.stdout is not None
+    workers: list[int] = []
+    begun = 0
+    for line in driver.stdout:
+        record = json.loads(line)
+        if record["event"] == "start":
+            workers.append(record["workers"])
+            begun = record["step"]
+        elif record["event"] == "step" and record["step"] == begun + 60:
+            if workers == [3]:
+                lose_a_node_with_a_worker(nodes.nodes[1:])
+            elif workers == [3, 2]:
+                nodes.join()
+            elif workers[-1] == 3:
+                driver.send_signal(signal.SIGTERM)
+    _, error = driver.communicate()
+    assert workers == [3, 2, 3]
+    assert driver.returncode == 143, error
+    steps = [r["step"] for r in records(run) if r["event"] == "step"]
+    assert steps == list(range(1, len(steps) + 1))
+
+
 def stop(nodes: Any, job: str) -> None:
     """As `ray job stop` does, without the seconds that it takes to begin."""
     url = f"{nodes.variables['RAY_API_SERVER_ADDRESS']}/api/jobs/{job}/stop"
@@ -85,7 +114,7 @@ def stop(nodes: Any, job: str) -> None:
 
 
 def lose_a_node_with_a_worker(nodes: list[Any]) -> None:
-    for node in nodes:
+    for node in (node for node in nodes if node.poll() is None):
         family = [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]
         if any("RayTrainWorker" in " ".join(process.cmdline()) for process in family):
             for process in family:
