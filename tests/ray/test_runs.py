@@ -17,7 +17,7 @@ import ray
 import torch
 
 from raymds.config import Config, load
-from raymds.errors import DivergedError, UsageError
+from raymds.errors import DivergedError, RaymdsError, UsageError
 from raymds.model import ClipWithHeads, read_weights
 from raymds.train import driver
 from tests.conftest import finetune, last_checkpoint, records, silent
@@ -72,16 +72,36 @@ def test_a_killed_worker_changes_nothing(undisturbed: Path, settings: list[str],
 
     def kill_once(record: dict[str, Any]) -> None:
         if record["event"] == "step" and record["step"] >= 5 and not killed:
-            family = psutil.Process().children(recursive=True)
-            workers = [p for p in family if "RayTrainWorker" in " ".join(p.cmdline())]
-            killed.append(workers[0].pid)
-            os.kill(workers[0].pid, signal.SIGKILL)
+            killed.append(one_worker())
+            os.kill(killed[0], signal.SIGKILL)
 
     finetune(settings, run, "optim.steps=8", show=kill_once)
     assert killed
     assert [r["step"] for r in records(run) if r["event"] == "start"][-1] == 4
     assert [r["step"] for r in records(run) if r["event"] == "step"] == list(range(1, 9))
     assert last_checkpoint(run) == last_checkpoint(undisturbed)
+
+
+def test_a_worker_that_hangs_is_named(settings: list[str], tmp_path: Path) -> None:
+    hanging: list[int] = []
+
+    def hang_once(record: dict[str, Any]) -> None:
+        if record["event"] == "step" and not hanging:
+            hanging.append(one_worker())
+            os.kill(hanging[0], signal.SIGSTOP)
+
+    named = r"run\.max_failures is used up: .*; last heard of rank [01]: step \d+, \d+ s ago$"
+    with pytest.raises(RaymdsError, match=named):
+        finetune(
+            settings, tmp_path / "run", "run.timeout=5", "run.max_failures=0", "optim.steps=1000", "select.every=1000",
+            show=hang_once,
+        )  # fmt: skip
+    assert hanging
+
+
+def one_worker() -> int:
+    family = psutil.Process().children(recursive=True)
+    return next(process.pid for process in family if "RayTrainWorker" in " ".join(process.cmdline()))
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settings: list[str], tmp_path: Path) -> None:
