@@ -48,7 +48,7 @@ class Learner:
         matrices = [p for p in self.names.values() if p.ndim >= 2]
         vectors = [p for p in self.names.values() if p.ndim < 2]
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.forward: torch.nn.Module = model
         if dist.active():
             # Without find_unused_parameters the buckets are laid out anew after the first step; a resumed run would
@@ -89,12 +89,10 @@ class Learner:
         """Take over the optimiser state of a checkpoint."""
         for name, parameter in self.names.items():
             found = {
-                key: tensors[f"optimizer.{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+                key: tensors[f"optimizer.{name}.{key}"].to(parameter.device, copy=True)
+                for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"optimizer.{name}.{key}" in tensors
-            }  # fmt: skip
-            for key in ("exp_avg", "exp_avg_sq"):
-                if key in found:
-                    found[key] = found[key].to(parameter.device)
+            }
             if found:
                 self.optimizer.state[parameter] = found
 
