@@ -176,7 +176,7 @@ def _fit(
         except WorkerGroupError as error:
             rank, failure = min(error.worker_failures.items(), key=lambda item: item[0])
             last = str(failure).strip().splitlines()[-1]
-            late = ray.get(monitor.late.remote())
+            late = ray.get(monitor.late.remote(list(error.worker_failures)))
             raise RaymdsError(f"worker {rank} failed and run.max_failures is used up: {last}; {late}") from error
     return result, time.perf_counter() - begin
 

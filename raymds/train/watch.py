@@ -34,12 +34,17 @@ class Monitor:
         """Ask the workers to stop at the next step, with a checkpoint."""
         self._stop = True
 
-    def late(self) -> str:
-        """Which ranks are behind the others, and for how long they have not been heard of."""
+    def late(self, failed: list[int]) -> str:
+        """Which ranks held up the others, and for how long they have not been heard of.
+
+        Those in an earlier step; where all are in one step, those not among the `failed`: a rank that waits for another
+        fails of its timeout, one that hangs does not.
+        """
         if not self._seen:
             return "no rank had begun a step"
         first = max(step for step, _ in self._seen.values())
-        behind = {rank: entry for rank, entry in self._seen.items() if entry[0] < first} or self._seen
+        behind = {rank: entry for rank, entry in self._seen.items() if entry[0] < first}
+        behind = behind or {rank: entry for rank, entry in self._seen.items() if rank not in failed} or self._seen
         now = time.monotonic()
         parts = [f"rank {rank}: step {step}, {now - at:.0f} s ago" for rank, (step, at) in sorted(behind.items())]
         return "last heard of " + "; ".join(parts)

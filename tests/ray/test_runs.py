@@ -89,6 +89,8 @@ def test_a_worker_that_hangs_is_named(settings: list[str], tmp_path: Path) -> No
         if record["event"] == "step" and not hanging:
             hanging.append(one_worker())
             os.kill(hanging[0], signal.SIGSTOP)
+            # Ray waits for it to end; by then the other one's patience is over.
+            threading.Timer(15, os.kill, (hanging[0], signal.SIGCONT)).start()
 
     named = r"run\.max_failures is used up: .*; last heard of rank [01]: step \d+, \d+ s ago$"
     with pytest.raises(RaymdsError, match=named):
