@@ -8,6 +8,7 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -26,6 +27,7 @@ _ARCHITECTURES = resources.files("raymds") / "architectures"
 open_clip.add_model_config(_ARCHITECTURES)
 
 _HEADS = ("heads.A", "heads.B")
+_CACHED = 65_536  # texts whose tokens are kept
 
 
 class TaskHeads(nn.Module):
@@ -53,7 +55,9 @@ class ClipWithHeads(nn.Module):
         self.architecture = architecture
         self.classes = list(classes)
         self.clip = _create(architecture, seed)
-        self.tokenizer = _tokenizer(architecture)
+        self.tokenizer = tokenizer = _tokenizer(architecture)
+        # Prompts come at every step and captions at every epoch; in Python they take a tenth of a small model's step.
+        self._token_row = lru_cache(_CACHED)(lambda text: tokenizer([text])[0])
         text = self.clip.text
         self.heads = TaskHeads(len(classes), text.width, text.output_dim, head_rank, seed)
         preprocess = self.clip.visual.preprocess_cfg
@@ -72,7 +76,7 @@ class ClipWithHeads(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token rows (U, L), cut after the longest text's end: the tower is causal, what follows changes nothing."""
-        tokens: Tensor = self.tokenizer(list(texts))
+        tokens = torch.stack([self._token_row(text) for text in texts])
         return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
 
     def encode_image(self, pixels_BCHW: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ class ConstrainedCycle:
         self._config = config
         # Around its solution a penalty method swings from one constraint to the other; a mean of its steps does not.
         self._average = copy.deepcopy(model).requires_grad_(False) if config.select.average else None
+        pairs = zip(self._average.parameters(), model.parameters(), strict=True) if self._average else ()
+        self._averaged = list(pairs)
         self._learner = Learner(model, config.optim)
         limits = config.constraints
         slack = torch.full((len(tasks.protected),), limits.slack, dtype=torch.float64)
@@ -190,9 +192,8 @@ class ConstrainedCycle:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        if self._average:
-            for mean, value in zip(self._average.parameters(), self.model.parameters(), strict=True):
-                mean.lerp_(value, 1 - self._config.select.average)
+        for mean, value in self._averaged:
+            mean.lerp_(value, 1 - self._config.select.average)
 
     def _named(self, values: Tensor) -> dict[str, float]:
         """Values per task name, tasks without one left out."""
