@@ -99,7 +99,7 @@ class SelectConfig:
 
 @dataclass
 class RunConfig:
-    """Where and on how much. All but the seed may be another when a stopped run goes on."""
+    """Where and on how much. All but uri and seed may be another when a stopped run goes on."""
 
     uri: str = ""  # run directory
     workers: int = 1  # model replicas, one Ray Train worker each; 0: as many as the cluster has room for
