@@ -12,8 +12,8 @@ LAYERS = [
     {"objects", "dist", "certificate", "terminal", "objective", "data.scenes", "train.watch"},
     {"storage", "config", "data.config", "data.sampler", "aggregator"},
     {"tasks", "data.reader", "data.corpus", "run", "train.placement", "search.space"},
-    {"data.split", "train.seeing", "tracking", "jobs"},
-    {"data.shards", "data.sources"},
+    {"data.split", "train.seeing", "tracking", "jobs", "search.trials"},
+    {"data.shards", "data.sources", "search.sampler"},
     {"model", "data.loader", "data.scene_set", "data.ingest"},
     {"evaluate", "train.checkpoint", "data.retrieve", "data.look", "data.verify"},
     {"select", "train.step", "flips"},
@@ -71,6 +71,7 @@ def test_imports_go_down(name: str) -> None:
         ("torch.distributed", {"dist"}),
         ("pyarrow.fs", {"storage", "objects"}),
         ("rich", {"terminal"}),
+        ("optuna", {"search.sampler"}),
     ],
 )
 def test_libraries_stay_in_their_modules(package: str, allowed: set[str]) -> None:
