@@ -13,7 +13,7 @@ LAYERS = [
     {"storage", "config", "data.config", "data.sampler", "aggregator"},
     {"tasks", "data.reader", "data.corpus", "run", "train.placement", "search.space"},
     {"data.split", "train.seeing", "tracking", "jobs", "search.trials"},
-    {"data.shards", "data.sources", "search.sampler"},
+    {"data.shards", "data.sources", "search.sampler", "search.halving", "search.outcome"},
     {"model", "data.loader", "data.scene_set", "data.ingest"},
     {"evaluate", "train.checkpoint", "data.retrieve", "data.look", "data.verify"},
     {"select", "train.step", "flips"},
