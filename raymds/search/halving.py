@@ -14,7 +14,7 @@ History = Sequence[Measurement]  # by step
 _RUNGS = (0.25, 0.5, 0.75)  # shares of the budget after which a trial is judged
 _HALVED = 0.5  # from this share on targets are compared: before, hardly a trial is feasible or above the old model
 _FEWEST = 4  # trials that have to have come to a rung before their targets are compared there
-_HOPE = 0.3  # accuracy that a task may regain without any sign of it in the whole of a budget
+_HOPE = 0.2  # accuracy that a task may regain without a sign of it; recorded constrained cycles needed 0.05 at most
 
 
 def verdict(history: History, others: Sequence[History], steps: int) -> str | None:
@@ -25,11 +25,11 @@ def verdict(history: History, others: Sequence[History], steps: int) -> str | No
 
     First feasibility. A trial ends when one of its protected tasks can't be back at 0 by the end any more: when
 
-        now + gain·(steps left)/(steps of a quarter) + 0.3·(share left)²  <  0
+        now + gain·(steps left)/(steps of a quarter) + 0.2·(share left)²  <  0
 
     where `now` is the task's best delta in the last quarter of the budget and `gain` what that is above its worst in
     the quarter before, if it is. So a recovery is taken to go on as steeply as it was at its best, and a task that
-    shows none is allowed 17 points at the first rung, 7.5 at the second, 2 at the last: as the learning rate decays
+    shows none is allowed 11 points at the first rung, 5 at the second, 1.2 at the last: as the learning rate decays
     by a cosine, the path that is left shrinks with the square of the steps left. Early infeasibility alone ends no
     trial.
 

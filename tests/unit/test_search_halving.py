@@ -66,7 +66,7 @@ def recovering(share: float) -> float:
     [
         recovering,
         lambda s: recovering(s) + 0.004 * (-1) ** round(20 * s),  # noise
-        lambda s: -0.05 if 0.1 < s < 0.6 else 0.0,  # a plateau, then all at once
+        lambda s: -0.045 if 0.1 < s < 0.6 else 0.0,  # a plateau, then all at once
         lambda s: -0.20 * 0.02 ** max(0, s - 0.1) if s < 0.9 else 0.0,  # deep, and back ever more slowly
     ],
 )
