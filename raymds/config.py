@@ -114,6 +114,19 @@ class RunConfig:
 
 
 @dataclass
+class SearchConfig:
+    """The search of `raymds tune` for the best setting that keeps everything; a single cycle ignores it."""
+
+    trials: int = 32  # settings tried, the preset's own first
+    concurrency: int = 0  # trials at a time; 0: as many as the cluster has room for
+    steps: int = 0  # training steps of each trial; 0: optim.steps
+    algorithm: str = "tpe"  # what proposes settings: tpe, gp (both know the constraints), random, grid
+    scheduler: str = "feasible_halving"  # what ends trials early: feasible_halving, none
+    seed: int = 0  # of the proposals
+    space: dict[str, Any] = field(default_factory=dict)  # key -> {kind: values}, search/space.py; empty: its default
+
+
+@dataclass
 class Config:
     """Everything a cycle, a pretraining or a certificate needs."""
 
@@ -126,6 +139,7 @@ class Config:
     select: SelectConfig = field(default_factory=SelectConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
 
 
 T = TypeVar("T")
@@ -251,6 +265,12 @@ _RULES: list[Rule] = [
     ("run.timeout", *_POSITIVE),
     ("run.max_failures", *_NOT_NEGATIVE),
     ("run.seed", *_NOT_NEGATIVE),
+    ("search.trials", *_POSITIVE),
+    ("search.concurrency", *_NOT_NEGATIVE),
+    ("search.steps", *_NOT_NEGATIVE),
+    ("search.algorithm", lambda v: v in {"tpe", "gp", "random", "grid"}, "has to be tpe, gp, random or grid"),
+    ("search.scheduler", lambda v: v in {"feasible_halving", "none"}, "has to be feasible_halving or none"),
+    ("search.seed", *_NOT_NEGATIVE),
 ]
 
 

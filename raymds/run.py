@@ -29,7 +29,8 @@ class RunDirectory:
     def claim(self, config: Config) -> None:
         """Store the config, or check that a run begun here has the same: UsageError naming a key that differs.
 
-        How the store is reached and what machines there are may differ: the results don't depend on it.
+        How the store is reached, what machines there are and what a search would try may differ: the results of a run
+        don't depend on it.
         """
         text = to_yaml(config)
         # Created, not written: of two commands that begin at the same moment one finds the other's.
@@ -61,7 +62,8 @@ class RunDirectory:
 def _settled(text: str) -> list[str]:
     """The lines of a config that decide what a run computes."""
     content = yaml.safe_load(text)
-    content.pop("storage", None)
+    for name in ("storage", "search"):
+        content.pop(name, None)
     content["run"] = {"uri": content["run"]["uri"], "seed": content["run"]["seed"]}
     for name in ("cache", "cache_size"):
         content["data"].pop(name, None)

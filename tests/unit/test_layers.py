@@ -11,9 +11,9 @@ LAYERS = [
     {"errors"},
     {"objects", "dist", "certificate", "terminal", "objective", "data.scenes", "train.watch"},
     {"storage", "config", "data.config", "data.sampler", "aggregator"},
-    {"tasks", "data.reader", "data.corpus", "run", "train.placement"},
-    {"data.split", "train.seeing", "tracking", "jobs"},
-    {"data.shards", "data.sources"},
+    {"tasks", "data.reader", "data.corpus", "run", "train.placement", "search.space"},
+    {"data.split", "train.seeing", "tracking", "jobs", "search.trials"},
+    {"data.shards", "data.sources", "search.sampler", "search.halving", "search.outcome"},
     {"model", "data.loader", "data.scene_set", "data.ingest"},
     {"evaluate", "train.checkpoint", "data.retrieve", "data.look", "data.verify"},
     {"select", "train.step", "flips"},
@@ -51,7 +51,7 @@ def imports(tree: ast.Module) -> set[str]:
 
 ALL = modules()
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-PACKAGES = {"data", "train"}
+PACKAGES = {"data", "train", "search"}
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - PACKAGES))
@@ -71,6 +71,7 @@ def test_imports_go_down(name: str) -> None:
         ("torch.distributed", {"dist"}),
         ("pyarrow.fs", {"storage", "objects"}),
         ("rich", {"terminal"}),
+        ("optuna", {"search.sampler"}),
     ],
 )
 def test_libraries_stay_in_their_modules(package: str, allowed: set[str]) -> None:
