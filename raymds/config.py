@@ -16,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from raymds import storage
 from raymds.errors import UsageError
 from raymds.objective.solvers import SOLVERS
 from raymds.objects import StorageConfig
@@ -146,7 +147,7 @@ T = TypeVar("T")
 
 
 def load(schema: type[T], preset: str | None, overrides: Sequence[str], require: Iterable[str] = ()) -> T:
-    """A checked config from a preset (path, or the name of a built-in one) and `key=value` overrides.
+    """A checked config from a preset (path, URI, or the name of a built-in one) and `key=value` overrides.
 
     Raises UsageError naming the key for unknown keys, wrong types, missing values and values out of range.
     """
@@ -178,6 +179,8 @@ def _preset(name: str) -> DictConfig:
     built_in = resources.files("raymds") / "presets" / f"{name}.yaml"
     if path.is_file():
         text = path.read_text()
+    elif "://" in name:
+        text = storage.read(name).decode()
     elif built_in.is_file():
         text = built_in.read_text()
     else:

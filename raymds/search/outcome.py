@@ -15,7 +15,8 @@ def outcome(config: Config, space: Space, trials: Sequence[Trial]) -> dict[str, 
 
     schema, outcome (new | old | running), reason, search {algorithm, scheduler, seed, trials, steps, space},
     counts {finished, stopped, failed, running, feasible}, trials [{number, params, status, reason, best, history}],
-    winner {number, params, step, target, devsafety, tasks} or null, nearest (the same with lost [task, …]) or null.
+    winner {number, params, step, alpha, target, devsafety, tasks} or null, nearest (the same with lost [task, …]) or
+    null. `importance` {key: share of what decides how a trial ends} is added where enough trials have ended.
 
     The winner is the good candidate (feasible and above the old model) with the highest target. An infeasible trial
     can't win, nor one that failed or still runs; one that was stopped can, by what it had measured. Where there is no
@@ -80,6 +81,7 @@ def _entry(measured: Measurement | None) -> dict[str, Any] | None:
         return None
     return {
         "step": measured.step,
+        "alpha": measured.alpha,
         "target": measured.target,
         "devsafety": measured.devsafety,
         "feasible": measured.devsafety >= 0,

@@ -54,6 +54,25 @@ def constraints(trial: Trial) -> dict[str, float]:
     return {task: -delta for task, delta in trial.best.tasks.items()} | {"target": -trial.best.target}
 
 
+def importance(space: Space, past: Sequence[Trial]) -> dict[str, float]:
+    """Share of each key in what decides how good a trial's best candidate is, the largest first; sum 1.
+
+    PED-ANOVA over the trials that measured something, ordered as the search orders them: feasible first. Empty where
+    there are fewer than twice as many trials as keys, which would decide nothing.
+    """
+    distributions = {key: _distribution(dimension) for key, dimension in space.items()}
+    measured = [trial for trial in past if trial.status not in {RUNNING, FAILED} and trial.best is not None]
+    if len(space) < 2 or len(measured) < 2 * len(space):
+        return {}
+    study = optuna.create_study(direction="maximize")
+    ordered = sorted(measured, key=lambda trial: trial.best.rank if trial.best else (0.0, 0.0))
+    for place, trial in enumerate(ordered):
+        study.add_trial(optuna.trial.create_trial(value=place, params=trial.params, distributions=distributions))
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {key: float(share) for key, share in found.items()}
+
+
 def _told(trial: Trial, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
     """A trial as Optuna knows it; one that failed or measured nothing finite is told as failed: it teaches nothing."""
     states = optuna.trial.TrialState

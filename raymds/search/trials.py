@@ -16,11 +16,13 @@ class Measurement:
     step: int
     target: float  # Δtarget
     tasks: dict[str, float]  # protected task -> Δacc
+    alpha: float = 1.0  # below 1: of w_old + α(w − w_old), with which a trial that had ended was rescued
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Measurement":
-        """From an `eval` record of metrics.jsonl."""
-        return cls(record["step"], record["target"]["delta"], {task["task"]: task["delta"] for task in record["tasks"]})
+    def of(cls, record: Mapping[str, Any], step: int, alpha: float = 1.0) -> "Measurement":
+        """From what `select.compare` found: an `eval` record of metrics.jsonl, or the `val` of an outcome."""
+        tasks = {task["task"]: task["delta"] for task in record["tasks"]}
+        return cls(step, record["target"]["delta"], tasks, alpha)
 
     @property
     def devsafety(self) -> float:
@@ -62,5 +64,5 @@ class Trial:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Trial":
         """From what `to_json` gave."""
-        history = tuple(Measurement(m["step"], m["target"], m["tasks"]) for m in record["history"])
+        history = tuple(Measurement(m["step"], m["target"], m["tasks"], m["alpha"]) for m in record["history"])
         return cls(record["number"], record["params"], record["status"], history, record["reason"])

@@ -42,41 +42,60 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     rows = sum(shard.rows for shard in data.splits.get("train", []))
     if rows < config.objective.batch:
         raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
-    config = placed(config, _resources(show))
+    config = placed(config, resources(show))
     _preflight(config, data, [])
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is None:
         result, seconds = _fit(config, run, worker.run_pretraining, CheckpointConfig(num_to_keep=1), show)
-        finished = {"schema": SCHEMA, **_effort(run, config, seconds)}
+        finished = {"schema": SCHEMA, **effort(run, config, seconds)}
         finished |= {"weights": result["weights"], "skipped_images": result["skipped_images"]}
         run.write_json("outcome.json", finished)
     weights: dict[str, Any] = finished["weights"]
     return weights
 
 
-def finetune(config: Config, show: Show) -> dict[str, Any]:
+def finetune(config: Config, show: Show, shared: str | None = None) -> dict[str, Any]:
     """One constrained cycle; writes certificate.json and, last, outcome.json, and returns the outcome.
 
-    Goes on from the last checkpoint where the run directory holds one of the same config.
+    Goes on from the last checkpoint where the run directory holds one of the same config. A trial of a search has
+    `shared`, the directory of the old model's results; its outcome is chosen on val and has no certificate.
     """
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)
     check_examples(config, data, tasks)
-    config = placed(config, _resources(show))
+    config = placed(config, resources(show))
     _preflight(config, data, tasks.heads)
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is not None:
         return finished
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    result, seconds = _fit(config, run, worker.run_cycle, keep, show)
-    outcome = _conclude(config, run, data, result) | _effort(run, config, seconds)
+    shared = storage.absolute(shared) if shared else None
+    result, seconds = _fit(config, run, worker.run_cycle, keep, show, shared=shared)
+    outcome = _conclude(config, run, data, result) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     outcome["skipped_images"] = result["skipped_images"]
     run.write_json("outcome.json", outcome)
     return outcome
+
+
+def certify_winner(
+    config: Config, run: RunDirectory, winner: str, choice: dict[str, Any], show: Show
+) -> dict[str, Any]:
+    """The verdict on a search's winner, from the one measurement of test, in the form of an outcome.
+
+    `config` is the winning trial's, `run` the search's directory, `winner` its weights or a checkpoint, `choice` its
+    step, alpha and record on val.
+    """
+    objects.configure(config.storage)
+    data = DataSet.open(config.data.uri)
+    here = copy.deepcopy(config)
+    here.run.uri = run.uri
+    here = placed(here, resources(show))
+    result, _ = _fit(here, run, worker.run_certification, CheckpointConfig(num_to_keep=1), show, winner=winner)
+    return _conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
 
 
 def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
@@ -120,7 +139,7 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
             )
 
 
-def _resources(show: Show) -> dict[str, float]:
+def resources(show: Show) -> dict[str, float]:
     """CPUs and GPUs of the cluster that is joined, or of this machine where none is."""
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
         start_ray(show)
@@ -146,15 +165,16 @@ def _fit(
     entry: Callable[..., Any],
     keep: CheckpointConfig,
     show: Show,
+    **given: str | None,
 ) -> tuple[dict[str, Any], float]:
-    """Run `entry` on the workers; (rank 0's result, seconds). Errors of the user's come out as themselves."""
+    """Run `entry` on the workers, with `given`; (rank 0's result, seconds). Errors of the user's stay themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     start_ray(show)
     monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
         entry,
-        train_loop_config={"config": _located(config), "monitor": monitor},
+        train_loop_config={"config": _located(config), "monitor": monitor, **given},
         torch_config=TorchConfig(timeout_s=max(1, round(config.run.timeout))),
         scaling_config=_scaling(config),
         run_config=RunConfig(
@@ -275,6 +295,8 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
             f"{100 * nearest['record']['target']['delta']:+.1f}"
         )
         return {**old, "reason": reason, "val": nearest["record"], "candidate": {"step": nearest["step"], "alpha": 1.0}}
+    if "target" not in result:
+        return _new(choice, result) | {"reason": f"{_best(choice)}; the winner of the search alone is certified"}
     certificate = certify(
         PairedCounts(**result["target"]),
         [PairedCounts(**counts) for counts in result["protected"]],
@@ -289,11 +311,15 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
         reason = f"the test split shows a loss of {', '.join(lost)}"
         candidate = {"step": choice["step"], "alpha": choice["alpha"]}
         return {**old, "reason": reason, "val": choice["record"], "candidate": candidate}
-    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
+    return _new(choice, result) | {"reason": _best(choice)}
+
+
+def _new(choice: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """The outcome of a chosen candidate."""
     return {
         "schema": SCHEMA,
         "outcome": "new",
-        "reason": f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}",
+        "reason": "",
         "step": choice["step"],
         "alpha": choice["alpha"],
         "weights": result["weights"]["uri"],
@@ -301,7 +327,13 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
     }
 
 
-def _effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
+def _best(choice: dict[str, Any]) -> str:
+    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
+    return f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}"
+
+
+def effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
+    """What an outcome says of the work: steps, seconds, workers, images per second (the median step's)."""
     speeds = sorted(r["images_per_second"] for r in MetricsLog(run).records if r["event"] == "step")
     return {
         "steps": config.optim.steps,

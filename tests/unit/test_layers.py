@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2] / "raymds"
 LAYERS = [
     {"errors"},
     {"objects", "dist", "certificate", "terminal", "objective", "data.scenes", "train.watch"},
-    {"storage", "config", "data.config", "data.sampler", "aggregator"},
+    {"storage", "data.config", "data.sampler", "aggregator"},
+    {"config"},
     {"tasks", "data.reader", "data.corpus", "run", "train.placement", "search.space"},
     {"data.split", "train.seeing", "tracking", "jobs", "search.trials"},
     {"data.shards", "data.sources", "search.sampler", "search.halving", "search.outcome"},
