@@ -1,20 +1,14 @@
 """A search on one machine: its trials, its winner, its book, and what is left of it after a kill."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from raymds import tune
 from raymds.config import Config, load
-from raymds.errors import RaymdsError, UsageError
-from tests.conftest import records, silent
+from tests.conftest import silent
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

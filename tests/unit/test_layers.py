@@ -16,12 +16,12 @@ LAYERS = [
     {"data.split", "train.seeing", "tracking", "jobs", "search.trials"},
     {"data.shards", "data.sources", "search.sampler", "search.halving", "search.outcome"},
     {"model", "data.loader", "data.scene_set", "data.ingest"},
-    {"evaluate", "train.checkpoint", "data.retrieve", "data.look", "data.verify"},
-    {"select", "train.step", "flips"},
+    {"evaluate", "train.checkpoint", "train.emit", "data.retrieve", "data.look", "data.verify", "search.book"},
+    {"select", "train.step", "train.old", "flips"},
     {"train.cycle", "train.pretrain"},
     {"train.worker"},
     {"train.driver", "measuring", "report"},
-    {"demo"},
+    {"demo", "tune", "cli_data"},
     {"cli"},
 ]
 
@@ -68,7 +68,19 @@ def test_imports_go_down(name: str) -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("ray", {"train.watch", "train.seeing", "train.worker", "train.driver", "data.ingest", "jobs"}),
+        (
+            "ray",
+            {
+                "train.watch",
+                "train.seeing",
+                "train.emit",
+                "train.worker",
+                "train.driver",
+                "tune",
+                "data.ingest",
+                "jobs",
+            },
+        ),
         ("torch.distributed", {"dist"}),
         ("pyarrow.fs", {"storage", "objects"}),
         ("rich", {"terminal"}),

@@ -16,7 +16,9 @@ SPACE: Space = {"constraints.beta": Uniform(10, 1000)}
 
 
 def config() -> Config:
-    return load(Config, "demo", ["model.weights=w", "data.uri=d", "search.seed=7"])
+    return load(
+        Config, "demo", ["model.weights=w", "data.uri=d", "optim.steps=600", "constraints.beta=200", "search.seed=7"]
+    )
 
 
 def trial(number: int, *history: tuple[float, float], status: str = FINISHED) -> Trial:
@@ -120,4 +122,4 @@ def test_the_file_says_what_was_searched_and_how() -> None:
 
 def test_a_measurement_comes_from_a_record_of_the_log() -> None:
     record = {"event": "eval", "step": 40, "target": {"delta": 0.1}, "tasks": [{"task": "a", "delta": -0.1, "n": 3}]}
-    assert Measurement.of(record) == Measurement(40, 0.1, {"a": -0.1})
+    assert Measurement.of(record, 40) == Measurement(40, 0.1, {"a": -0.1})

@@ -11,7 +11,9 @@ from raymds.search.space import Choice, Int, LogUniform, Uniform, default_space,
 
 
 def config(*overrides: str) -> Config:
-    return load(Config, "demo", ["model.weights=w", "data.uri=d", *overrides])
+    return load(
+        Config, "demo", ["model.weights=w", "data.uri=d", "optim.steps=600", "constraints.beta=200", *overrides]
+    )
 
 
 def searching(**space: Any) -> Config:
