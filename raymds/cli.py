@@ -1,6 +1,7 @@
 """The command line: one subcommand, one function."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -16,8 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status: 0 good, 1 crash, 2 bad usage, 3 nothing feasible or violated."""
     options = _parse(arguments)
     terminal = Terminal(options.json)
+    # What libraries print, Ray of a lost node for instance, is no record.
+    aside = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     try:
-        status: int = options.run(options, terminal)
+        with aside:
+            status: int = options.run(options, terminal)
     except RaymdsError as error:
         terminal.stop()
         print(f"raymds: {error}", file=sys.stderr)
@@ -90,14 +94,14 @@ def submit(options: argparse.Namespace, terminal: Terminal) -> int:
     client = jobs.connect(options.address)
     job = jobs.submit(client, options.verb, config)
     terminal.say(f"job: {job}; this terminal may go: raymds follow {job} shows it again, ray job stop {job} ends it")
-    return jobs.follow(client, job, terminal.show, terminal.say)
+    return jobs.follow(client, job, terminal.show, terminal.aside)
 
 
 def follow(options: argparse.Namespace, terminal: Terminal) -> int:
     """Show a job of a Ray cluster, from its beginning until it ends."""
     from raymds import jobs
 
-    return jobs.follow(jobs.connect(options.address), options.job, terminal.show, terminal.say)
+    return jobs.follow(jobs.connect(options.address), options.job, terminal.show, terminal.aside)
 
 
 def evaluate(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -24,6 +24,7 @@ class Terminal:
     def __init__(self, as_json: bool = False) -> None:
         self.mode: Mode = "json" if as_json else "live" if sys.stdout.isatty() else "plain"
         self.console = Console(width=None if self.mode == "live" else _WIDTH, highlight=False)
+        self._records = sys.stdout  # in the mode json, which leaves standard output to records
         self._live: Progress | None = None
         self._bar: TaskID | None = None
         self._title = ""
@@ -41,7 +42,7 @@ class Terminal:
     def show(self, record: Record) -> None:
         """One record of a run: phase, ray, start, step, eval, or progress (what, done, total)."""
         if self.mode == "json":
-            print(json.dumps(record), flush=True)
+            print(json.dumps(record), file=self._records, flush=True)
             return
         handler = getattr(self, f"_{record['event']}", None)
         if handler is not None:
@@ -51,7 +52,7 @@ class Terminal:
         """The last line for machines."""
         self.stop()
         if self.mode == "json":
-            print(json.dumps({"event": "result", **content}), flush=True)
+            print(json.dumps({"event": "result", **content}), file=self._records, flush=True)
 
     def outcome(self, outcome: Record, certificate: Record | None) -> None:
         """How a cycle ended: table, reason, and the last line for machines."""
@@ -66,6 +67,13 @@ class Terminal:
             self.stop()
             # As it is: a line broken at a width can't be searched, and [brackets] of a path are no markup.
             self.console.print(text, markup=False, soft_wrap=True)
+
+    def aside(self, text: str) -> None:
+        """A line of another program's that is no record; for machines on standard error."""
+        if self.mode == "json":
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self.say(text)
 
     def stop(self) -> None:
         """End the live display."""

@@ -112,10 +112,10 @@ def records(run: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in storage.read(storage.join(str(run), "metrics.jsonl")).splitlines()]
 
 
-def last_checkpoint(run: str | Path) -> list[bytes]:
+def last_checkpoint(run: str | Path, step: int = 8) -> list[bytes]:
     """Weights and state at the end of a run."""
     names = ("weights.safetensors", "state.safetensors")
-    return [storage.read(storage.join(str(run), "checkpoints/train/step-0000008", name)) for name in names]
+    return [storage.read(storage.join(str(run), f"checkpoints/train/step-{step:07d}", name)) for name in names]
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import ray
 import torch
 
 from raymds.cli import main
+from raymds.data import verify as verifying
 from raymds.model import ClipWithHeads, load, pack_weights
 from tests.conftest import overrides
 
@@ -125,6 +126,21 @@ def test_evaluate_says_what_the_certificate_says_of_a_model(
     assert [(entry["task"], entry["n"], entry["accuracy"]) for entry in measured["tasks"]] == expected
     assert measured["digests"]["weights"] == certificate["digests"]["weights"]
     assert main(["evaluate", *settings, "--weights", str(tmp_path / "nothing.safetensors")]) == 2
+
+
+def test_what_libraries_print_is_no_record(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ray prints that a node was lost, in the middle of a run."""
+
+    def verify(uri: str, show: Any) -> verifying.Findings:
+        show({"event": "progress", "what": "shards", "done": 1, "total": 2})
+        print("(raylet) The node is gone")
+        return verifying.Findings()
+
+    monkeypatch.setattr(verifying, "verify", verify)
+    assert main(["data", "verify", "data", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [json.loads(line)["event"] for line in captured.out.splitlines()] == ["progress", "result"]
+    assert captured.err == "(raylet) The node is gone\n"
 
 
 def test_certifying_a_worse_model_ends_with_status_3(
