@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raymds import model, objects, storage
 from raymds.certificate import PairedCounts, certify
@@ -170,7 +171,9 @@ def _fit(
     """Run `entry` on the workers, with `given`; (rank 0's result, seconds). Errors of the user's stay themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     start_ray(show)
-    monitor: Any = ray.remote(num_cpus=0)(Monitor).remote()
+    # On this node, which the run can't lose without losing its driver.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    monitor = cast(Any, ray.remote(num_cpus=0)(Monitor)).options(scheduling_strategy=here).remote()
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
         entry,
