@@ -22,7 +22,7 @@ from raymds.run import MetricsLog, RunDirectory
 from raymds.search.book import Book
 from raymds.search.space import Space, parse, trial_config
 from raymds.search.trials import FAILED, FINISHED, Measurement
-from raymds.tasks import resolve
+from raymds.tasks import Tasks, resolve
 from raymds.train import driver, worker
 from raymds.train.driver import Show
 from raymds.train.placement import concurrent
@@ -39,8 +39,9 @@ def search(config: Config, show: Show) -> dict[str, Any]:
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     space = parse(config)
-    _check_ends(config, space, data)
+    tasks = _check_ends(config, space, data)
     config, at_once = concurrent(config, driver.resources(show))
+    driver.preflight(config, data, tasks.heads)
     run.claim(config, search=True)
     finished = run.read_json("outcome.json")
     if finished is not None:
@@ -62,8 +63,8 @@ def search(config: Config, show: Show) -> dict[str, Any]:
     return outcome
 
 
-def _check_ends(config: Config, space: Space, data: DataSet) -> None:
-    """That the data set has what a step draws at both ends of every range; UsageError naming the key of the space."""
+def _check_ends(config: Config, space: Space, data: DataSet) -> Tasks:
+    """The tasks, if the data set has what a step draws at both ends of every range; else UsageError naming the key."""
     tasks = resolve(config.task, data.attributes)
     driver.check_examples(trial_config(config, {}), data, tasks)
     for key, dimension in space.items():
@@ -72,6 +73,7 @@ def _check_ends(config: Config, space: Space, data: DataSet) -> None:
                 driver.check_examples(trial_config(config, {key: value}), data, tasks)
             except UsageError as error:
                 raise UsageError(f"search.space.{key}: {value} can't be tried: {error}") from None
+    return tasks
 
 
 def _reading(config: Config) -> Config:

@@ -44,7 +44,7 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     if rows < config.objective.batch:
         raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
     config = placed(config, resources(show))
-    _preflight(config, data, [])
+    preflight(config, data, [])
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is None:
@@ -67,7 +67,7 @@ def finetune(config: Config, show: Show, shared: str | None = None) -> dict[str,
     tasks = resolve(config.task, data.attributes)
     check_examples(config, data, tasks)
     config = placed(config, resources(show))
-    _preflight(config, data, tasks.heads)
+    preflight(config, data, tasks.heads)
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is not None:
@@ -149,7 +149,7 @@ def resources(show: Show) -> dict[str, float]:
     return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
 
 
-def _preflight(config: Config, data: DataSet, heads: list[str]) -> None:
+def preflight(config: Config, data: DataSet, heads: list[str]) -> None:
     """What would fail later is found before anything expensive starts."""
     net = model.load(config.model.name, config.model.weights, heads, config.model.head_rank, config.run.seed)
     if config.data.image_size not in {0, net.image_size}:

@@ -15,22 +15,22 @@ import ray
 from raymds import tune
 from raymds.cli import main
 from raymds.config import Config, load, to_yaml
-from raymds.errors import RaymdsError, UsageError
-from raymds.search.trials import FAILED, FINISHED, STOPPED
+from raymds.errors import UsageError
+from raymds.search.trials import FAILED, FINISHED, RUNNING, STOPPED
 from tests.conftest import records, silent
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-# The model of the tests is random: it gains and loses much in any direction. So that some trials keep everything and
-# some don't, only what is hard to lose is protected.
+STEPS = 24
 SEARCH = [
     "run.workers=1",
     "task.protect=['weather:clear', 'scene:tunnel']",
-    "search.trials=4",
+    f"search.steps={STEPS}",
+    "search.trials=3",
     "search.concurrency=1",
     "search.scheduler=none",
-    "search.space={optim.lr: {loguniform: [1e-5, 1e-3]}, constraints.beta: {loguniform: [1, 1e4]}}",
 ]
+SPACE = "search.space={optim.lr: {loguniform: [1e-5, 1e-3]}, constraints.beta: {loguniform: [1, 1e4]}}"
 
 
 def config(settings: list[str], run: Path, *more: str) -> Config:
@@ -45,13 +45,13 @@ def book(run: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def searched(settings: list[str], cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("search") / "run"
-    tune.search(config(settings, run), silent)
+    tune.search(config(settings, run, SPACE), silent)
     return run
 
 
 def test_the_winner_keeps_everything_and_is_certified_once(searched: Path) -> None:
     outcome, content = json.loads((searched / "outcome.json").read_text()), book(searched)
-    assert content["counts"] == {**content["counts"], "finished": 4, "stopped": 0, "failed": 0, "running": 0}
+    assert content["counts"] == {**content["counts"], "finished": 3, "stopped": 0, "failed": 0, "running": 0}
     winner = content["winner"]
     assert winner is not None
     assert winner["devsafety"] >= 0
@@ -66,9 +66,9 @@ def test_the_winner_keeps_everything_and_is_certified_once(searched: Path) -> No
 
 def test_trials_are_ordinary_cycles_that_share_the_old_model(searched: Path) -> None:
     runs = sorted(searched.glob("trials/*"))
-    assert [run.name for run in runs] == ["000", "001", "002", "003"]
+    assert [run.name for run in runs] == ["000", "001", "002"]
     starts = [[r["step"] for r in records(run) if r["event"] == "start"] for run in runs]
-    assert starts == [[0]] * 4
+    assert starts == [[0]] * 3
     assert len(list((searched / "old").glob("*.json"))) == 1
     first = [next(r for r in records(run) if r["event"] == "step")["h"] for run in runs]
     assert all(value == 0.0 for h in first for value in h.values())  # invariant 1, with shared old losses
@@ -79,17 +79,17 @@ def test_trials_are_ordinary_cycles_that_share_the_old_model(searched: Path) -> 
 def test_the_page_of_a_search_links_its_trials(searched: Path) -> None:
     assert main(["report", str(searched)]) == 0
     page = (searched / "report.html").read_text()
-    for number in range(4):
+    for number in range(3):
         assert f'href="trials/{number:03d}/report.html"' in page
         assert (searched / f"trials/{number:03d}/report.html").exists()
 
 
 def test_a_finished_search_is_not_run_again_and_another_is_refused(settings: list[str], searched: Path) -> None:
     before = (searched / "tune.json").stat().st_mtime_ns
-    tune.search(config(settings, searched, "search.concurrency=2"), silent)
+    tune.search(config(settings, searched, SPACE, "search.concurrency=2"), silent)
     assert (searched / "tune.json").stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match=r"holds a run with another config .*trials: 4; .*trials: 5"):
-        tune.search(config(settings, searched, "search.trials=5"), silent)
+    with pytest.raises(UsageError, match=r"holds a run with another config .*trials: 3; .*trials: 5"):
+        tune.search(config(settings, searched, SPACE, "search.trials=5"), silent)
 
 
 def test_killed_and_resumed_makes_the_trials_that_it_would_have_made(
@@ -97,70 +97,53 @@ def test_killed_and_resumed_makes_the_trials_that_it_would_have_made(
 ) -> None:
     run = tmp_path / "run"
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "raymds.cli", "tune", *given(config(settings, run), tmp_path)]
+    command = [sys.executable, "-m", "raymds.cli", "tune", preset(config(settings, run, SPACE), tmp_path)]
     driver = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address}, stdout=subprocess.DEVNULL)
-    steps = run / "trials" / "002" / "checkpoints" / "train" / "step-0000004" / "checkpoint.json"
+    committed = run / "trials" / "001" / "checkpoints" / "train" / "checkpoint_manager_snapshot.json"
     end = time.monotonic() + 300
-    while not steps.exists():
+    while not (committed.exists() and "step-0000004" in committed.read_text()):
         assert driver.poll() is None
         assert time.monotonic() < end
         time.sleep(0.02)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    ended = [t for t in book(run)["trials"] if t["status"] == FINISHED]
+    assert [t["status"] for t in book(run)["trials"]] == [FINISHED, RUNNING]
+    first = book(run)["trials"][0]
     assert main(["tune", "--resume", str(run)]) in {0, 3}
     resumed, whole = book(run), book(searched)
-    assert resumed["trials"][: len(ended)] == ended
+    assert resumed["trials"][0] == first
     assert resumed["trials"] == whole["trials"]
     assert resumed["winner"] == whole["winner"]
     starts = [[r["step"] for r in records(at) if r["event"] == "start"] for at in sorted(run.glob("trials/*"))]
-    assert starts[:2] == [[0], [0]]  # not run again
-    assert starts[2] == [0, 4]  # from its checkpoint
-    assert starts[3] == [0]
+    assert starts[0] == starts[2] == [0]  # once each
+    assert starts[1][0] == 0
+    assert 4 <= starts[1][1] < STEPS  # from its checkpoint
 
 
-def given(made: Config, folder: Path) -> list[str]:
-    """The arguments that make the same config."""
-    preset = folder / "search.yaml"
-    preset.write_text(to_yaml(made))
-    return [str(preset)]
+def preset(made: Config, folder: Path) -> str:
+    """A file that makes the same config."""
+    path = folder / "search.yaml"
+    path.write_text(to_yaml(made))
+    return str(path)
 
 
-def test_four_at_once_on_two_cpus_are_two_and_a_failed_one_is_no_end(settings: list[str], tmp_path: Path) -> None:
-    said: list[str] = []
-
-    def show(record: dict[str, Any]) -> None:
-        if record["event"] == "phase":
-            said.append(record["phase"])
-
-    space = "search.space={optim.lr: {choice: [1e-4, 1e30]}}"
-    grid = ["search.algorithm=grid", "search.trials=2", "search.concurrency=4", space]
-    tune.search(config(settings, tmp_path, *grid), show)
-    cpus = int(ray.cluster_resources()["CPU"])
-    assert cpus >= 4 or f"search.concurrency=4: there is room for {cpus}" in said
-    failed, fine = sorted(book(tmp_path)["trials"], key=lambda trial: trial["params"]["optim.lr"], reverse=True)
-    assert failed["status"] == FAILED
-    assert "the loss of " in failed["reason"]
-    assert "lower optim.lr" in failed["reason"]
-    assert fine["status"] == FINISHED
-
-
-def test_where_nothing_can_be_kept_status_3_names_the_task(
+def test_where_nothing_can_be_kept_status_3_names_the_task_and_a_failed_trial_is_no_end(
     settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A task whose every image the old model has right and a step that moves everything."""
-    hopeless = ["search.trials=2", "select.interpolate=false", "search.space={optim.lr: {uniform: [0.05, 0.1]}}"]
-    made = config(settings, tmp_path, *hopeless, "optim.lr=0.06", "search.scheduler=feasible_halving",
-                  "task.protect=[weather, scene, timeofday]")  # fmt: skip
-    assert main(["tune", *given(made, tmp_path), "--json"]) == 3
-    outcome = json.loads(capsys.readouterr().out.splitlines()[-1])["outcome"]
-    content = book(tmp_path)
+    """And four trials at once are as many as there is room for."""
+    grid = ["search.algorithm=grid", "search.trials=2", "search.concurrency=4", "select.interpolate=false"]
+    grid += ["task.protect=[weather, scene, timeofday]", "optim.lr=0.06", "optim.clip=1e9"]
+    space = "search.space={optim.lr: {choice: [0.06, 1e30]}}"
+    made = config(settings, tmp_path, *grid, space, "search.scheduler=feasible_halving")
+    assert main(["tune", preset(made, tmp_path), "--json"]) == 3
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    cpus = int(ray.cluster_resources()["CPU"])
+    said = [record["phase"] for record in printed if record["event"] == "phase"]
+    assert cpus >= 4 or f"search.concurrency=4: there is room for {cpus}" in said
+    hopeless, failed = book(tmp_path)["trials"]
+    assert hopeless["status"] in {FINISHED, STOPPED}
+    assert failed["status"] == FAILED
+    assert "the loss of " in failed["reason"]
+    outcome = printed[-1]["outcome"]
     assert (outcome["outcome"], outcome["weights"]) == ("old", made.model.weights)
-    assert content["nearest"]["lost"][0] in outcome["reason"]
-    assert {trial["status"] for trial in content["trials"]} <= {FINISHED, STOPPED}
-
-
-def test_a_search_whose_every_trial_fails_says_why(settings: list[str], tmp_path: Path) -> None:
-    made = config(settings, tmp_path, "search.trials=1", "optim.lr=1e30", "search.space={optim.clip: {choice: [1.0]}}")
-    with pytest.raises(RaymdsError, match=r"no trial of the search measured anything; the first failed: .*lower optim.lr"):
-        tune.search(made, silent)
+    assert f"with {book(tmp_path)['nearest']['lost'][0]} -" in outcome["reason"]
