@@ -16,8 +16,12 @@ from raymds import tune
 from raymds.cli import main
 from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
+from raymds.search.outcome import restored
+from raymds.search.sampler import propose
+from raymds.search.space import own_setting, parse
 from raymds.search.trials import FAILED, FINISHED, RUNNING, STOPPED
-from tests.conftest import records, silent
+from raymds.train import driver
+from tests.conftest import last_checkpoint, records, silent
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -43,10 +47,52 @@ def book(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def searched(settings: list[str], cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("search") / "run"
-    tune.search(config(settings, run, SPACE), silent)
+def killed(settings: list[str], cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search whose driver is killed in its second trial; its book as it was then is beside it."""
+    folder = tmp_path_factory.mktemp("search")
+    run = folder / "run"
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, "-m", "raymds.cli", "tune", preset(config(settings, run, SPACE), folder)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    committed = run / "trials" / "001" / "checkpoints" / "train" / "checkpoint_manager_snapshot.json"
+    end = time.monotonic() + 300
+    while not (committed.exists() and "step-0000004" in committed.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (folder / "tune.json").write_bytes((run / "tune.json").read_bytes())
     return run
+
+
+@pytest.fixture(scope="module")
+def searched(killed: Path) -> Path:
+    """The same search, gone on with to its end."""
+    assert main(["tune", "--resume", str(killed)]) in {0, 3}
+    return killed
+
+
+def test_a_search_that_was_killed_makes_the_trials_that_it_would_have_made(
+    settings: list[str], searched: Path, tmp_path: Path
+) -> None:
+    before, after = book(searched.parent), book(searched)
+    assert [t["status"] for t in before["trials"]] == [FINISHED, RUNNING]
+    assert after["trials"][0] == before["trials"][0]
+    assert after["counts"]["finished"] == 3
+    starts = [[r["step"] for r in records(at) if r["event"] == "start"] for at in sorted(searched.glob("trials/*"))]
+    assert starts[0] == starts[2] == [0]  # once each
+    assert starts[1][0] == 0
+    assert 4 <= starts[1][1] < STEPS  # from its checkpoint
+    # Each proposal is that of a search without a break, from what had ended before it.
+    made = config(settings, searched, SPACE)
+    space, trials = parse(made), restored(after)
+    for number, trial in enumerate(trials):
+        assert trial.params == propose(space, own_setting(made, space), "tpe", 0, 3, trials[:number])
+    # And the trial that was cut off ends with the bits of an ordinary cycle of its config.
+    cycle = load(Config, str(searched / "trials" / "001" / "config.yaml"), [f"run.uri={tmp_path / 'cycle'}"])
+    driver.finetune(cycle, silent)
+    assert last_checkpoint(searched / "trials" / "001", STEPS) == last_checkpoint(tmp_path / "cycle", STEPS)
 
 
 def test_the_winner_keeps_everything_and_is_certified_once(searched: Path) -> None:
@@ -64,11 +110,9 @@ def test_the_winner_keeps_everything_and_is_certified_once(searched: Path) -> No
     assert (searched / "weights.safetensors").exists() or (searched / "rejected.safetensors").exists()
 
 
-def test_trials_are_ordinary_cycles_that_share_the_old_model(searched: Path) -> None:
+def test_trials_share_the_old_model(searched: Path) -> None:
     runs = sorted(searched.glob("trials/*"))
     assert [run.name for run in runs] == ["000", "001", "002"]
-    starts = [[r["step"] for r in records(run) if r["event"] == "start"] for run in runs]
-    assert starts == [[0]] * 3
     assert len(list((searched / "old").glob("*.json"))) == 1
     first = [next(r for r in records(run) if r["event"] == "step")["h"] for run in runs]
     assert all(value == 0.0 for h in first for value in h.values())  # invariant 1, with shared old losses
@@ -90,34 +134,6 @@ def test_a_finished_search_is_not_run_again_and_another_is_refused(settings: lis
     assert (searched / "tune.json").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match=r"holds a run with another config .*trials: 3; .*trials: 5"):
         tune.search(config(settings, searched, SPACE, "search.trials=5"), silent)
-
-
-def test_killed_and_resumed_makes_the_trials_that_it_would_have_made(
-    settings: list[str], searched: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "raymds.cli", "tune", preset(config(settings, run, SPACE), tmp_path)]
-    driver = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": address}, stdout=subprocess.DEVNULL)
-    committed = run / "trials" / "001" / "checkpoints" / "train" / "checkpoint_manager_snapshot.json"
-    end = time.monotonic() + 300
-    while not (committed.exists() and "step-0000004" in committed.read_text()):
-        assert driver.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    assert [t["status"] for t in book(run)["trials"]] == [FINISHED, RUNNING]
-    first = book(run)["trials"][0]
-    assert main(["tune", "--resume", str(run)]) in {0, 3}
-    resumed, whole = book(run), book(searched)
-    assert resumed["trials"][0] == first
-    assert resumed["trials"] == whole["trials"]
-    assert resumed["winner"] == whole["winner"]
-    starts = [[r["step"] for r in records(at) if r["event"] == "start"] for at in sorted(run.glob("trials/*"))]
-    assert starts[0] == starts[2] == [0]  # once each
-    assert starts[1][0] == 0
-    assert 4 <= starts[1][1] < STEPS  # from its checkpoint
 
 
 def preset(made: Config, folder: Path) -> str:
