@@ -47,11 +47,11 @@ def search(config: Config, show: Show) -> dict[str, Any]:
     if finished is not None:
         return finished
     if at_once < config.search.concurrency:
-        show(
-            {"event": "phase", "phase": f"search.concurrency={config.search.concurrency}: there is room for {at_once}"}
-        )
+        asked = f"search.concurrency={config.search.concurrency}"
+        show({"event": "phase", "phase": f"{asked}: there is room for {at_once}"})
     begin = time.perf_counter()
-    book = Book(_reading(config), space, show)
+    objects.configure(config.storage, show)  # from here on a store that is gone is waited for
+    book = Book(driver.located(_reading(config)), space, show)
     _run(book, config, at_once, show)
     if book.running:
         raise StoppedError(

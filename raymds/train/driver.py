@@ -177,7 +177,7 @@ def _fit(
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
         entry,
-        train_loop_config={"config": _located(config), "monitor": monitor, **given},
+        train_loop_config={"config": located(config), "monitor": monitor, **given},
         torch_config=TorchConfig(timeout_s=max(1, round(config.run.timeout))),
         scaling_config=_scaling(config),
         run_config=RunConfig(
@@ -228,8 +228,8 @@ def _stopped_by_sigterm(monitor: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _located(config: Config) -> Config:
-    """The config with absolute URIs: a worker has another current directory."""
+def located(config: Config) -> Config:
+    """The config with absolute URIs: a worker, or a trial of a search, has another current directory."""
     located = copy.deepcopy(config)
     located.data.uri, located.run.uri = storage.absolute(config.data.uri), storage.absolute(config.run.uri)
     if config.data.cache:
