@@ -43,11 +43,11 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = ["rows.train=2000", "rows.val=60", "rows.test=60"]
-        scene_set.make(f"{folder}/data", load(ScenesConfig, None, rows), 2, lambda record: None)
+        rows = ["rows.train=2000", "rows.val=200", "rows.test=200"]
+        scene_set.make(f"{folder}/data", load(ScenesConfig, "demo-scenes", rows), 2, lambda record: None)
         Path(folder, "old.safetensors").write_bytes(pack_weights(ClipWithHeads("tiny-64", [], 32, 0)))
         given = [f"data.uri={folder}/data", f"model.weights={folder}/old.safetensors", f"run.uri={folder}/run"]
-        given += [f"optim.steps={options.steps}", f"select.every={EVERY}", "select.tolerance=1"]
+        given += [f"optim.steps={options.steps}", f"select.every={EVERY}", "select.tolerance=0.99"]
         config = load(Config, "demo", given)
         driver.finetune(config, lambda record: None)
         records = MetricsLog(RunDirectory(config.run.uri)).records

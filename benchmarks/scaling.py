@@ -73,7 +73,7 @@ def run_rank(rank: int, ranks: int, folder: str, config: Config, steps: int) -> 
     gradients = {"bytes": 0}
     if ranks > 1:
 
-        def hook(state: dict[str, int], bucket: Any) -> Any:
+        def hook(state: dict[str, int], bucket: td.GradBucket) -> torch.futures.Future[torch.Tensor]:
             state["bytes"] += bucket.buffer().nbytes
             return td.all_reduce(bucket.buffer().div_(ranks), async_op=True).get_future().then(lambda f: f.value()[0])
 

@@ -16,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from raymds import storage
 from raymds.errors import UsageError
 from raymds.objective.solvers import SOLVERS
 from raymds.objects import StorageConfig
@@ -114,6 +115,19 @@ class RunConfig:
 
 
 @dataclass
+class SearchConfig:
+    """The search of `raymds tune` for the best setting that keeps everything; a single cycle ignores it."""
+
+    trials: int = 32  # settings tried, the preset's own first
+    concurrency: int = 0  # trials at a time; 0: as many as the cluster has room for
+    steps: int = 0  # training steps of each trial; 0: optim.steps
+    algorithm: str = "tpe"  # what proposes settings: tpe, gp (both know the constraints), random, grid
+    scheduler: str = "feasible_halving"  # what ends trials early: feasible_halving, none
+    seed: int = 0  # of the proposals
+    space: dict[str, Any] = field(default_factory=dict)  # key -> {kind: values}, search/space.py; empty: its default
+
+
+@dataclass
 class Config:
     """Everything a cycle, a pretraining or a certificate needs."""
 
@@ -126,13 +140,14 @@ class Config:
     select: SelectConfig = field(default_factory=SelectConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
 
 
 T = TypeVar("T")
 
 
 def load(schema: type[T], preset: str | None, overrides: Sequence[str], require: Iterable[str] = ()) -> T:
-    """A checked config from a preset (path, or the name of a built-in one) and `key=value` overrides.
+    """A checked config from a preset (path, URI, or the name of a built-in one) and `key=value` overrides.
 
     Raises UsageError naming the key for unknown keys, wrong types, missing values and values out of range.
     """
@@ -164,6 +179,8 @@ def _preset(name: str) -> DictConfig:
     built_in = resources.files("raymds") / "presets" / f"{name}.yaml"
     if path.is_file():
         text = path.read_text()
+    elif "://" in name:
+        text = storage.read(name).decode()
     elif built_in.is_file():
         text = built_in.read_text()
     else:
@@ -251,6 +268,12 @@ _RULES: list[Rule] = [
     ("run.timeout", *_POSITIVE),
     ("run.max_failures", *_NOT_NEGATIVE),
     ("run.seed", *_NOT_NEGATIVE),
+    ("search.trials", *_POSITIVE),
+    ("search.concurrency", *_NOT_NEGATIVE),
+    ("search.steps", *_NOT_NEGATIVE),
+    ("search.algorithm", lambda v: v in {"tpe", "gp", "random", "grid"}, "has to be tpe, gp, random or grid"),
+    ("search.scheduler", lambda v: v in {"feasible_halving", "none"}, "has to be feasible_halving or none"),
+    ("search.seed", *_NOT_NEGATIVE),
 ]
 
 

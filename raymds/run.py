@@ -26,17 +26,18 @@ class RunDirectory:
         """URI of one of its files."""
         return storage.join(self.uri, name)
 
-    def claim(self, config: Config) -> None:
+    def claim(self, config: Config, search: bool = False) -> None:
         """Store the config, or check that a run begun here has the same: UsageError naming a key that differs.
 
-        How the store is reached and what machines there are may differ: the results don't depend on it.
+        How the store is reached and what machines there are may differ: the results don't depend on it. Nor do those of
+        a single cycle on what a search would try; of a `search` that has to be the same.
         """
         text = to_yaml(config)
         # Created, not written: of two commands that begin at the same moment one finds the other's.
         if storage.create(self.path("config.yaml"), text.encode()):
             return
-        found = _settled(storage.read(self.path("config.yaml")).decode())
-        if found != (given := _settled(text)):
+        found = _settled(storage.read(self.path("config.yaml")).decode(), search)
+        if found != (given := _settled(text, search)):
             changes = difflib.unified_diff(found, given, n=0, lineterm="")
             lines = [line for line in changes if line[:3] not in {"---", "+++"} and line[0] in "+-"]
             raise UsageError(
@@ -58,10 +59,14 @@ class RunDirectory:
         storage.write_json(self.path(name), content)
 
 
-def _settled(text: str) -> list[str]:
+def _settled(text: str, search: bool) -> list[str]:
     """The lines of a config that decide what a run computes."""
     content = yaml.safe_load(text)
     content.pop("storage", None)
+    if search:
+        content.setdefault("search", {}).pop("concurrency", None)
+    else:
+        content.pop("search", None)
     content["run"] = {"uri": content["run"]["uri"], "seed": content["run"]["seed"]}
     for name in ("cache", "cache_size"):
         content["data"].pop(name, None)

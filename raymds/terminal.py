@@ -173,6 +173,23 @@ class Terminal:
         if self.mode == "plain" and record["step"]:
             self.console.print(f"  val at step {record['step']}: {self._val}")
 
+    def _trial(self, record: Record) -> None:
+        """A line when a trial of a search begins, measures, ends."""
+        name, status, last = f"trial {record['number']}", record["status"], record["history"][-1:]
+        if status == "running" and not last:
+            params = ", ".join(f"{key}={_short(value)}" for key, value in record["params"].items())
+            text = f"{name} of {record['total']}: {params}"
+        elif status == "running":
+            text = f"{name} at step {last[0]['step']}: {_candidate(last[0])}"
+        else:
+            best = f"; best at step {record['best']['step']}: {_candidate(record['best'])}" if record["best"] else ""
+            text = f"{name} {status}{': ' if record['reason'] else ''}{record['reason']}{best}"
+        # Of what goes on: a terminal has its latest line, a pipe all of them.
+        if self.mode == "live" and status == "running" and last:
+            self._advance(None, None, text)
+        else:
+            self.console.print(f"  {text}", markup=False, soft_wrap=True)
+
     def _progress(self, record: Record) -> None:
         self._advance(record["done"], record["total"], record["what"])
 
@@ -192,3 +209,13 @@ class Terminal:
             self._live.update(self._bar, description=text)
         else:
             self._live.update(self._bar, completed=done, total=total, description=text)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _candidate(entry: Record) -> str:
+    """The target and the worst task of a trial's measurement."""
+    worst = min(entry["tasks"], key=lambda task: entry["tasks"][task])
+    return f"target {100 * entry['target']:+.1f}, worst {worst} {100 * entry['tasks'][worst]:+.1f}"

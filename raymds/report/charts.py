@@ -1,55 +1,19 @@
-"""The report's charts: pure functions from numbers to inline SVG, the same bytes for the same numbers.
+"""The charts of a cycle: pure functions from numbers to inline SVG, the same bytes for the same numbers."""
 
-Every chart is narrow and tall, so that its 11 pt text is still about 11 px on a phone 360 px wide. Colours leave here
-as CSS variables (`var(--ink)`), so that one SVG is legible on a light and on a dark page.
-"""
-
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import escape
-from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-Json = dict[str, Any]
+from raymds.report.drawing import BAD, GOOD, INK, LINES, MUTED, STROKES, WIDTH, styled, svg, write
+from raymds.report.words import Json, attribute, label, short
 
-WIDTH = 4.4  # inches; one inch is 72 user units of the SVG
 MOST_ROWS = 30  # a chart of more tasks is a wall; the table has them all
 MOST_LINES = 5
 MOST_PANELS = 4
 MOST_POINTS = 60  # of a history: its trend, not the noise of single steps
-
-_INK, _MUTED, _GRID, _GOOD, _BAD = "#1b1f25", "#5a626e", "#d9dde3", "#0b6b4f", "#b3261e"
-_LINES = ("#1f5fa8", "#b4480b", "#0b6e50", "#7a3e9d", "#8a6101")
-_STROKES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (9, 2)))
-_VARIABLES = {
-    _INK: "--ink", _MUTED: "--muted", _GRID: "--rule", _GOOD: "--good", _BAD: "--bad",
-    **{colour: f"--line-{i}" for i, colour in enumerate(_LINES)},
-}  # fmt: skip
-_STYLE: Any = {
-    "svg.fonttype": "none", "text.parse_math": False, "font.size": 11, "text.color": _INK,
-    "axes.labelcolor": _MUTED, "axes.labelsize": 11, "axes.edgecolor": _GRID, "axes.axisbelow": True, "axes.grid": True,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-    "grid.color": _GRID, "grid.linewidth": 0.7, "lines.linewidth": 1.8,
-    "xtick.labelsize": 11, "xtick.color": _MUTED, "xtick.major.size": 0,
-    "ytick.labelsize": 11, "ytick.color": _MUTED, "ytick.major.size": 0,
-}  # fmt: skip
-
-
-def attribute(task: str) -> str:
-    """`weather` of `weather:clear`; empty for a task that is not of that form."""
-    return task.partition(":")[0] if ":" in task else ""
-
-
-def label(task: str) -> str:
-    """`clear` of `weather:clear`."""
-    return task.partition(":")[2] if ":" in task else task
 
 
 def worst(tasks: Sequence[Json]) -> list[Json]:
@@ -58,16 +22,7 @@ def worst(tasks: Sequence[Json]) -> list[Json]:
     return [tasks[i] for i in sorted(kept)]
 
 
-@contextmanager
-def _styled() -> Iterator[None]:
-    """Matplotlib's own defaults and ours, whatever the user's matplotlibrc says."""
-    with rc_context():
-        rcdefaults()
-        rcParams.update(_STYLE)
-        yield
-
-
-@_styled()
+@styled()
 def accuracies(target: Json, tasks: Sequence[Json], tolerance: float) -> str:
     """Old → new accuracy of every task, with the joint interval of the change laid around the new one."""
     figure, axes, rows = _rows([target, *worst(tasks)], {target["task"]: "target"}, "accuracy, %")
@@ -75,23 +30,23 @@ def accuracies(target: Json, tasks: Sequence[Json], tolerance: float) -> str:
         old, new = 100 * task["old"], 100 * task["new"]
         low, high = _interval(task)
         low, high = max(old + low, 0), min(old + high, 100)
-        axes.plot([low, high], [y, y], color=_MUTED, alpha=0.35, linewidth=7, solid_capstyle="butt")
-        axes.plot([old, new], [y, y], color=_MUTED, linewidth=1.2)
-        axes.plot(old, y, "o", markersize=6.5, markerfacecolor="none", markeredgecolor=_INK, markeredgewidth=1.4)
-        colour, marker, fill = _mark(task, tolerance) if task is not target else (_LINES[0], "D", _LINES[0])
+        axes.plot([low, high], [y, y], color=MUTED, alpha=0.35, linewidth=7, solid_capstyle="butt")
+        axes.plot([old, new], [y, y], color=MUTED, linewidth=1.2)
+        axes.plot(old, y, "o", markersize=6.5, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
+        colour, marker, fill = _mark(task, tolerance) if task is not target else (LINES[0], "D", LINES[0])
         axes.plot(new, y, marker, markersize=6.5, color=colour, markerfacecolor=fill, markeredgewidth=1.8)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -1), min(high, 101))
-    return _svg(figure, "accuracies", "Accuracy of the target and of each protected capability, old and new model")
+    return svg(figure, "accuracies", "Accuracy of the target and of each protected capability, old and new model")
 
 
-@_styled()
+@styled()
 def changes(tasks: Sequence[Json], tolerance: float) -> str:
     """Change of accuracy of every protected task with its joint interval, against zero and against the tolerance."""
     figure, axes, rows = _rows(worst(tasks), {}, "change of accuracy, points")
-    axes.axvline(0, color=_INK, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     if tolerance > 0:
-        axes.axvline(-100 * tolerance, color=_BAD, linewidth=1.2, linestyle=(0, (4, 2)))
+        axes.axvline(-100 * tolerance, color=BAD, linewidth=1.2, linestyle=(0, (4, 2)))
     for y, task in rows:
         colour, marker, fill = _mark(task, tolerance)
         low, high = _interval(task)
@@ -99,25 +54,25 @@ def changes(tasks: Sequence[Json], tolerance: float) -> str:
         for end in (low, high) if low < high else ():
             axes.plot(end, y, "|", color=colour, markersize=7, markeredgewidth=1.6)
         axes.plot(100 * task["delta"], y, marker, color=colour, markerfacecolor=fill, markersize=7, markeredgewidth=1.8)
-    return _svg(figure, "changes", "Change of accuracy of each protected capability with its joint interval")
+    return svg(figure, "changes", "Change of accuracy of each protected capability with its joint interval")
 
 
-@_styled()
+@styled()
 def beside(rows: Sequence[Json], name: str) -> str:
     """Change of accuracy per task of this run (`mine`) and of the other (`other`); `name` is the other's."""
     chosen = worst([row | {"delta": min(row["mine"], row["other"])} for row in rows])
     headings = {row["task"]: "target" for row in rows if row["target"]}
     figure, axes, placed = _rows(chosen, headings, "change of accuracy, points")
-    axes.axvline(0, color=_INK, linewidth=1)
+    axes.axvline(0, color=INK, linewidth=1)
     for y, row in placed:
         mine, other = 100 * row["mine"], 100 * row["other"]
-        axes.plot([mine, other], [y, y], color=_MUTED, linewidth=1.2)
-        axes.plot(other, y, "s", color=_LINES[1], markerfacecolor="none", markersize=6.5, markeredgewidth=1.7)
-        axes.plot(mine, y, "o", color=_LINES[0], markersize=6.5)
-    return _svg(figure, "beside", f"Change of accuracy per capability, this run and the run with solver {name}")
+        axes.plot([mine, other], [y, y], color=MUTED, linewidth=1.2)
+        axes.plot(other, y, "s", color=LINES[1], markerfacecolor="none", markersize=6.5, markeredgewidth=1.7)
+        axes.plot(mine, y, "o", color=LINES[0], markersize=6.5)
+    return svg(figure, "beside", f"Change of accuracy per capability, this run and the run with solver {name}")
 
 
-@_styled()
+@styled()
 def progress(
     steps: Sequence[int],
     values: Sequence[float],
@@ -131,29 +86,29 @@ def progress(
     """One validation figure over the steps, in percent, with levels to compare with; `mark` is (step, value, words)."""
     figure = Figure(figsize=(WIDTH, 2.9))
     axes = figure.add_axes((0.125, 0.17, 0.845, 0.76))
-    axes.plot(steps, [100 * v for v in values], color=_LINES[0])
-    for wanted, marker, fill in ((True, "o", _LINES[0]), (False, "X", _BAD)):
+    axes.plot(steps, [100 * v for v in values], color=LINES[0])
+    for wanted, marker, fill in ((True, "o", LINES[0]), (False, "X", BAD)):
         chosen = [i for i, fits in enumerate(feasible) if fits is wanted]
         axes.plot([steps[i] for i in chosen], [100 * values[i] for i in chosen], marker, color=fill, markersize=6)
     for i, (words, level) in enumerate(levels.items()):
-        axes.axhline(100 * level, color=_MUTED, linewidth=1.1, linestyle=(0, (4, 2)))
+        axes.axhline(100 * level, color=MUTED, linewidth=1.1, linestyle=(0, (4, 2)))
         # The second level lies below the first, perhaps close: its words go under its line.
         looks: Any = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "top" if i else "bottom"}
-        _write(axes, words, (1, 100 * level), (0, -3 if i else 2), color=_MUTED, **looks)
+        write(axes, words, (1, 100 * level), (0, -3 if i else 2), color=MUTED, **looks)
     if mark:
         step, value, words = mark
-        axes.axvline(step, color=_INK, linewidth=1, linestyle=(0, (1, 2)))
-        axes.plot(step, 100 * value, "o", markersize=12, markerfacecolor="none", color=_INK, markeredgewidth=1.6)
+        axes.axvline(step, color=INK, linewidth=1, linestyle=(0, (1, 2)))
+        axes.plot(step, 100 * value, "o", markersize=12, markerfacecolor="none", color=INK, markeredgewidth=1.6)
         right = step > 0.5 * max(steps)
         side, shift = ("right", -5) if right else ("left", 5)
         looks = {"xycoords": ("data", "axes fraction"), "ha": side, "va": "top", "weight": "bold"}
-        _write(axes, words, (step, 1), (shift, -2), **looks)
+        write(axes, words, (step, 1), (shift, -2), **looks)
     axes.margins(y=0.16)
     axes.set_xlabel("step")
-    return _svg(figure, name, title)
+    return svg(figure, name, title)
 
 
-@_styled()
+@styled()
 def histories(
     steps: Sequence[int],
     series: Mapping[str, Sequence[float]],
@@ -170,19 +125,19 @@ def histories(
     for i, (group, tasks) in enumerate(panels.items()):
         bottom = total - (i + 1) * (height + top)
         axes = figure.add_axes((0.135, bottom / total, 0.575, height / total))
-        axes.set_title(group or "tasks", loc="left", fontsize=11, weight="bold", color=_INK, pad=5)
+        axes.set_title(group or "tasks", loc="left", fontsize=11, weight="bold", color=INK, pad=5)
         for j, task in enumerate(tasks):
-            axes.plot(steps, series[task], color=_LINES[j], linestyle=_STROKES[j])
+            axes.plot(steps, series[task], color=LINES[j], linestyle=STROKES[j])
         axes.locator_params(axis="y", nbins=4)
         axes.locator_params(axis="x", nbins=4)
         if i < len(panels) - 1:
             axes.tick_params(labelbottom=False)
         _name_ends(axes, [(label(task), series[task]) for task in tasks], height * 72)
     axes.set_xlabel("step")
-    return _svg(figure, name, title)
+    return svg(figure, name, title)
 
 
-@_styled()
+@styled()
 def split(seconds: Mapping[str, float]) -> str:
     """The parts of one step as bars with their milliseconds and share."""
     total = sum(seconds.values())
@@ -190,15 +145,15 @@ def split(seconds: Mapping[str, float]) -> str:
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.25, 0, 0.75, 1))
     for i, value in enumerate(seconds.values()):
-        axes.barh(-i, value, height=0.62, color=_LINES[0])
+        axes.barh(-i, value, height=0.62, color=LINES[0])
         share = value / total if total else 0
-        _write(axes, f"{1000 * value:.3g} ms · {100 * share:.0f} %", (value, -i), (5, 0), va="center")
-    axes.set_yticks([-i for i in range(len(seconds))], [_short(part) for part in seconds])
+        write(axes, f"{1000 * value:.3g} ms · {100 * share:.0f} %", (value, -i), (5, 0), va="center")
+    axes.set_yticks([-i for i in range(len(seconds))], [short(part) for part in seconds])
     axes.set_xlim(0, 1.75 * max(seconds.values()) or 1)
     axes.set_xticks([])
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
-    return _svg(figure, "split", "Median time of each part of one step")
+    return svg(figure, "split", "Median time of each part of one step")
 
 
 def averaged(steps: int) -> int:
@@ -222,10 +177,6 @@ def _absent(number: float | None) -> bool:
     return number is None or not math.isfinite(number)
 
 
-def _short(text: str, most: int = 15) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def _interval(task: Json) -> tuple[float, float]:
     """The joint interval of the change, in points; a side that the certificate does not give ends at the estimate."""
     low, high = task.get("lower"), task.get("upper")
@@ -235,12 +186,7 @@ def _interval(task: Json) -> tuple[float, float]:
 def _mark(task: Json, tolerance: float) -> tuple[str, str, str]:
     """Colour, shape and fill that say the task's verdict; the shape says it alone."""
     verdict = task.get("verdict") or ("violated" if task["delta"] < -tolerance else "retained")
-    return {"violated": (_BAD, "X", _BAD), "certified": (_GOOD, "o", _GOOD)}.get(verdict, (_INK, "^", "none"))
-
-
-def _write(axes: Axes, words: str, at: tuple[float, float], shift: tuple[float, float], **looks: Any) -> None:
-    """Words beside a point given in the axes' data (or in the `xycoords` given); `shift` is in points."""
-    axes.annotate(words, at, shift, textcoords="offset points", **looks)
+    return {"violated": (BAD, "X", BAD), "certified": (GOOD, "o", GOOD)}.get(verdict, (INK, "^", "none"))
 
 
 def _rows(
@@ -259,13 +205,13 @@ def _rows(
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.285, 0.5 / height, 0.685, 1 - 0.55 / height))
     axes.set_ylim(-len(lines) + 0.4, 0.6)
-    axes.set_yticks([-i for i, (_, task) in enumerate(lines) if task], [_short(words) for words, task in lines if task])
+    axes.set_yticks([-i for i, (_, task) in enumerate(lines) if task], [short(words) for words, task in lines if task])
     for tick in axes.get_yticklabels():
-        tick.set_color(_INK)
+        tick.set_color(INK)
     for i, (words, row) in enumerate(lines):
         if row is None:
             looks: Any = {"xycoords": ("figure fraction", "data"), "va": "center", "weight": "bold"}
-            _write(axes, _short(words, 40), (0, -i), (3, 0), **looks)
+            write(axes, short(words, 40), (0, -i), (3, 0), **looks)
     axes.set_xlabel(xlabel)
     axes.margins(x=0.07)
     return figure, axes, [(-i, task) for i, (_, task) in enumerate(lines) if task]
@@ -305,25 +251,6 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[str, Sequence[float]]], height: 
         ceiling -= gap
     axes.set_ylim(low, high)
     for i, (words, _) in enumerate(ends):
-        looks: Any = {"color": _LINES[i], "linestyle": _STROKES[i], "transform": axes.transAxes, "clip_on": False}
+        looks: Any = {"color": LINES[i], "linestyle": STROKES[i], "transform": axes.transAxes, "clip_on": False}
         axes.plot([1.02, 1.09], [places[i]] * 2, **looks)
-        axes.text(1.105, places[i], _short(words), transform=axes.transAxes, va="center", color=_INK)
-
-
-def _svg(figure: Figure, name: str, title: str) -> str:
-    """The figure as an SVG element to stand in a page: a title, ids of its own, colours as CSS variables."""
-    buffer = io.StringIO()
-    with warnings.catch_warnings(), rc_context({"svg.hashsalt": name}):
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser has the fonts for a name in any script
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    body = text[text.index(">", text.index("<svg")) + 1 :].replace("xlink:href", "href")
-    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)  # ids are of the page, not of the picture
-    for colour, variable in _VARIABLES.items():
-        body = re.sub(rf"((?:fill|stroke): ){colour}\b", rf"\g<1>var({variable})", body)
-    width, height = (72 * size for size in figure.get_size_inches())
-    return (
-        f'<svg role="img" aria-labelledby="{name}-title" viewBox="0 0 {width:.1f} {height:.1f}">'
-        f'<title id="{name}-title">{escape(title)}</title>{body}'
-    )
+        axes.text(1.105, places[i], short(words), transform=axes.transAxes, va="center", color=INK)

@@ -1,52 +1,19 @@
 """From a run's files to its page: what they say, in a sentence, figures, tables and charts."""
 
-import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, UndefinedError
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from raymds.errors import UsageError
-from raymds.report import charts
-from raymds.report.charts import Json, attribute, label
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """What a run directory says, as far as the page needs it."""
-
-    config: str
-    """Text of config.yaml."""
-    metrics: list[Json]
-    """Records of metrics.jsonl: start, step, eval."""
-    outcome: Json | None
-    certificate: Json | None
-    flips: Json | None
-
-    @classmethod
-    def parse(cls, read: Callable[[str], bytes | None]) -> "RunFiles":
-        """Read a run through `read(name)`, which answers a file's bytes or None where there is no such file.
-
-        Raises UsageError where outcome.json or metrics.jsonl is missing, and where a file is broken.
-        """
-        metrics, outcome = read("metrics.jsonl"), read("outcome.json")
-        if metrics is None:
-            raise UsageError("metrics.jsonl is missing: this is no run directory, or the run has not started yet")
-        if outcome is None:
-            raise UsageError("outcome.json is missing: the run has not finished (or this is no run directory)")
-        return cls(
-            config=(read("config.yaml") or b"").decode("utf-8", "replace"),
-            metrics=_lines(metrics),
-            outcome=_object("outcome.json", outcome),
-            certificate=_object("certificate.json", read("certificate.json")),
-            flips=_object("flips.json", read("flips.json")),
-        )
+from raymds.report import charts, search
+from raymds.report.files import RunFiles
+from raymds.report.words import Json, count, label, losses, named, percent, points
 
 
 @dataclass(frozen=True)
@@ -64,6 +31,14 @@ class Measured:
     step: int | None
     validation: Json
     """Target, tasks and DevSafety of the same model on the validation split."""
+    trial: int | None
+    """Of a search: the one that the figures are of."""
+
+    @property
+    def where(self) -> str:
+        """`step 160`, in a search `trial 7, step 160`; empty where there is no step."""
+        trial = "" if self.trial is None else f"trial {self.trial}, "
+        return "" if self.step is None else f"{trial}step {count(self.step)}"
 
 
 def render(run: RunFiles, beside: RunFiles | None = None) -> str:
@@ -71,33 +46,15 @@ def render(run: RunFiles, beside: RunFiles | None = None) -> str:
 
     Raises UsageError where a file lacks a field, or where the two runs have different targets.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("raymds", "report"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     environment.filters.update(percent=percent, points=points, count=count)
-    template = environment.from_string(files("raymds.report").joinpath("page.html.j2").read_text("utf-8"))
     try:
-        return template.render(_context(run, beside))
+        return environment.get_template("page.html.j2").render(_context(run, beside))
     except (KeyError, UndefinedError) as error:
         raise UsageError(f"a file of the run lacks a field ({error}): is it another version's?") from error
-
-
-def percent(fraction: float | None) -> str:
-    """`0.412` as `41.2 %`; `–` where there is no number."""
-    return "–" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.1f} %"
-
-
-def points(fraction: float | None, sign: bool = True) -> str:
-    """A difference of fractions in percentage points: `-0.012` as `−1.2`. A small one keeps a digit that is not 0."""
-    if fraction is None or not math.isfinite(fraction):
-        return "–"
-    value = 100 * fraction
-    digits = next((d for d in (1, 2, 3) if round(value, d) != 0), 1)
-    rounded = round(value, digits)
-    return (("+" if rounded > 0 else "−") if sign and rounded else "") + f"{abs(rounded):.{digits}f}"
-
-
-def count(number: float | None) -> str:
-    """`12345` as `12,345`; `–` where there is no number."""
-    return "–" if number is None else f"{float(number):,.0f}"
 
 
 def verdict(run: RunFiles) -> tuple[str, str]:
@@ -111,8 +68,7 @@ def verdict(run: RunFiles) -> tuple[str, str]:
     lose = lose or " accuracy"
     bad = sorted((t for t in measured.tasks if t["delta"] < -measured.tolerance), key=lambda t: t["delta"])
     if bad:
-        lost = ", ".join(f"{_name(t['task'])} {points(-t['delta'], sign=False)} points" for t in bad[:5])
-        lost += f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        lost = losses([(t["task"], t["delta"]) for t in bad])
         end = "the outcome is the old model" if measured.role == "rejected" else "keep the old model in service"
         return word, f"{head}, but {len(bad)} of {m} protected capabilities lost{lose}: {lost}; {end}."
     if word == "certified":
@@ -133,7 +89,7 @@ def _undecided(certificate: Json) -> str:
     if known:
         most = max(known, key=lambda t: (t["more_examples"], t["task"]))
         words += f", which up to {count(most['more_examples'])} more test images each would decide"
-        words += f" ({_name(most['task'])} needs the most)" if len(known) > 1 else ""
+        words += f" ({named(most['task'])} needs the most)" if len(known) > 1 else ""
     if len(known) < len(still):
         words += f"; {len(still) - len(known)} of those lie too close to the tolerance for any number to decide"
     return words
@@ -142,13 +98,14 @@ def _undecided(certificate: Json) -> str:
 def _old(measured: Measured) -> str:
     """The sentence for a cycle in which nothing was feasible."""
     target, loser = measured.target, min(measured.tasks, key=lambda t: t["delta"])
-    loss = f"but lost {points(-loser['delta'], sign=False)} points on {_name(loser['task'])}"
+    loss = f"but lost {points(-loser['delta'], sign=False)} points on {named(loser['task'])}"
     if loser["delta"] >= 0:
         loss = "and lost nothing"
     old, new = percent(target["old"]), percent(target["new"])
+    where = f", {measured.where}," if measured.where else ""
     return (
         f"No candidate both improved {label(target['task'])} and kept all {len(measured.tasks)} protected "
-        f"capabilities, so the outcome is the old model; on the validation split the nearest miss{_step(measured)} "
+        f"capabilities, so the outcome is the old model; on the validation split the nearest miss{where} "
         f"took it from {old} to {new} {loss}."
     )
 
@@ -161,14 +118,6 @@ def _moved(target: Json, split: str) -> str:
     return f"{name[:1].upper()}{name[1:]} recognition {change} on {count(target['n'])} {split} images"
 
 
-def _step(measured: Measured) -> str:
-    return "" if measured.step is None else f", step {measured.step},"
-
-
-def _name(task: str) -> str:
-    return f"{label(task)} ({attribute(task)})" if attribute(task) else task
-
-
 def _measured(run: RunFiles) -> Measured:
     """The test split's figures where there is a certificate of a new model, else the validation split's."""
     outcome = run.outcome
@@ -178,10 +127,13 @@ def _measured(run: RunFiles) -> Measured:
     if outcome["outcome"] == "new":
         role, step = "chosen", outcome["step"]
     else:
-        role, step = "rejected" if certificate else "nearest miss", outcome["candidate"]["step"]
+        # A search of which no trial measured anything has no candidate.
+        role, step = "rejected" if certificate else "nearest miss", (outcome.get("candidate") or {}).get("step")
     found, tolerance = (certificate, float(certificate["tolerance"])) if certificate else (val, 0.0)
     split = "test" if certificate else "validation"
-    return Measured(split, found["target"], found["tasks"], found["devsafety"], tolerance, role, step, val)
+    return Measured(
+        split, found["target"], found["tasks"], found["devsafety"], tolerance, role, step, val, outcome.get("trial")
+    )
 
 
 def _context(run: RunFiles, beside: RunFiles | None) -> Json:
@@ -195,6 +147,8 @@ def _context(run: RunFiles, beside: RunFiles | None) -> Json:
         **_progress(measured, run.outcome or {}, evals),
         **_histories(steps),
     }  # fmt: skip
+    found = None if run.tune is None else search.context(run.tune)
+    drawn |= found["charts"] if found else {}
     parts = {part: [s["seconds"][part] for s in steps] for part in (steps[0].get("seconds") or {} if steps else {})}
     seconds = {part: statistics.median(values) for part, values in parts.items()}
     drawn["split"] = charts.split(seconds) if any(seconds.values()) else ""
@@ -208,6 +162,7 @@ def _context(run: RunFiles, beside: RunFiles | None) -> Json:
         "every": evals[1]["step"] - evals[0]["step"] if len(evals) > 1 else None,
         "clock": str(timedelta(seconds=round((run.outcome or {})["seconds"]))),
         "flips": _flips(run.flips), "config": run.config,
+        "search": found,
         "beside": _beside(run, beside) if beside else None,
     }  # fmt: skip
 
@@ -300,31 +255,3 @@ def _records(run: RunFiles, event: str) -> list[Json]:
 
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
-
-
-def _lines(text: bytes) -> list[Json]:
-    """The records of metrics.jsonl; a last line cut short by a run that was stopped is no error."""
-    lines = [(number, line) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
-    records = []
-    for number, line in lines:
-        try:
-            records.append(_parsed(line))
-        except ValueError as error:
-            if number == lines[-1][0]:
-                break
-            raise UsageError(f"metrics.jsonl, line {number} is broken: {error}") from error
-    return records
-
-
-def _object(name: str, text: bytes | None) -> Json | None:
-    try:
-        return None if text is None else _parsed(text)
-    except ValueError as error:
-        raise UsageError(f"{name} is broken: {error}") from error
-
-
-def _parsed(text: bytes) -> Json:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError(f"expected an object, found {type(value).__name__}")
-    return value

@@ -44,7 +44,7 @@ class ConstrainedCycle:
         self._aggregator = ConstraintAggregator(slack, SOLVERS[limits.solver], limits.beta, limits.gamma)
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
-        self._old_losses: list[Tensor] = []
+        self.old_losses: list[Tensor] = []  # per task CE(w_old) of its retained examples
         self._labels = torch.tensor([task.label for task in tasks.protected])
 
     @property
@@ -57,7 +57,7 @@ class ConstrainedCycle:
         rows = np.unique(np.concatenate(self._sampler.retained))
         temperature = self._config.constraints.temperature
         old = evaluate(self.model, self._split, self._tasks, temperature, rows, substitutes=True)
-        self._old_losses = [
+        self.old_losses = [
             torch.from_numpy(old.loss[task.attribute][np.searchsorted(rows, retained)])
             for task, retained in zip(self._tasks.protected, self._sampler.retained, strict=True)
         ]
@@ -93,7 +93,7 @@ class ConstrainedCycle:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Optimiser, u, s, old losses and the running mean of the weights."""
-        old = {f"old_losses.{k}": losses for k, losses in enumerate(self._old_losses)}
+        old = {f"old_losses.{k}": losses for k, losses in enumerate(self.old_losses)}
         average = {_AVERAGE + name: value for name, value in self._average.weights().items()} if self._average else {}
         return self._learner.state_dict() | self._aggregator.state_dict() | {"log_s": self._log_s.cpu()} | old | average
 
@@ -102,7 +102,7 @@ class ConstrainedCycle:
         self._learner.load_state_dict(tensors)
         self._aggregator.load_state_dict(tensors)
         self._log_s = tensors["log_s"].clone()
-        self._old_losses = [tensors[f"old_losses.{k}"].clone() for k in range(len(self._tasks.protected))]
+        self.old_losses = [tensors[f"old_losses.{k}"].clone() for k in range(len(self._tasks.protected))]
         if self._average:
             self._average.load_weights(candidate_weights({}, tensors), "checkpoint")
 
@@ -116,7 +116,7 @@ class ConstrainedCycle:
         for k in np.unique(batch.example_task):
             here = np.flatnonzero(batch.example_task == k)
             position = np.searchsorted(self._sampler.retained[k], batch.example[here])
-            old[here] = self._old_losses[k][position]
+            old[here] = self.old_losses[k][position]
         task_b = torch.from_numpy(batch.example_task)
         return constraints.task_sums(new.double() - old, task_b, len(self._labels)).to(self.model.mean.device)
 

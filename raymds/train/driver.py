@@ -43,41 +43,60 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     rows = sum(shard.rows for shard in data.splits.get("train", []))
     if rows < config.objective.batch:
         raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
-    config = placed(config, _resources(show))
-    _preflight(config, data, [])
+    config = placed(config, resources(show))
+    preflight(config, data, [])
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is None:
         result, seconds = _fit(config, run, worker.run_pretraining, CheckpointConfig(num_to_keep=1), show)
-        finished = {"schema": SCHEMA, **_effort(run, config, seconds)}
+        finished = {"schema": SCHEMA, **effort(run, config, seconds)}
         finished |= {"weights": result["weights"], "skipped_images": result["skipped_images"]}
         run.write_json("outcome.json", finished)
     weights: dict[str, Any] = finished["weights"]
     return weights
 
 
-def finetune(config: Config, show: Show) -> dict[str, Any]:
+def finetune(config: Config, show: Show, shared: str | None = None) -> dict[str, Any]:
     """One constrained cycle; writes certificate.json and, last, outcome.json, and returns the outcome.
 
-    Goes on from the last checkpoint where the run directory holds one of the same config.
+    Goes on from the last checkpoint where the run directory holds one of the same config. A trial of a search has
+    `shared`, the directory of the old model's results; its outcome is chosen on val and has no certificate.
     """
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)
     check_examples(config, data, tasks)
-    config = placed(config, _resources(show))
-    _preflight(config, data, tasks.heads)
+    config = placed(config, resources(show))
+    preflight(config, data, tasks.heads)
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is not None:
         return finished
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    result, seconds = _fit(config, run, worker.run_cycle, keep, show)
-    outcome = _conclude(config, run, data, result) | _effort(run, config, seconds)
+    shared = storage.absolute(shared) if shared else None
+    result, seconds = _fit(config, run, worker.run_cycle, keep, show, shared=shared)
+    outcome = _conclude(config, run, data, result) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     outcome["skipped_images"] = result["skipped_images"]
     run.write_json("outcome.json", outcome)
     return outcome
+
+
+def certify_winner(
+    config: Config, run: RunDirectory, winner: str, choice: dict[str, Any], show: Show
+) -> dict[str, Any]:
+    """The verdict on a search's winner, from the one measurement of test, in the form of an outcome.
+
+    `config` is the winning trial's, `run` the search's directory, `winner` its weights or a checkpoint, `choice` its
+    step, alpha and record on val.
+    """
+    objects.configure(config.storage)
+    data = DataSet.open(config.data.uri)
+    here = copy.deepcopy(config)
+    here.run.uri = run.uri
+    here = placed(here, resources(show))
+    result, _ = _fit(here, run, worker.run_certification, CheckpointConfig(num_to_keep=1), show, winner=winner)
+    return _conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
 
 
 def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
@@ -121,7 +140,7 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
             )
 
 
-def _resources(show: Show) -> dict[str, float]:
+def resources(show: Show) -> dict[str, float]:
     """CPUs and GPUs of the cluster that is joined, or of this machine where none is."""
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
         start_ray(show)
@@ -130,7 +149,7 @@ def _resources(show: Show) -> dict[str, float]:
     return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
 
 
-def _preflight(config: Config, data: DataSet, heads: list[str]) -> None:
+def preflight(config: Config, data: DataSet, heads: list[str]) -> None:
     """What would fail later is found before anything expensive starts."""
     net = model.load(config.model.name, config.model.weights, heads, config.model.head_rank, config.run.seed)
     if config.data.image_size not in {0, net.image_size}:
@@ -147,8 +166,9 @@ def _fit(
     entry: Callable[..., Any],
     keep: CheckpointConfig,
     show: Show,
+    **given: str | None,
 ) -> tuple[dict[str, Any], float]:
-    """Run `entry` on the workers; (rank 0's result, seconds). Errors of the user's come out as themselves."""
+    """Run `entry` on the workers, with `given`; (rank 0's result, seconds). Errors of the user's stay themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     start_ray(show)
     # On this node, which the run can't lose without losing its driver.
@@ -157,7 +177,7 @@ def _fit(
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
         entry,
-        train_loop_config={"config": _located(config), "monitor": monitor},
+        train_loop_config={"config": located(config), "monitor": monitor, **given},
         torch_config=TorchConfig(timeout_s=max(1, round(config.run.timeout))),
         scaling_config=_scaling(config),
         run_config=RunConfig(
@@ -208,8 +228,8 @@ def _stopped_by_sigterm(monitor: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _located(config: Config) -> Config:
-    """The config with absolute URIs: a worker has another current directory."""
+def located(config: Config) -> Config:
+    """The config with absolute URIs: a worker, or a trial of a search, has another current directory."""
     located = copy.deepcopy(config)
     located.data.uri, located.run.uri = storage.absolute(config.data.uri), storage.absolute(config.run.uri)
     if config.data.cache:
@@ -278,6 +298,8 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
             f"{100 * nearest['record']['target']['delta']:+.1f}"
         )
         return {**old, "reason": reason, "val": nearest["record"], "candidate": {"step": nearest["step"], "alpha": 1.0}}
+    if "target" not in result:
+        return _new(choice, result) | {"reason": f"{_best(choice)}; the winner of the search alone is certified"}
     certificate = certify(
         PairedCounts(**result["target"]),
         [PairedCounts(**counts) for counts in result["protected"]],
@@ -292,11 +314,15 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
         reason = f"the test split shows a loss of {', '.join(lost)}"
         candidate = {"step": choice["step"], "alpha": choice["alpha"]}
         return {**old, "reason": reason, "val": choice["record"], "candidate": candidate}
-    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
+    return _new(choice, result) | {"reason": _best(choice)}
+
+
+def _new(choice: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """The outcome of a chosen candidate."""
     return {
         "schema": SCHEMA,
         "outcome": "new",
-        "reason": f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}",
+        "reason": "",
         "step": choice["step"],
         "alpha": choice["alpha"],
         "weights": result["weights"]["uri"],
@@ -304,7 +330,13 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
     }
 
 
-def _effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
+def _best(choice: dict[str, Any]) -> str:
+    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
+    return f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}"
+
+
+def effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
+    """What an outcome says of the work: steps, seconds, workers, images per second (the median step's)."""
     speeds = sorted(r["images_per_second"] for r in MetricsLog(run).records if r["event"] == "step")
     return {
         "steps": config.optim.steps,

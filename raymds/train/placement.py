@@ -7,8 +7,8 @@ from raymds.config import Config, check
 from raymds.errors import UsageError
 
 
-def placed(config: Config, resources: Mapping[str, float]) -> Config:
-    """The config with numbers where it leaves the choice to the cluster.
+def placed(config: Config, resources: Mapping[str, float], runs: int = 1) -> Config:
+    """The config with numbers where it leaves the choice to the cluster, of which each of `runs` has a share.
 
     `resources` are the CPUs and GPUs of the cluster or this machine. UsageError naming the key that asks for more,
     unless `run.autoscaling` says that machines come when they are asked for.
@@ -21,7 +21,7 @@ def placed(config: Config, resources: Mapping[str, float]) -> Config:
     room = gpus / run.gpus_per_worker if run.gpus_per_worker else cpus / run.cpus_per_worker
     if run.workers == 0:
         positives = round(config.objective.batch * config.objective.positive_share)
-        run.workers = max(1, min(int(room), positives, config.objective.batch - positives))
+        run.workers = max(1, min(int(room / runs), positives, config.objective.batch - positives))
     check(config)
     needed = run.min_workers or run.workers
     for what, each, found in (("GPUs", run.gpus_per_worker, gpus), ("CPUs", run.cpus_per_worker, cpus)):
@@ -31,3 +31,18 @@ def placed(config: Config, resources: Mapping[str, float]) -> Config:
                 f"to {int(found / each)}, or set run.autoscaling where the cluster starts machines on demand"
             )
     return config
+
+
+def concurrent(config: Config, resources: Mapping[str, float]) -> tuple[Config, int]:
+    """The placed config of each trial of a search, and how many trials there are room for at a time.
+
+    At most `search.concurrency`, never more than fit: trials that wait for each other's workers would wait for ever.
+    """
+    asked = config.search.concurrency
+    config = placed(config, resources, runs=max(1, asked))
+    run = config.run
+    each = {"CPU": run.workers * run.cpus_per_worker, "GPU": run.workers * (run.gpus_per_worker or 0.0)}
+    fit = max(1, min(int(resources.get(name, 0.0) / need) for name, need in each.items() if need))
+    if run.autoscaling:
+        fit = max(fit, asked)
+    return config, min(asked or fit, fit, config.search.trials)

@@ -53,7 +53,7 @@ class Learner:
         if dist.active():
             # Without find_unused_parameters the buckets are laid out anew after the first step; a resumed run would
             # then add gradients in another order than one that never stopped.
-            self.forward = DistributedDataParallel(model, find_unused_parameters=True, broadcast_buffers=False)
+            self.forward = DistributedDataParallel(model, find_unused_parameters=True, forward_sync_buffers=False)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""

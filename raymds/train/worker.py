@@ -23,58 +23,14 @@ from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import StoppedError
 from raymds.evaluate import Evaluation, evaluate, paired
-from raymds.run import MetricsLog, RunDirectory
 from raymds.tasks import Tasks, resolve
 from raymds.train import checkpoint, cycle, pretrain
-from raymds.train.seeing import Boards
+from raymds.train import old as old_model
+from raymds.train.emit import Emit
 from raymds.train.step import Training
 
-_FLUSH = 10.0  # seconds between publications of metrics.jsonl, beside those that precede each checkpoint
-_FLUSH_SHARE = 50  # at least so many times what a publication takes: the log of a long run is large
 _NOTICE = 10  # steps between looks for a machine that is about to be taken away
 _RESUME_ONLY = -1e9  # score of a checkpoint that is no candidate: Ray keeps it while it is the last
-
-
-class Emit:
-    """Rank 0's records: to the run's log, and to the monitor for whoever watches."""
-
-    def __init__(self, config: Config, monitor: Any) -> None:
-        self._monitor = monitor
-        run = RunDirectory(config.run.uri)
-        self._log = MetricsLog(run) if dist.rank() == 0 else None
-        self._boards = Boards(run) if dist.rank() == 0 else None
-        self._flushed, self._interval = time.monotonic(), _FLUSH
-        self._beat: Any = None
-
-    def __call__(self, record: dict[str, Any]) -> None:
-        """Record something; phases are shown, not logged."""
-        if self._log is None:
-            return
-        self.aside(record)
-        if time.monotonic() - self._flushed > self._interval:
-            self.flush()
-
-    def aside(self, record: dict[str, Any]) -> None:
-        """Record something from a background thread, or while the log is being published."""
-        self._monitor.push.remote(record)
-        if self._log is not None and self._boards is not None and record["event"] != "phase":
-            self._log.add(record)
-            self._boards.add(record)
-
-    def flush(self) -> None:
-        """Publish the log. Before a checkpoint is committed, so that a run resumed from it has all that led to it."""
-        if self._log is not None and self._boards is not None:
-            begin = time.monotonic()
-            self._log.flush()
-            self._boards.flush()
-            self._flushed = time.monotonic()
-            self._interval = max(_FLUSH, _FLUSH_SHARE * (self._flushed - begin))
-
-    def beat(self, step: int) -> bool:
-        """Every rank says that it begins a step; whether somebody wishes the run to stop, as far as is known."""
-        told = self._beat is not None and bool(ray.wait([self._beat], timeout=0)[0]) and bool(ray.get(self._beat))
-        self._beat = self._monitor.beat.remote(dist.rank(), step)
-        return told
 
 
 def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
@@ -91,14 +47,17 @@ def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
-    """Ray Train entry of `raymds finetune`; rank 0 returns what outcome.json and certificate.json are made of."""
+    """Ray Train entry of `raymds finetune`; rank 0 returns what outcome.json and certificate.json are made of.
+
+    `payload["shared"]` is the directory of the old model's results where the cycle is a trial of a search. Its
+    candidate is chosen on val alone: the test split is for the search's winner.
+    """
     config, emit, device = _start(payload)
+    shared: str | None = payload["shared"]
     data = DataSet.open(config.data.uri, config.data)
     tasks = resolve(config.task, data.attributes)
     train, val = data.load("train"), data.load("val")
-    net = model.load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, config.run.seed).to(
-        device
-    )
+    net = _old_net(config, tasks, device)
     w_old = net.weights()
     sampler = cycle.build_sampler(train, tasks, config)
     train.pin(np.unique(np.concatenate([sampler.positive, *sampler.retained])))
@@ -109,12 +68,20 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
             net.load_weights(weights, "candidate")
         return evaluate(net, split, tasks, config.constraints.temperature)
 
-    emit({"event": "phase", "phase": "measuring the old model"})
-    old = measure(val)
+    name = old_model.key(config, data.digest, device) if shared else ""
+    known = old_model.recall(shared, name, device) if shared else None
+    if known is None:
+        emit({"event": "phase", "phase": "measuring the old model"})
+    old = known[0] if known else measure(val)
     start = _resume(config, training, emit)
     if start == 0:
-        training.measure_old()
+        if known:
+            training.old_losses = known[1]
+        else:
+            training.measure_old()
         emit({"event": "eval", "step": 0, **select.compare(old, old, tasks)})
+        if shared and known is None and dist.rank() == 0:
+            old_model.keep(shared, name, old, training.old_losses)
 
     def candidate(step: int) -> dict[str, Any]:
         new = evaluate(training.candidate, val, tasks, config.constraints.temperature)
@@ -129,18 +96,57 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         candidates = [report.metrics for report in _candidates()]
         return {"choice": None, "candidates": candidates, "skipped_images": _skipped({"train": train, "val": val})}
     weights = select.interpolate(w_old, _weights(config, choice.candidate), choice.alpha)
+    chosen = {"step": choice.candidate.metrics["step"], "alpha": choice.alpha, "record": choice.record}
+    if shared:
+        published = _publish(config, net, weights, "weights.safetensors")
+        return {"choice": chosen, "weights": published, "skipped_images": _skipped({"train": train, "val": val})}
+    certified = _certified(config, data, tasks, net, w_old, weights, emit)
+    certified["skipped_images"] |= _skipped({"train": train, "val": val})
+    return {"choice": chosen, **certified}
+
+
+def run_certification(payload: dict[str, Any]) -> dict[str, Any]:
+    """Ray Train entry for the winner of a search: `payload["winner"]` (weights, or a checkpoint) on the test split."""
+    config, emit, device = _start(payload)
+    data = DataSet.open(config.data.uri, config.data)
+    tasks = resolve(config.task, data.attributes)
+    net = _old_net(config, tasks, device)
+    winner: str = payload["winner"]
+    if winner.endswith(".safetensors"):
+        weights, _ = model.read_weights(winner)
+    else:
+        _, weights, state = checkpoint.load(winner)
+        weights = cycle.candidate_weights(weights, state)
+    return _certified(config, data, tasks, net, net.weights(), weights, emit)
+
+
+def _old_net(config: Config, tasks: Tasks, device: torch.device) -> model.ClipWithHeads:
+    settings = config.model
+    return model.load(settings.name, settings.weights, tasks.heads, settings.head_rank, config.run.seed).to(device)
+
+
+def _certified(
+    config: Config,
+    data: DataSet,
+    tasks: Tasks,
+    net: model.ClipWithHeads,
+    w_old: dict[str, Tensor],
+    weights: dict[str, Tensor],
+    emit: Emit,
+) -> dict[str, Any]:
+    """The one measurement of the test split; publishes the weights, under another name where the old model stays."""
     emit({"event": "phase", "phase": "certifying on the test split"})
     test = data.load("test")
-    before, after = measure(test, w_old), measure(test, weights)
-    report = test_report(test, before, after, tasks)
+
+    def measure(name: str, state: dict[str, Tensor]) -> Evaluation:
+        net.load_weights(state, name)
+        return evaluate(net, test, tasks, config.constraints.temperature)
+
+    report = test_report(test, measure("old", w_old), measure("candidate", weights), tasks)
     deltas = [PairedCounts(**counts).delta for counts in report["protected"]]
     name = "weights.safetensors" if min(deltas) >= -config.select.tolerance else "rejected.safetensors"
-    return {
-        "choice": {"step": choice.candidate.metrics["step"], "alpha": choice.alpha, "record": choice.record},
-        "weights": _publish(config, net, weights, name),
-        "skipped_images": _skipped({"train": train, "val": val, "test": test}),
-        **report,
-    }
+    published = _publish(config, net, weights, name)
+    return {"weights": published, "skipped_images": _skipped({"test": test}), **report}
 
 
 def test_report(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks) -> dict[str, Any]:

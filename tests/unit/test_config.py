@@ -24,6 +24,9 @@ from raymds.errors import UsageError
         ("optim.warmup=24000", r"optim\.warmup=24000: has to be below optim\.steps=24000"),
         ("run.workers=200", r"objective\.batch=256: gives 128 positives .* fewer than run\.workers=200"),
         ("select.confidence=95", r"select\.confidence=95\.0: has to lie between 0 and 1"),
+        ("search.algorithm=bayes", r"search\.algorithm=bayes: has to be tpe, gp, random or grid"),
+        ("search.trials=0", r"search\.trials=0: has to be above 0"),
+        ("search.space=3", r"search\.space: "),
         ("optim.lr", r"override 'optim\.lr': has to be key=value"),
     ],
 )

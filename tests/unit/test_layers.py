@@ -10,17 +10,18 @@ ROOT = Path(__file__).parents[2] / "raymds"
 LAYERS = [
     {"errors"},
     {"objects", "dist", "certificate", "terminal", "objective", "data.scenes", "train.watch"},
-    {"storage", "config", "data.config", "data.sampler", "aggregator"},
-    {"tasks", "data.reader", "data.corpus", "run", "train.placement"},
-    {"data.split", "train.seeing", "tracking", "jobs"},
-    {"data.shards", "data.sources"},
+    {"storage", "data.config", "data.sampler", "aggregator"},
+    {"config"},
+    {"tasks", "data.reader", "data.corpus", "run", "train.placement", "search.space"},
+    {"data.split", "train.seeing", "tracking", "jobs", "search.trials"},
+    {"data.shards", "data.sources", "search.sampler", "search.halving", "search.outcome"},
     {"model", "data.loader", "data.scene_set", "data.ingest"},
-    {"evaluate", "train.checkpoint", "data.retrieve", "data.look", "data.verify"},
-    {"select", "train.step", "flips"},
+    {"evaluate", "train.checkpoint", "train.emit", "data.retrieve", "data.look", "data.verify", "search.book"},
+    {"select", "train.step", "train.old", "flips"},
     {"train.cycle", "train.pretrain"},
     {"train.worker"},
     {"train.driver", "measuring", "report"},
-    {"demo"},
+    {"demo", "tune", "cli_data"},
     {"cli"},
 ]
 
@@ -51,7 +52,7 @@ def imports(tree: ast.Module) -> set[str]:
 
 ALL = modules()
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
-PACKAGES = {"data", "train"}
+PACKAGES = {"data", "train", "search"}
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - PACKAGES))
@@ -67,10 +68,23 @@ def test_imports_go_down(name: str) -> None:
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("ray", {"train.watch", "train.seeing", "train.worker", "train.driver", "data.ingest", "jobs"}),
+        (
+            "ray",
+            {
+                "train.watch",
+                "train.seeing",
+                "train.emit",
+                "train.worker",
+                "train.driver",
+                "tune",
+                "data.ingest",
+                "jobs",
+            },
+        ),
         ("torch.distributed", {"dist"}),
         ("pyarrow.fs", {"storage", "objects"}),
         ("rich", {"terminal"}),
+        ("optuna", {"search.sampler"}),
     ],
 )
 def test_libraries_stay_in_their_modules(package: str, allowed: set[str]) -> None:

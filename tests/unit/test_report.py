@@ -11,7 +11,8 @@ import pytest
 
 from raymds.errors import UsageError
 from raymds.report import RunFiles, render
-from raymds.report.page import points, verdict
+from raymds.report.page import verdict
+from raymds.report.words import points
 from tests.unit import browser, report_run
 
 ROSE = "Foggy recognition rose from 41.2 % to 63.0 % on 1,000 test images"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from raymds import storage
-from raymds.config import Config, load
+from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
 from raymds.run import MetricsLog, RunDirectory, code_digest
 
@@ -53,6 +53,16 @@ def test_a_run_directory_belongs_to_one_config(tmp_path: Path) -> None:
     run.claim(load(Config, None, ["optim.lr=1e-5"]))
     with pytest.raises(UsageError, match=r"holds a run with another config \(-\s+lr: 1.0e-05; \+\s+lr: 2.0e-05\)"):
         run.claim(load(Config, None, ["optim.lr=2e-5"]))
+
+
+def test_a_run_does_not_depend_on_what_a_search_would_try(tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    config = load(Config, None, ["search.trials=4", "search.space.optim.lr={loguniform: [1e-6, 1e-4]}"])
+    run.claim(config)
+    run.claim(load(Config, None, []))
+    without = to_yaml(config).partition("search:")[0]  # as runs stored it before there were searches
+    (tmp_path / "config.yaml").write_text(without)
+    run.claim(config)
 
 
 def test_a_resumed_run_drops_what_was_logged_after_its_checkpoint(tmp_path: Path) -> None:

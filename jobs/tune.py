@@ -1,0 +1,12 @@
+"""`raymds tune` as the entrypoint of a Ray job.
+
+    ray job submit --runtime-env jobs/runtime_env.yaml -- \\
+        python jobs/tune.py jobs/presets/foggy.yaml data.uri=s3://my-bucket/bdd100k run.uri=s3://my-bucket/runs/search
+"""
+
+import sys
+
+from raymds.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["tune", *sys.argv[1:]]))

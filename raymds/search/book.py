@@ -1,0 +1,130 @@
+"""The book of a search: its trials in its run directory, whoever runs them. Each entry is published before it counts.
+
+RUN/tune.json            every trial with its params, status and history
+RUN/trials/007/          the run directory of a trial, that of an ordinary cycle
+RUN/old/                 what the old model does, measured by the first trial that needs it
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from raymds.config import Config
+from raymds.run import MetricsLog, RunDirectory
+from raymds.search.halving import verdict
+from raymds.search.outcome import outcome, restored
+from raymds.search.sampler import importance, propose
+from raymds.search.space import Space, own_setting, trial_config
+from raymds.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Measurement, Trial
+
+Show = Callable[[dict[str, Any]], None]
+
+
+class Book:
+    """Which trials there are, what the next one is, which one ends early. Restored from its directory."""
+
+    def __init__(self, config: Config, space: Space, show: Show) -> None:
+        self._config, self._space, self._show = config, space, show
+        self._steps = config.search.steps or config.optim.steps
+        self._own = own_setting(config, space)
+        self.run = RunDirectory(config.run.uri)
+        found = self.run.read_json("tune.json")
+        self.trials = restored(found) if found else []
+        self._given = {trial.number for trial in self.trials if trial.status != RUNNING}
+        for trial in self.trials:
+            if trial.status == RUNNING:
+                self._recover(trial)
+
+    def next(self) -> Trial | None:
+        """The trial to run now, in the book as running; None: there is no other. A trial cut off comes first, again."""
+        left = [t for t in self.trials if t.number not in self._given and t.status == RUNNING]
+        if left:
+            self._given.add(left[0].number)
+            return left[0]
+        search = self._config.search
+        params = propose(self._space, self._own, search.algorithm, search.seed, search.trials, self.trials)
+        if params is None:
+            return None
+        trial = Trial(len(self.trials), params)
+        self._given.add(trial.number)
+        self._enter(trial)
+        return trial
+
+    def config_of(self, trial: Trial) -> Config:
+        """The config of a trial's cycle, in a run directory of its own."""
+        config = trial_config(self._config, trial.params)
+        config.run.uri = self.run.path(_folder(trial.number))
+        return config
+
+    def measured(self, number: int, measurement: Measurement) -> bool:
+        """Take what a trial has measured; whether it ends here."""
+        trial = self.trials[number]
+        if trial.status != RUNNING or any(m.step == measurement.step for m in trial.history):
+            return trial.status == STOPPED
+        self._enter(replace(trial, history=(*trial.history, measurement)))
+        return self._judged(number)
+
+    def ended(self, number: int, failure: str | None) -> None:
+        """A trial ran to its end, or failed. Without an outcome it was cut off and stays what it is."""
+        trial = self.trials[number]
+        if trial.status != RUNNING:
+            return
+        if failure is not None:
+            self._enter(replace(trial, status=FAILED, reason=failure))
+        else:
+            self._recover(trial)
+
+    @property
+    def running(self) -> int:
+        """Trials that have not ended."""
+        return sum(trial.status == RUNNING for trial in self.trials)
+
+    def content(self) -> dict[str, Any]:
+        """What tune.json holds."""
+        return self._content(self.trials)
+
+    def _judged(self, number: int) -> bool:
+        """End a running trial that the scheduler gives up; whether it has ended."""
+        trial = self.trials[number]
+        others = [other.history for other in self.trials if other.number != number and other.status != FAILED]
+        if self._config.search.scheduler == "none" or not trial.history:
+            return False
+        reason = verdict(trial.history, others, self._steps)
+        if reason is not None:
+            self._enter(replace(trial, status=STOPPED, reason=reason))
+        return reason is not None
+
+    def _recover(self, trial: Trial) -> None:
+        """Read from a trial's own directory how far it came."""
+        own = RunDirectory(self.run.path(_folder(trial.number)))
+        evals = {r["step"]: Measurement.of(r, r["step"]) for r in MetricsLog(own).records if r["event"] == "eval"}
+        history = [evals[step] for step in sorted(evals) if step > 0]
+        concluded = own.read_json("outcome.json")
+        if concluded is None:
+            # The log is behind the book until a checkpoint publishes it; what it lacks will be measured again.
+            self._enter(replace(trial, history=max(tuple(history), tuple(trial.history), key=len)))
+            self._judged(trial.number)
+            return
+        if concluded["outcome"] == "new" and concluded["alpha"] != 1:
+            history.append(Measurement.of(concluded["val"], concluded["step"], concluded["alpha"]))
+        self._enter(replace(trial, history=tuple(history), status=FINISHED))
+
+    def _enter(self, trial: Trial) -> None:
+        """Publish the book with this trial in it, then let it count."""
+        trials = [*self.trials[: trial.number], trial, *self.trials[trial.number + 1 :]]
+        content = self._content(trials)
+        self.run.write_json("tune.json", content)
+        self.trials = trials
+        self._show({"event": "trial", "total": self._config.search.trials, **content["trials"][trial.number]})
+
+    def _content(self, trials: list[Trial]) -> dict[str, Any]:
+        content = outcome(self._config, self._space, trials)
+        for trial in content["trials"]:
+            trial["run"] = _folder(trial["number"])
+            trial["page"] = trial["status"] == FINISHED  # `raymds report` makes the page of a cycle that has an outcome
+        shares = importance(self._space, trials) if not content["counts"]["running"] else {}
+        return content | {"importance": shares}
+
+
+def _folder(number: int) -> str:
+    return f"trials/{number:03d}"

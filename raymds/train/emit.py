@@ -1,0 +1,56 @@
+"""Where the records of a run's workers go: its log, its boards, and whoever watches."""
+
+import time
+from typing import Any
+
+import ray
+
+from raymds import dist
+from raymds.config import Config
+from raymds.run import MetricsLog, RunDirectory
+from raymds.train.seeing import Boards
+
+_FLUSH = 10.0  # seconds between publications of metrics.jsonl, beside those that precede each checkpoint
+_FLUSH_SHARE = 50  # at least so many times what a publication takes: the log of a long run is large
+
+
+class Emit:
+    """Rank 0's records: to the run's log, and to the monitor for whoever watches."""
+
+    def __init__(self, config: Config, monitor: Any) -> None:
+        self._monitor = monitor
+        run = RunDirectory(config.run.uri)
+        self._log = MetricsLog(run) if dist.rank() == 0 else None
+        self._boards = Boards(run) if dist.rank() == 0 else None
+        self._flushed, self._interval = time.monotonic(), _FLUSH
+        self._beat: Any = None
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        """Record something; phases are shown, not logged."""
+        if self._log is None:
+            return
+        self.aside(record)
+        if time.monotonic() - self._flushed > self._interval:
+            self.flush()
+
+    def aside(self, record: dict[str, Any]) -> None:
+        """Record something from a background thread, or while the log is being published."""
+        self._monitor.push.remote(record)
+        if self._log is not None and self._boards is not None and record["event"] != "phase":
+            self._log.add(record)
+            self._boards.add(record)
+
+    def flush(self) -> None:
+        """Publish the log. Before a checkpoint is committed, so that a run resumed from it has all that led to it."""
+        if self._log is not None and self._boards is not None:
+            begin = time.monotonic()
+            self._log.flush()
+            self._boards.flush()
+            self._flushed = time.monotonic()
+            self._interval = max(_FLUSH, _FLUSH_SHARE * (self._flushed - begin))
+
+    def beat(self, step: int) -> bool:
+        """Every rank says that it begins a step; whether somebody wishes the run to stop, as far as is known."""
+        told = self._beat is not None and bool(ray.wait([self._beat], timeout=0)[0]) and bool(ray.get(self._beat))
+        self._beat = self._monitor.beat.remote(dist.rank(), step)
+        return told
