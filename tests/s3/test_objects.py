@@ -12,6 +12,7 @@ import pytest
 from pyarrow import fs as pafs
 
 from raymds import cli, objects, storage
+from raymds.config import Config, load
 from raymds.data.reader import DiskCache, File, Reader
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.errors import UsageError
@@ -42,6 +43,13 @@ def test_what_is_written_is_read(root: str) -> None:
     storage.delete(uri)
     assert not storage.exists(uri)
     assert storage.sizes(storage.join(root, "nothing")) == {}
+
+
+def test_a_preset_is_read_from_a_bucket(root: str) -> None:
+    storage.write(f"{root}/preset.yaml", b"optim: {lr: 0.25}")
+    assert load(Config, f"{root}/preset.yaml", []).optim.lr == 0.25
+    with pytest.raises(UsageError, match="none.yaml: no such file"):
+        load(Config, f"{root}/none.yaml", [])
 
 
 def test_a_file_is_created_once(root: str) -> None:

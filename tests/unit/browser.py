@@ -111,3 +111,14 @@ def _program(name: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def open_without_complaint(page: "Page", file: Path) -> None:
+    """Show a page that loads nothing else, complains of nothing, fits its window, and has legible charts."""
+    page.open(file.as_uri())
+    assert page.requests() == [file.as_uri()]
+    assert page.console() == []
+    scroll, client = page.evaluate("const e = document.documentElement; return [e.scrollWidth, e.clientWidth]")
+    assert scroll <= client
+    texts = "return [...document.querySelectorAll('svg')].map(s => 11 * s.clientWidth / s.viewBox.baseVal.width)"
+    assert min(page.evaluate(texts)) >= 11  # px, of the charts' 11 pt
