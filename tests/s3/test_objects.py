@@ -48,7 +48,7 @@ def test_what_is_written_is_read(root: str) -> None:
 def test_a_preset_is_read_from_a_bucket(root: str) -> None:
     storage.write(f"{root}/preset.yaml", b"optim: {lr: 0.25}")
     assert load(Config, f"{root}/preset.yaml", []).optim.lr == 0.25
-    with pytest.raises(UsageError, match="none.yaml: no such file"):
+    with pytest.raises(UsageError, match=r"none\.yaml: no such file"):
         load(Config, f"{root}/none.yaml", [])
 
 
