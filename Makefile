@@ -1,6 +1,7 @@
 # make demo   the whole story on this machine: data, old model, constrained cycle, certificate, report.html
 #             with DATA=s3 all of it in a bucket of an S3 server of this machine
-# make test   every test but make cluster-test (jobs on several nodes); make unit: the quick ones; make lint: style, types
+# make test   every test but those of make cluster-test: jobs on several nodes, a search that is killed
+#             make unit: the quick ones; make lint: style, types
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

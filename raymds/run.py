@@ -67,7 +67,7 @@ def _settled(text: str, search: bool) -> list[str]:
         content.setdefault("search", {}).pop("concurrency", None)
     else:
         content.pop("search", None)
-    content["run"] = {"uri": content["run"]["uri"], "seed": content["run"]["seed"]}
+    content["run"] = {"seed": content["run"]["seed"]}  # how its own directory is named may differ, too
     for name in ("cache", "cache_size"):
         content["data"].pop(name, None)
     return yaml.safe_dump(content, sort_keys=False).splitlines()

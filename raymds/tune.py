@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -86,20 +87,19 @@ def _reading(config: Config) -> Config:
 def _run(book: Book, config: Config, at_once: int, show: Show) -> None:
     """Run what the book asks for, until it asks for nothing more or somebody wishes the search to stop."""
     driver.start_ray(show)
-    stop = _Stop()
+    proposals = _Proposals(book)
     # The processes of trials need no CPU of their own: with one each, workers would wait for them for ever.
     trial = tune.with_resources(_trial, {"node:__internal_head__": 1e-4})
-    with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, _quiet(stop):
+    with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, _quiet(proposals):
         # Not a Tuner: that pickles what it is given, to be restored from files. What those would tell is in the book.
         tune.run(
             trial,
             name="search",
             storage_path=folder,
-            search_alg=_Proposals(book),
-            scheduler=_Halving(book),
+            search_alg=proposals,
+            scheduler=_Halving(book, proposals),
             num_samples=-1,  # until the book has no more
             max_concurrent_trials=at_once,
-            stop=stop,
             max_failures=config.run.max_failures,
             raise_on_failed_trial=False,
             verbose=0,
@@ -107,7 +107,7 @@ def _run(book: Book, config: Config, at_once: int, show: Show) -> None:
 
 
 @contextmanager
-def _quiet(stop: "_Stop") -> Iterator[None]:
+def _quiet(proposals: "_Proposals") -> Iterator[None]:
     """Tune without its tables and files, and with SIGTERM, which `ray job stop` sends, as a wish to stop."""
     os.environ |= {
         "RAY_AIR_NEW_OUTPUT": "0",
@@ -117,27 +117,11 @@ def _quiet(stop: "_Stop") -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.ask())
+    before = signal.signal(signal.SIGTERM, lambda *_: proposals.stop_all())
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-class _Stop(tune.Stopper):
-    """Ends a search that somebody wishes to stop."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def ask(self) -> None:
-        self._asked = True
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._asked
 
 
 def _trial(given: dict[str, Any]) -> None:
@@ -153,30 +137,47 @@ def _trial(given: dict[str, Any]) -> None:
             tune.report({"records": [measured.pop()], "failure": None})
 
     try:
-        driver.finetune(config, show, shared=given["shared"])
+        driver.finetune(config, show, given["shared"], given["monitor"])
+    except StoppedError:
+        return  # in a checkpoint: the search knows why
     except Exception as error:
         kind = "" if isinstance(error, RaymdsError) else f"{type(error).__name__}: "
         tune.report({"records": [], "failure": kind + (str(error).strip().splitlines() or ["no message"])[0]})
 
 
 class _Proposals(Searcher):
-    """The book as Tune's search algorithm."""
+    """The book as Tune's search algorithm; the monitors of the trials that run."""
 
     def __init__(self, book: Book) -> None:
         super().__init__()
         self._book = book
-        self._numbers: dict[str, int] = {}
+        self._running: dict[str, tuple[int, Any]] = {}  # Tune's name of a trial -> number, monitor
+        self._stopping = False
 
     def suggest(self, trial_id: str) -> Any:
-        trial = self._book.next()
+        trial = None if self._stopping else self._book.next()
         if trial is None:
             return Searcher.FINISHED
-        self._numbers[trial_id] = trial.number
-        return {"number": trial.number, "config": self._book.config_of(trial), "shared": self._book.run.path("old")}
+        monitor = driver.new_monitor()
+        self._running[trial_id] = (trial.number, monitor)
+        given = {"config": self._book.config_of(trial), "shared": self._book.run.path("old"), "monitor": monitor}
+        return {"number": trial.number, **given}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        number, monitor = self._running.pop(trial_id)
+        ray.kill(monitor)  # Tune would keep it with the trial's config
         failure = "its process died more often than run.max_failures allows" if error else (result or {}).get("failure")
-        self._book.ended(self._numbers[trial_id], failure)
+        self._book.ended(number, failure)
+
+    def stop(self, trial_id: str) -> None:
+        """Have a trial end in a checkpoint. Killed, as Tune would, it can leave CPUs to a cycle that is no more."""
+        self._running[trial_id][1].stop.remote()
+
+    def stop_all(self) -> None:
+        """Have the search end: no other trial, and those that run end in a checkpoint."""
+        self._stopping = True
+        for trial_id in self._running:
+            self.stop(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """The book is saved already."""
@@ -188,14 +189,14 @@ class _Proposals(Searcher):
 class _Halving(FIFOScheduler):
     """The book as Tune's scheduler."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, proposals: _Proposals) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._book = book
+        self._book, self._proposals = book, proposals
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         for record in result["records"]:
             if self._book.measured(trial.config["number"], Measurement.of(record, record["step"])):
-                return TrialScheduler.STOP
+                self._proposals.stop(trial.trial_id)
         return TrialScheduler.CONTINUE
 
 

@@ -56,11 +56,12 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     return weights
 
 
-def finetune(config: Config, show: Show, shared: str | None = None) -> dict[str, Any]:
+def finetune(config: Config, show: Show, shared: str | None = None, monitor: Any = None) -> dict[str, Any]:
     """One constrained cycle; writes certificate.json and, last, outcome.json, and returns the outcome.
 
     Goes on from the last checkpoint where the run directory holds one of the same config. A trial of a search has
-    `shared`, the directory of the old model's results; its outcome is chosen on val and has no certificate.
+    `shared`, the directory of the old model's results, and a `monitor` through which the search may stop it; its
+    outcome is chosen on val and has no certificate.
     """
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
@@ -73,8 +74,7 @@ def finetune(config: Config, show: Show, shared: str | None = None) -> dict[str,
     if finished is not None:
         return finished
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    shared = storage.absolute(shared) if shared else None
-    result, seconds = _fit(config, run, worker.run_cycle, keep, show, shared=shared)
+    result, seconds = _fit(config, run, worker.run_cycle, keep, show, monitor, shared=shared)
     outcome = _conclude(config, run, data, result) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     outcome["skipped_images"] = result["skipped_images"]
@@ -144,8 +144,7 @@ def resources(show: Show) -> dict[str, float]:
     """CPUs and GPUs of the cluster that is joined, or of this machine where none is."""
     if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
         start_ray(show)
-        found: dict[str, float] = cast(Any, ray).cluster_resources()
-        return found
+        return cast(dict[str, float], cast(Any, ray).cluster_resources())
     return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
 
 
@@ -166,14 +165,13 @@ def _fit(
     entry: Callable[..., Any],
     keep: CheckpointConfig,
     show: Show,
+    monitor: Any = None,
     **given: str | None,
 ) -> tuple[dict[str, Any], float]:
     """Run `entry` on the workers, with `given`; (rank 0's result, seconds). Errors of the user's stay themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     start_ray(show)
-    # On this node, which the run can't lose without losing its driver.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    monitor = cast(Any, ray.remote(num_cpus=0)(Monitor)).options(scheduling_strategy=here).remote()
+    monitor = monitor or new_monitor()
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
         entry,
@@ -202,6 +200,12 @@ def _fit(
             late = ray.get(monitor.late.remote(list(error.worker_failures)))
             raise RaymdsError(f"worker {rank} failed and run.max_failures is used up: {last}; {late}") from error
     return result, time.perf_counter() - begin
+
+
+def new_monitor() -> Any:
+    """A run's monitor, on this node, which the run can't lose without losing its driver."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return cast(Any, ray.remote(num_cpus=0)(Monitor)).options(scheduling_strategy=here).remote()
 
 
 def _scaling(config: Config) -> ScalingConfig:

@@ -69,7 +69,7 @@ def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, tra
     whole = evaluate(training.model, train, tasks, config.constraints.temperature)
     for k, task in enumerate(tasks.protected):
         rows = training._sampler.retained[k]
-        assert np.array_equal(training._old_losses[k].numpy(), whole.loss[task.attribute][rows])
+        assert np.array_equal(training.old_losses[k].numpy(), whole.loss[task.attribute][rows])
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
@@ -170,7 +170,7 @@ def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, trai
         for index in here:
             logits = torch.stack([examples[index] @ prompt for prompt in prompts[task.attribute]]) / tau
             losses.append(-torch.log_softmax(logits, 0)[task.label])
-            olds.append(training._old_losses[k][np.searchsorted(training._sampler.retained[k], batch.example[index])])
+            olds.append(training.old_losses[k][np.searchsorted(training._sampler.retained[k], batch.example[index])])
         mean = torch.stack(losses).mean()
         h = mean.item() - torch.stack(olds).mean().item() - config.constraints.slack
         total = total + config.constraints.beta * max(h, 0.0) * tau * mean / len(batch.tasks)
@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_names_step_and_task(build: Build) -> None:
     training, loader = build()
     training.measure_old()
     weights = training.model.weights()
-    training._old_losses[2][:] = math.inf
+    training.old_losses[2][:] = math.inf
     with pytest.raises(DivergedError, match=r"step 0: the loss of weather:overcast is -?inf"):
         training.step(loader.get(0))
     for name, value in training.model.weights().items():

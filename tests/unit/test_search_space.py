@@ -12,7 +12,17 @@ from raymds.search.space import Choice, Int, LogUniform, Uniform, default_space,
 
 def config(*overrides: str) -> Config:
     return load(
-        Config, "demo", ["model.weights=w", "data.uri=d", "optim.steps=600", "constraints.beta=200", *overrides]
+        Config,
+        "demo",
+        [
+            "model.weights=w",
+            "data.uri=d",
+            "optim.steps=600",
+            "search.steps=0",
+            "search.trials=32",
+            "constraints.beta=200",
+            *overrides,
+        ],
     )
 
 

@@ -70,7 +70,7 @@ def test_the_test_split_is_read_once_after_the_choice(
         return select.Choice(candidate, 1.0, record)
 
     monkeypatch.setattr(select, "choose", last)
-    result = worker.run_cycle({"config": config, "monitor": recorder})
+    result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     assert result["choice"]["step"] == 8
     data = DataSet.open(config.data.uri)
     tasks, test = resolve(config.task, data.attributes), data.load("test")
@@ -97,14 +97,14 @@ def test_without_a_choice_the_test_split_is_not_read(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
-    assert worker.run_cycle({"config": config, "monitor": recorder})["choice"] is None
+    assert worker.run_cycle({"config": config, "monitor": recorder, "shared": None})["choice"] is None
     assert "read test" not in recorder.events
 
 
 def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, config: Config) -> None:
     recorder.stop_at = 2
     with pytest.raises(StoppedError, match="stopped after step 3, in a checkpoint"):
-        worker.run_cycle({"config": config, "monitor": recorder})
+        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     [report] = recorder.reports
     assert report.metrics == {"step": 3, "score": -1e9}
     assert checkpoint.load(worker.checkpoint_uri(config, "step-0000003"))[0] == 3
@@ -116,6 +116,6 @@ def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
 ) -> None:
     monkeypatch.setattr(worker, "_NOTICE", 1)
     monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: "in two minutes")
-    worker.run_cycle({"config": config, "monitor": recorder})
+    worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
     assert [report.metrics["step"] for report in worker._candidates()] == [4, 8]
