@@ -16,19 +16,8 @@ SPACE: Space = {"constraints.beta": Uniform(10, 1000)}
 
 
 def config() -> Config:
-    return load(
-        Config,
-        "demo",
-        [
-            "model.weights=w",
-            "data.uri=d",
-            "optim.steps=600",
-            "search.steps=0",
-            "search.trials=32",
-            "constraints.beta=200",
-            "search.seed=7",
-        ],
-    )
+    settings = ["optim.steps=600", "search.steps=0", "search.trials=32", "constraints.beta=200", "search.seed=7"]
+    return load(Config, "demo", ["model.weights=w", "data.uri=d", *settings])
 
 
 def trial(number: int, *history: tuple[float, float], status: str = FINISHED) -> Trial:

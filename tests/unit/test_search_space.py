@@ -11,19 +11,8 @@ from raymds.search.space import Choice, Int, LogUniform, Uniform, default_space,
 
 
 def config(*overrides: str) -> Config:
-    return load(
-        Config,
-        "demo",
-        [
-            "model.weights=w",
-            "data.uri=d",
-            "optim.steps=600",
-            "search.steps=0",
-            "search.trials=32",
-            "constraints.beta=200",
-            *overrides,
-        ],
-    )
+    settings = ["optim.steps=600", "search.steps=0", "search.trials=32", "constraints.beta=200", *overrides]
+    return load(Config, "demo", ["model.weights=w", "data.uri=d", *settings])
 
 
 def searching(**space: Any) -> Config:
