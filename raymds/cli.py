@@ -171,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = verb_parser(verbs, "finetune", finetune, example)
     add_preset(verb)
 
-    verb = verb_parser(verbs, "tune", tune, "raymds tune demo-search data.uri=data/scenes run.uri=runs/search")
+    verb = verb_parser(verbs, "tune", tune, example.replace("finetune", "tune").replace("fog", "search"))
     verb.add_argument("preset", nargs="?", metavar="PRESET", help="YAML file, or the name of a built-in preset")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
     verb.add_argument("--resume", metavar="RUN", help="go on with the search in this directory, with its own preset")

@@ -303,7 +303,7 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
         )
         return {**old, "reason": reason, "val": nearest["record"], "candidate": {"step": nearest["step"], "alpha": 1.0}}
     if "target" not in result:
-        return _new(choice, result) | {"reason": f"{_best(choice)}; the winner of the search alone is certified"}
+        return _new(choice, result, "; the winner of the search alone is certified")
     certificate = certify(
         PairedCounts(**result["target"]),
         [PairedCounts(**counts) for counts in result["protected"]],
@@ -318,25 +318,21 @@ def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str
         reason = f"the test split shows a loss of {', '.join(lost)}"
         candidate = {"step": choice["step"], "alpha": choice["alpha"]}
         return {**old, "reason": reason, "val": choice["record"], "candidate": candidate}
-    return _new(choice, result) | {"reason": _best(choice)}
+    return _new(choice, result)
 
 
-def _new(choice: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+def _new(choice: dict[str, Any], result: dict[str, Any], more: str = "") -> dict[str, Any]:
     """The outcome of a chosen candidate."""
+    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
     return {
         "schema": SCHEMA,
         "outcome": "new",
-        "reason": "",
+        "reason": f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}{more}",
         "step": choice["step"],
         "alpha": choice["alpha"],
         "weights": result["weights"]["uri"],
         "val": choice["record"],
     }
-
-
-def _best(choice: dict[str, Any]) -> str:
-    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
-    return f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}"
 
 
 def effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:

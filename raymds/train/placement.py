@@ -45,4 +45,4 @@ def concurrent(config: Config, resources: Mapping[str, float]) -> tuple[Config, 
     fit = max(1, min(int(resources.get(name, 0.0) / need) for name, need in each.items() if need))
     if run.autoscaling:
         fit = max(fit, asked)
-    return config, min(asked or fit, fit, config.search.trials)
+    return config, min(asked or fit, fit)

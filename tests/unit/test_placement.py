@@ -2,9 +2,9 @@
 
 import pytest
 
-from raymds.config import Config
+from raymds.config import Config, load
 from raymds.errors import UsageError
-from raymds.train.placement import placed
+from raymds.train.placement import concurrent, placed
 
 
 def run(config: Config, **changes: object) -> Config:
@@ -48,3 +48,21 @@ def test_what_is_missing_is_said(
 
 def test_an_elastic_run_begins_with_fewer(config: Config) -> None:
     assert placed(run(config, workers=4, min_workers=2), {"CPU": 2}).run.workers == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "resources", "workers", "at_once"),
+    [
+        (["run.workers=1", "search.concurrency=4"], {"CPU": 2.0}, 1, 2),
+        (["run.workers=2"], {"CPU": 2.0}, 2, 1),
+        (["run.workers=0"], {"CPU": 6.0}, 6, 1),
+        (["run.workers=0", "search.concurrency=3"], {"CPU": 6.0}, 2, 3),
+        (["run.workers=2", "run.gpus_per_worker=1"], {"CPU": 64.0, "GPU": 8.0}, 2, 4),
+        (["run.workers=2", "run.autoscaling=true", "search.concurrency=5"], {"CPU": 2.0}, 2, 5),
+    ],
+)
+def test_no_more_trials_at_once_than_fit(
+    settings: list[str], resources: dict[str, float], workers: int, at_once: int
+) -> None:
+    placed_config, found = concurrent(load(Config, None, settings), resources)
+    assert (placed_config.run.workers, found) == (workers, at_once)
