@@ -63,8 +63,7 @@ class Split:
             return self._pinned[row]
         shard, position = self._locate(row)
         rows = self.reader.rows(self.first + shard)
-        image = memoryview(rows.images[position].as_buffer())
-        return Example(rows.ids[position].as_py(), image, rows.captions[position].as_py())
+        return Example(rows.ids[position], rows.images[position], rows.captions[position])
 
     def ahead(self, rows: Rows | Sequence[int]) -> None:
         """Begin to fetch the shards of rows that will be asked for, given in that order."""
