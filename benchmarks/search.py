@@ -21,13 +21,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
 
 from raymds.search.halving import verdict
-from raymds.search.sampler import propose
+from raymds.search.sampler import SAMPLERS, propose
 from raymds.search.space import Int, LogUniform, Params, Space, Uniform
 from raymds.search.trials import FINISHED, STOPPED, Measurement, Trial
 
@@ -48,6 +48,8 @@ History = list[Measurement]
 
 class Surface:
     """Histories of trials as a function of their settings; `seed` draws the tasks and the noise."""
+
+    space, own, steps = SPACE, OWN, STEPS
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -84,19 +86,36 @@ class Surface:
         return history
 
 
+class Problem(Protocol):
+    """What is searched: its space, the setting to begin with, the steps of a whole trial."""
+
+    space: Space
+    own: Params
+    steps: int
+
+    def history(self, params: Params) -> History:
+        """What a trial that is let go to its end measures."""
+        ...
+
+
 Ask = Callable[[Sequence[Trial]], Params | None]
-Stop = Callable[[History, Sequence[History]], bool]
+Stop = Callable[[History, Sequence[History], int], bool]
 
 
-def search(surface: Surface, ask: Ask, stop: Stop, budget: float = math.inf) -> list[Trial]:
-    """Trials one after the other until `ask` gives none or `budget` steps are taken."""
+def search(problem: Problem, ask: Ask, stop: Stop, budget: float = math.inf) -> list[Trial]:
+    """Trials one after the other until `ask` gives none or as many steps are taken as `budget` whole trials have."""
     past: list[Trial] = []
-    while sum(trial.history[-1].step for trial in past) < budget and (params := ask(past)) is not None:
-        whole, others = surface.history(params), [list(trial.history) for trial in past]
-        upto = next((n for n in range(1, len(whole) + 1) if stop(whole[:n], others)), len(whole))
+    while taken(past) < budget * problem.steps and (params := ask(past)) is not None:
+        whole, others = problem.history(params), [list(trial.history) for trial in past]
+        upto = next((n for n in range(1, len(whole) + 1) if stop(whole[:n], others, problem.steps)), len(whole))
         status = FINISHED if upto == len(whole) else STOPPED
         past.append(Trial(len(past), params, status, tuple(whole[:upto])))
     return past
+
+
+def taken(trials: Sequence[Trial]) -> int:
+    """Steps that these trials took."""
+    return sum(trial.history[-1].step for trial in trials)
 
 
 def penalised(measured: Measurement, weight: float) -> float:
@@ -104,10 +123,10 @@ def penalised(measured: Measurement, weight: float) -> float:
     return measured.target + weight * min(0.0, measured.devsafety)
 
 
-def unconstrained(weight: float, seed: int, trials: int) -> Ask:
-    """Optuna's TPE on the penalised score of a trial's best candidate."""
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    study.enqueue_trial(OWN)
+def unconstrained(weight: float, problem: Problem, seed: int, trials: int) -> Ask:
+    """Optuna's TPE, set up as the project's, on the penalised score of a trial's best candidate."""
+    study = optuna.create_study(direction="maximize", sampler=SAMPLERS["tpe"](seed))
+    study.enqueue_trial(problem.own)
     asked: list[optuna.Trial] = []
 
     def ask(past: Sequence[Trial]) -> Params | None:
@@ -117,7 +136,7 @@ def unconstrained(weight: float, seed: int, trials: int) -> Ask:
             return None
         asked.append(study.ask())
         params: Params = {}
-        for key, dimension in SPACE.items():
+        for key, dimension in problem.space.items():
             match dimension:
                 case Int(low, high):
                     params[key] = asked[-1].suggest_int(key, low, high)
@@ -128,12 +147,12 @@ def unconstrained(weight: float, seed: int, trials: int) -> Ask:
     return ask
 
 
-def asha(history: History, others: Sequence[History], weight: float = 25.0) -> bool:
+def asha(history: History, others: Sequence[History], steps: int, weight: float = 25.0) -> bool:
     """Plain asynchronous halving: at an eighth, a quarter and a half, the better half by penalised score goes on."""
     step = history[-1].step
     before = history[-2].step if len(history) > 1 else 0
     for rung in (1 / 8, 1 / 4, 1 / 2):
-        if before < rung * STEPS <= step:
+        if before < rung * steps <= step:
             here = [next((penalised(m, weight) for m in other if m.step == step), None) for other in others]
             scores = [score for score in here if score is not None]
             if len(scores) >= 2 and penalised(history[-1], weight) < statistics.median(scores):
@@ -141,41 +160,45 @@ def asha(history: History, others: Sequence[History], weight: float = 25.0) -> b
     return False
 
 
-def never(history: History, others: Sequence[History]) -> bool:
+def never(history: History, others: Sequence[History], steps: int) -> bool:
     """No scheduler."""
     return False
 
 
-def halving(history: History, others: Sequence[History]) -> bool:
+def halving(history: History, others: Sequence[History], steps: int) -> bool:
     """The project's scheduler."""
-    return verdict(history, others, STEPS) is not None
+    return verdict(history, others, steps) is not None
 
 
-def methods(seed: int, trials: int) -> dict[str, tuple[Ask, Stop, float]]:
-    """Every method: what it asks, when it stops a trial, its budget in steps where that is not a number of trials."""
+def methods(problem: Problem, seed: int, trials: int) -> dict[str, tuple[Ask, Stop, float]]:
+    """Every method: what it asks, when it stops a trial, its budget in whole trials where that is not their number."""
 
     def proposing(algorithm: str, count: int = trials) -> Ask:
-        return lambda past: propose(SPACE, OWN, algorithm, seed, count, past)
+        return lambda past: propose(problem.space, problem.own, algorithm, seed, count, past)
+
+    def penalty(weight: float) -> Ask:
+        return unconstrained(weight, problem, seed, trials)
 
     return {
         "constrained TPE": (proposing("tpe"), never, math.inf),
         "constrained TPE, feasible halving": (proposing("tpe"), halving, math.inf),
         "random": (proposing("random"), never, math.inf),
         "random, feasible halving": (proposing("random"), halving, math.inf),
-        "TPE on the target alone": (unconstrained(0, seed, trials), never, math.inf),
-        "TPE on target - 1 x violation": (unconstrained(1, seed, trials), never, math.inf),
-        "TPE on target - 5 x violation": (unconstrained(5, seed, trials), never, math.inf),
-        "TPE on target - 25 x violation": (unconstrained(25, seed, trials), never, math.inf),
+        "TPE on the target alone": (penalty(0), never, math.inf),
+        "TPE on target - 1 x violation": (penalty(1), never, math.inf),
+        "TPE on target - 5 x violation": (penalty(5), never, math.inf),
+        "TPE on target - 25 x violation": (penalty(25), never, math.inf),
+        "TPE on target - 100 x violation": (penalty(100), never, math.inf),
         "ASHA": (proposing("random"), asha, math.inf),
-        "ASHA, as many steps": (proposing("random", 100 * trials), asha, float(STEPS * trials)),
+        "ASHA, as many steps": (proposing("random", 100 * trials), asha, float(trials)),
     }
 
 
-def row(trials: list[Trial]) -> dict[str, Any]:
-    """Figures of one search."""
+def row(trials: list[Trial], steps: int) -> dict[str, Any]:
+    """Figures of one search with trials of so many steps."""
     good = [trial.best.target for trial in trials if trial.best is not None and trial.best.good]
-    steps = sum(trial.history[-1].step for trial in trials)
-    return {"trials": len(trials), "feasible": len(good), "best": max(good, default=None), "budgets": steps / STEPS}
+    budgets = taken(trials) / steps
+    return {"trials": len(trials), "feasible": len(good), "best": max(good, default=None), "budgets": budgets}
 
 
 def measure(seeds: int, trials: int) -> dict[str, Any]:
@@ -192,20 +215,25 @@ def measure(seeds: int, trials: int) -> dict[str, Any]:
         ]  # fmt: skip
         finals = [surface.final(params) for params in drawn]
         shares.append(sum(target > 0 and tasks.min() >= 0 for target, tasks, _ in finals) / len(drawn))
-        for name, (ask, stop, budget) in methods(seed, trials).items():
-            found.setdefault(name, []).append(row(search(surface, ask, stop, budget)))
+        for name, (ask, stop, budget) in methods(surface, seed, trials).items():
+            found.setdefault(name, []).append(row(search(surface, ask, stop, budget), STEPS))
     return {"seeds": seeds, "trials": trials, "feasible_share": shares, "methods": found}
 
 
 def show(result: dict[str, Any]) -> None:
-    """The table."""
-    ours = result["methods"]["constrained TPE"]
+    """Print it."""
     shares = [100 * share for share in result["feasible_share"]]
     print(
         f"{result['seeds']} surfaces, {result['trials']} trials, {min(shares):.1f}-{max(shares):.1f} % of it feasible"
     )
+    table(result["methods"], "constrained TPE")
+
+
+def table(found: dict[str, list[dict[str, Any]]], own: str) -> None:
+    """The figures of every method, a row per search, beside those of the project's own."""
+    ours = found[own]
     print(f"{'method':<36}{'budgets':>8}{'feasible':>9}{'range':>8}{'found':>7}{'target':>8}{'ours worse':>12}")
-    for name, rows in result["methods"].items():
+    for name, rows in found.items():
         counts, best = [r["feasible"] for r in rows], [r["best"] or 0.0 for r in rows]
         worse = sum((one["best"] or 0.0) < other for one, other in zip(ours, best, strict=True))
         found = f"{sum(count > 0 for count in counts)}/{len(rows)}"
@@ -216,10 +244,8 @@ def show(result: dict[str, Any]) -> None:
     print(
         "budgets: steps taken, in those of a whole trial; feasible: trials, mean and range; found: searches with any;"
     )
-    print(
-        "target: the winner's, mean in points, 0 where the old model stays; ours worse: surfaces where constrained TPE"
-    )
-    print("ends with a lower one than this method")
+    print("target: the winner's, mean in points, 0 where the old model stays; ours worse: searches in which")
+    print(f"{own} ends with a lower one than this method")
 
 
 def main() -> None:

@@ -96,18 +96,13 @@ class Book:
 
     def _recover(self, trial: Trial) -> None:
         """Read from a trial's own directory how far it came."""
-        own = RunDirectory(self.run.path(_folder(trial.number)))
-        evals = {r["step"]: Measurement.of(r, r["step"]) for r in MetricsLog(own).records if r["event"] == "eval"}
-        history = [evals[step] for step in sorted(evals) if step > 0]
-        concluded = own.read_json("outcome.json")
-        if concluded is None:
+        history, concluded = history_of(RunDirectory(self.run.path(_folder(trial.number))))
+        if concluded:
+            self._enter(replace(trial, history=tuple(history), status=FINISHED))
+        else:
             # The log is behind the book until a checkpoint publishes it; what it lacks will be measured again.
             self._enter(replace(trial, history=max(tuple(history), tuple(trial.history), key=len)))
             self._judged(trial.number)
-            return
-        if concluded["outcome"] == "new" and concluded["alpha"] != 1:
-            history.append(Measurement.of(concluded["val"], concluded["step"], concluded["alpha"]))
-        self._enter(replace(trial, history=tuple(history), status=FINISHED))
 
     def _enter(self, trial: Trial) -> None:
         """Publish the book with this trial in it, then let it count."""
@@ -124,6 +119,16 @@ class Book:
             trial["page"] = trial["status"] == FINISHED  # `raymds report` makes the page of a cycle that has an outcome
         shares = importance(self._space, trials) if not content["counts"]["running"] else {}
         return content | {"importance": shares}
+
+
+def history_of(run: RunDirectory) -> tuple[list[Measurement], bool]:
+    """What the cycle of a run directory has measured on val, by step, and whether it has ended."""
+    evals = {r["step"]: Measurement.of(r, r["step"]) for r in MetricsLog(run).records if r["event"] == "eval"}
+    history = [evals[step] for step in sorted(evals) if step > 0]
+    concluded = run.read_json("outcome.json")
+    if concluded is not None and concluded["outcome"] == "new" and concluded["alpha"] != 1:
+        history.append(Measurement.of(concluded["val"], concluded["step"], concluded["alpha"]))
+    return history, concluded is not None
 
 
 def _folder(number: int) -> str:

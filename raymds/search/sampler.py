@@ -17,7 +17,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per study is no n
 # A trial is dear: TPE begins with the preset's own setting and two random ones instead of Optuna's ten, and chooses the
 # next of more candidates than 24. benchmarks/search.py found both to end with better winners and more feasible trials.
 _STARTUP, _CANDIDATES = 3, 256
-_SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, n_ei_candidates=_CANDIDATES),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
@@ -40,7 +40,7 @@ def propose(space: Space, own: Params, algorithm: str, seed: int, trials: int, p
         points = _grid(space, own, trials - 1, seed)
         return points[number - 1] if number <= len(points) else None
     distributions = {key: _distribution(dimension) for key, dimension in space.items()}
-    study = optuna.create_study(direction="maximize", sampler=_SAMPLERS[algorithm](_seed(seed, number)))
+    study = optuna.create_study(direction="maximize", sampler=SAMPLERS[algorithm](_seed(seed, number)))
     for trial in sorted(past, key=lambda t: t.number):
         study.add_trial(_told(trial, distributions))
     asked = study.ask(distributions)
