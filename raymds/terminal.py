@@ -184,11 +184,7 @@ class Terminal:
         else:
             best = f"; best at step {record['best']['step']}: {_candidate(record['best'])}" if record["best"] else ""
             text = f"{name} {status}{': ' if record['reason'] else ''}{record['reason']}{best}"
-        # Of what goes on: a terminal has its latest line, a pipe all of them.
-        if self.mode == "live" and status == "running" and last:
-            self._advance(None, None, text)
-        else:
-            self.console.print(f"  {text}", markup=False, soft_wrap=True)
+        self.console.print(f"  {text}", markup=False, soft_wrap=True)
 
     def _progress(self, record: Record) -> None:
         self._advance(record["done"], record["total"], record["what"])

@@ -28,6 +28,8 @@ from raymds.train import driver, worker
 from raymds.train.driver import Show
 from raymds.train.placement import concurrent
 
+_LOOK = 5.0  # seconds between two looks at how far the trials are
+_ANSWER = 0.5  # seconds for their monitors to answer; one that starts does not yet
 _CACHE = "raymds-cache"  # in a machine's temporary folder: shards that its trials share
 
 
@@ -98,6 +100,7 @@ def _run(book: Book, config: Config, at_once: int, show: Show) -> None:
             storage_path=folder,
             search_alg=proposals,
             scheduler=_Halving(book, proposals),
+            callbacks=[_Progress(book, proposals)],
             num_samples=-1,  # until the book has no more
             max_concurrent_trials=at_once,
             max_failures=config.run.max_failures,
@@ -169,6 +172,12 @@ class _Proposals(Searcher):
         failure = "its process died more often than run.max_failures allows" if error else (result or {}).get("failure")
         self._book.ended(number, failure)
 
+    def steps(self) -> dict[int, int]:
+        """Of the trials that run, the step that each is in."""
+        asked = {monitor.step.remote(): number for number, monitor in self._running.values()}
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER) if asked else ([], [])
+        return {asked[answer]: ray.get(answer) for answer in answered}
+
     def stop(self, trial_id: str) -> None:
         """Have a trial end in a checkpoint. Killed, as Tune would, it can leave CPUs to a cycle that is no more."""
         self._running[trial_id][1].stop.remote()
@@ -198,6 +207,22 @@ class _Halving(FIFOScheduler):
             if self._book.measured(trial.config["number"], Measurement.of(record, record["step"])):
                 self._proposals.stop(trial.trial_id)
         return TrialScheduler.CONTINUE
+
+
+class _Progress(tune.Callback):
+    """Has the book show how far the trials are."""
+
+    def __init__(self, book: Book, proposals: _Proposals) -> None:
+        self._book, self._proposals = book, proposals
+        self._last = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._last < _LOOK:
+            return
+        steps = self._proposals.steps()
+        self._last = time.monotonic()
+        if steps:
+            self._book.at(steps)
 
 
 def _conclude(book: Book, config: Config, show: Show) -> dict[str, Any]:

@@ -5,7 +5,7 @@ RUN/trials/007/          the run directory of a trial, that of an ordinary cycle
 RUN/old/                 what the old model does, measured by the first trial that needs it
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -78,6 +78,13 @@ class Book:
     def running(self) -> int:
         """Trials that have not ended."""
         return sum(trial.status == RUNNING for trial in self.trials)
+
+    def at(self, steps: Mapping[int, int]) -> None:
+        """Show the step that each running trial is in: hours can lie between two measurements."""
+        where = {number: f"in step {step} of {self._steps}" if step else "starts" for number, step in steps.items()}
+        what = ", ".join(f"trial {number} {where[number]}" for number in sorted(where))
+        done = len(self.trials) - self.running
+        self._show({"event": "progress", "what": what, "done": done, "total": self._config.search.trials})
 
     def content(self) -> dict[str, Any]:
         """What tune.json holds."""

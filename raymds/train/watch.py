@@ -30,6 +30,10 @@ class Monitor:
         self._seen[rank] = (step, time.monotonic())
         return self._stop
 
+    def step(self) -> int:
+        """The last step that a rank has begun, 0 before the first."""
+        return max((step for step, _ in self._seen.values()), default=0)
+
     def stop(self) -> None:
         """Ask the workers to stop at the next step, with a checkpoint."""
         self._stop = True

@@ -47,8 +47,7 @@ def searched(settings: list[str], cluster: None, said: list[str], tmp_path_facto
     folder = tmp_path_factory.mktemp("search")
 
     def show(record: dict[str, Any]) -> None:
-        if record["event"] == "phase":
-            said.append(record["phase"])
+        said.append(record.get("phase") or record.get("what") or "")
 
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
@@ -60,6 +59,7 @@ def searched(settings: list[str], cluster: None, said: list[str], tmp_path_facto
 
 def test_four_trials_at_once_on_two_cpus_are_two(searched: Path, said: list[str]) -> None:
     assert f"search.concurrency={asked()}: there is room for {asked() // 2}" in said
+    assert "trial 0 starts, trial 1 starts" in said
 
 
 def test_a_failed_trial_is_recorded_and_no_end(searched: Path) -> None:

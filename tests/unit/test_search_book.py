@@ -83,6 +83,17 @@ def test_a_failed_trial_is_recorded_and_the_next_is_proposed(tmp_path: Path) -> 
     assert given(book).number == 1
 
 
+def test_how_far_the_trials_are_is_shown(tmp_path: Path) -> None:
+    shown: list[dict[str, Any]] = []
+    book = opened(tmp_path, show=shown.append)
+    first, second, third = given(book), given(book), given(book)
+    logged(book, first, (100, 0.2, 0.0), outcome={"outcome": "new", "alpha": 1.0})
+    book.ended(first.number, None)
+    book.at({second.number: 37, third.number: 0})
+    what = "trial 1 in step 37 of 100, trial 2 starts"
+    assert shown[-1] == {"event": "progress", "what": what, "done": 1, "total": 4}
+
+
 def test_what_was_rescued_counts_as_what_it_became(tmp_path: Path) -> None:
     book = opened(tmp_path)
     trial = given(book)

@@ -15,9 +15,11 @@ class WrappedError(Exception):
 def test_the_rank_that_is_behind_is_named() -> None:
     monitor = Monitor()
     assert monitor.late([]) == "no rank had begun a step"
+    assert monitor.step() == 0
     for rank, step in ((0, 7), (1, 6), (2, 7)):
         assert not monitor.beat(rank, step)
     assert monitor.late([0, 2]) == "last heard of rank 1: step 6, 0 s ago"
+    assert monitor.step() == 7
     monitor.beat(1, 7)
     assert "rank 0" in monitor.late([])
     assert "rank 2" in monitor.late([])
