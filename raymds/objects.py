@@ -4,12 +4,14 @@ Credentials come from the standard AWS environment (variables, profile, instance
 config, log or run directory can hold them.
 """
 
+import contextlib
 import functools
 import io
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -27,7 +29,9 @@ Record = dict[str, Any]
 
 _CONNECT = 3.0  # seconds, at most, for a connection
 _LONGEST = 5.0  # seconds between two tries while waiting
+_GOOGLE = 4.0  # seconds for a request's tries; pyarrow's own limit is a quarter of an hour, even to find credentials
 _TRANSIENT = (
+    *("Status(UNAVAILABLE", "Status(DEADLINE_EXCEEDED", "Status(INTERNAL", "Status(RESOURCE_EXHAUSTED"),  # of gs://
     *("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE"),
     *("THROTTLING", "HTTP status 500", "HTTP status 502", "HTTP status 503", "HTTP status 504", "Connection reset"),
 )
@@ -66,6 +70,7 @@ def configure(config: StorageConfig, tell: Callable[[Record], None] | None = Non
         os.environ["AWS_PROFILE"] = config.profile
     _State.config, _State.tell, _State.patience = config, tell, config.patience if tell else 0.0
     _s3.cache_clear()
+    _gcs.cache_clear()
     _client.cache_clear()
     _probe.cache_clear()
 
@@ -83,7 +88,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         raise UsageError(f"{uri}: names no bucket; give {parts.scheme}://bucket/prefix")
     path = parts.netloc + parts.path
     if parts.scheme == "gs":
-        return pafs.PyFileSystem(_Objects(pafs.GcsFileSystem(), "gs", _State.patience)), path
+        return pafs.PyFileSystem(_Objects(_gcs(), "gs", _State.patience)), path
     return pafs.PyFileSystem(_Objects(_s3(parts.netloc), "s3", _State.patience)), path
 
 
@@ -154,11 +159,15 @@ def reason(error: OSError) -> str:
         ("INVALID_ACCESS_KEY_ID", "the access key is not known there; check AWS_ACCESS_KEY_ID and storage.profile"),
         ("SIGNATURE_DOES_NOT_MATCH", "the secret key is wrong; check AWS_SECRET_ACCESS_KEY and storage.profile"),
         ("ACCESS_DENIED", "no permission; check the credentials and the policy of the bucket"),
+        ("OAuth2", "no credentials; run gcloud auth application-default login, or set storage.anonymous=true"),
+        ("Status(PERMISSION_DENIED", "no permission; check the credentials and the policy of the bucket"),
+        ("Status(UNAUTHENTICATED", "no permission; check the credentials and the policy of the bucket"),
+        ("Status(UNAVAILABLE", "the store can't be reached; check the network"),
         ("curlCode: 28", "the store does not answer; check storage.endpoint and the network"),
         ("NETWORK_CONNECTION", "the store can't be reached; check storage.endpoint and the network"),
     ):
         if mark in text:
-            return f"{meaning} ({mark})"
+            return f"{meaning} ({mark.removeprefix('Status(')})"
     return text
 
 
@@ -198,6 +207,12 @@ def _s3(bucket: str) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
+def _gcs() -> Any:
+    anonymous = _State.config.anonymous or "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # which has no credentials
+    return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=_GOOGLE))
+
+
+@functools.lru_cache(maxsize=1)
 def _client() -> Any:
     """A boto3 client with the same settings, for what pyarrow lacks."""
     import boto3  # noqa: PLC0415 - takes a third of a second, and only object stores need it
@@ -211,8 +226,15 @@ def _client() -> Any:
 
 def diagnose(uri: str) -> None:
     """UsageError where the reason for a failure is that a bucket can't be used at all: pyarrow's errors don't tell."""
-    if uri.startswith("s3://") and not _State.patience:
-        _probe(urlsplit(uri).netloc)
+    if _State.patience:
+        return
+    bucket = urlsplit(uri).netloc
+    if uri.startswith("s3://"):
+        _probe(bucket)
+    elif uri.startswith("gs://"):
+        with contextlib.suppress(OSError):  # to look at a bucket may be forbidden
+            if _gcs().get_file_info(bucket).type == pafs.FileType.NotFound:
+                raise UsageError(f"gs://{bucket}: no such bucket; check its name")
 
 
 @functools.lru_cache(maxsize=32)
