@@ -1,4 +1,4 @@
-"""Object stores: how they are reached, what their errors mean, and how a run waits for one that is gone.
+"""Object stores: how they are reached, and how a run waits for one that is gone.
 
 Credentials come from the standard AWS environment (variables, profile, instance role) and from nowhere else, so no
 config, log or run directory can hold them.
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from raymds import store_errors
 from raymds.errors import UsageError
 
 # Newer AWS clients add checksums that Ceph, rclone and Swift refuse or get wrong. Read when a client is made.
@@ -30,11 +31,6 @@ Record = dict[str, Any]
 _CONNECT = 3.0  # seconds, at most, for a connection
 _LONGEST = 5.0  # seconds between two tries while waiting
 _GOOGLE = 4.0  # seconds for a request's tries; pyarrow's own limit is a quarter of an hour, even to find credentials
-_TRANSIENT = (
-    *("Status(UNAVAILABLE", "Status(DEADLINE_EXCEEDED", "Status(INTERNAL", "Status(RESOURCE_EXHAUSTED"),  # of gs://
-    *("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT", "SLOW_DOWN", "SERVICE_UNAVAILABLE", "INTERNAL_FAILURE"),
-    *("THROTTLING", "HTTP status 500", "HTTP status 502", "HTTP status 503", "HTTP status 504", "Connection reset"),
-)
 
 
 @dataclass
@@ -100,10 +96,10 @@ def patiently(uri: str, action: Callable[[], T], patience: float | None = None) 
         try:
             result = action()
         except OSError as error:
-            if not _transient(error) or time.monotonic() - begin >= patience:
+            if not store_errors.transient(error) or time.monotonic() - begin >= patience:
                 raise
             if tries == 0:
-                tell({"event": "phase", "phase": f"waiting for {uri}: {reason(error)}"})
+                tell({"event": "phase", "phase": f"waiting for {uri}: {store_errors.reason(error)}"})
             time.sleep(min(0.25 * 2**tries, _LONGEST))
             tries += 1
         else:
@@ -149,30 +145,6 @@ def _delete(path: str) -> None:
         raise OSError(f"NETWORK_CONNECTION: {error}") from None
     except ClientError as error:
         raise OSError(f"{error.response['Error']['Code']}: {error}") from None
-
-
-def reason(error: OSError) -> str:
-    """What an error of a file system says, and for an object store what to check."""
-    text = error.strerror or str(error)
-    for mark, meaning in (
-        ("NO_SUCH_BUCKET", "no such bucket; check its name and storage.endpoint"),
-        ("INVALID_ACCESS_KEY_ID", "the access key is not known there; check AWS_ACCESS_KEY_ID and storage.profile"),
-        ("SIGNATURE_DOES_NOT_MATCH", "the secret key is wrong; check AWS_SECRET_ACCESS_KEY and storage.profile"),
-        ("ACCESS_DENIED", "no permission; check the credentials and the policy of the bucket"),
-        ("OAuth2", "no credentials; run gcloud auth application-default login, or set storage.anonymous=true"),
-        ("Status(PERMISSION_DENIED", "no permission; check the credentials and the policy of the bucket"),
-        ("Status(UNAUTHENTICATED", "no permission; check the credentials and the policy of the bucket"),
-        ("Status(UNAVAILABLE", "the store can't be reached; check the network"),
-        ("curlCode: 28", "the store does not answer; check storage.endpoint and the network"),
-        ("NETWORK_CONNECTION", "the store can't be reached; check storage.endpoint and the network"),
-    ):
-        if mark in text:
-            return f"{meaning} ({mark.removeprefix('Status(')})"
-    return text
-
-
-def _transient(error: OSError) -> bool:
-    return not isinstance(error, FileNotFoundError) and any(mark in str(error) for mark in _TRANSIENT)
 
 
 def _endpoint() -> str | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from raymds import objects
+from raymds import objects, store_errors
 from raymds.errors import UsageError
 
 
@@ -111,7 +111,7 @@ def write(uri: str, data: bytes) -> None:
             objects.patiently(uri, lambda: objects.upload(filesystem, path, data))
     except OSError as error:
         objects.diagnose(uri)
-        raise UsageError(f"{uri}: can't be written: {objects.reason(error)}") from None
+        raise UsageError(f"{uri}: can't be written: {store_errors.reason(error)}") from None
 
 
 def delete(uri: str) -> None:
@@ -122,7 +122,7 @@ def delete(uri: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"{uri}: can't be deleted: {objects.reason(error)}") from None
+        raise UsageError(f"{uri}: can't be deleted: {store_errors.reason(error)}") from None
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -164,7 +164,7 @@ def sha256(data: bytes) -> str:
 
 def _unreadable(uri: str, error: OSError) -> UsageError:
     objects.diagnose(uri)
-    return UsageError(f"{uri}: can't be read: {objects.reason(error)}")
+    return UsageError(f"{uri}: can't be read: {store_errors.reason(error)}")
 
 
 def _write_local(target: Path, data: bytes) -> None:

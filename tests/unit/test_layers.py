@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "raymds"
 
 LAYERS = [
-    {"errors"},
+    {"errors", "store_errors"},
     {"objects", "dist", "certificate", "terminal", "objective", "data.scenes", "train.watch"},
     {"storage", "data.config", "data.sampler", "aggregator"},
     {"config"},
