@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +173,14 @@ class _Proposals(Searcher):
         self._book.ended(number, failure)
 
     def steps(self) -> dict[int, int]:
-        """Of the trials that run, the step that each is in."""
+        """Of the trials that run, the step that each is in; without those whose monitor does not answer."""
         asked = {monitor.step.remote(): number for number, monitor in self._running.values()}
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER) if asked else ([], [])
-        return {asked[answer]: ray.get(answer) for answer in answered}
+        steps = {}
+        for answer in answered:
+            with suppress(ray.exceptions.RayActorError):
+                steps[asked[answer]] = ray.get(answer)
+        return steps
 
     def stop(self, trial_id: str) -> None:
         """Have a trial end in a checkpoint. Killed, as Tune would, it can leave CPUs to a cycle that is no more."""

@@ -103,7 +103,7 @@ class Book:
 
     def _recover(self, trial: Trial) -> None:
         """Read from a trial's own directory how far it came."""
-        history, concluded = history_of(RunDirectory(self.run.path(_folder(trial.number))))
+        history, concluded = _history_of(RunDirectory(self.run.path(_folder(trial.number))))
         if concluded:
             self._enter(replace(trial, history=tuple(history), status=FINISHED))
         else:
@@ -128,7 +128,7 @@ class Book:
         return content | {"importance": shares}
 
 
-def history_of(run: RunDirectory) -> tuple[list[Measurement], bool]:
+def _history_of(run: RunDirectory) -> tuple[list[Measurement], bool]:
     """What the cycle of a run directory has measured on val, by step, and whether it has ended."""
     evals = {r["step"]: Measurement.of(r, r["step"]) for r in MetricsLog(run).records if r["event"] == "eval"}
     history = [evals[step] for step in sorted(evals) if step > 0]
