@@ -218,14 +218,15 @@ class _Progress(tune.Callback):
 
     def __init__(self, book: Book, proposals: _Proposals) -> None:
         self._book, self._proposals = book, proposals
-        self._last = time.monotonic()
+        self._last, self._shown = time.monotonic(), dict[int, int]()
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if time.monotonic() - self._last < _LOOK:
             return
         steps = self._proposals.steps()
         self._last = time.monotonic()
-        if steps:
+        if steps and steps != self._shown:
+            self._shown = steps
             self._book.at(steps)
 
 
