@@ -1,6 +1,6 @@
 """Ways to search for a setting that keeps everything, at the same number of trials, on synthetic response surfaces.
 
-    python benchmarks/search.py [--seeds 10] [--trials 32] [--json FILE]
+    python benchmarks/search.py [--seeds 10] [--trials 32] [--gp] [--json FILE]
 
 No training: a trial's history comes from a formula (`Surface`), so that all of it takes a minute or two. A surface has
 the shape of what constrained cycles do. The target rises with the learning rate and falls with what is asked of the
@@ -43,6 +43,7 @@ OWN: Params = {
     "constraints.beta": 100.0, "optim.lr": 3.5e-4, "constraints.gamma": 0.8, "constraints.slack": 0.0,
     "constraints.images_per_task": 12,
 }  # fmt: skip
+GP = "constrained GP"
 History = list[Measurement]
 
 
@@ -182,6 +183,7 @@ def methods(problem: Problem, seed: int, trials: int) -> dict[str, tuple[Ask, St
     return {
         "constrained TPE": (proposing("tpe"), never, math.inf),
         "constrained TPE, feasible halving": (proposing("tpe"), halving, math.inf),
+        GP: (proposing("gp"), never, math.inf),
         "random": (proposing("random"), never, math.inf),
         "random, feasible halving": (proposing("random"), halving, math.inf),
         "TPE on the target alone": (penalty(0), never, math.inf),
@@ -201,7 +203,7 @@ def row(trials: list[Trial], steps: int) -> dict[str, Any]:
     return {"trials": len(trials), "feasible": len(good), "best": max(good, default=None), "budgets": budgets}
 
 
-def measure(seeds: int, trials: int) -> dict[str, Any]:
+def measure(seeds: int, trials: int, gp: bool) -> dict[str, Any]:
     """Figures of every method on every surface, and the share of each space that is feasible."""
     found: dict[str, list[dict[str, Any]]] = {}
     shares = []
@@ -216,6 +218,8 @@ def measure(seeds: int, trials: int) -> dict[str, Any]:
         finals = [surface.final(params) for params in drawn]
         shares.append(sum(target > 0 and tasks.min() >= 0 for target, tasks, _ in finals) / len(drawn))
         for name, (ask, stop, budget) in methods(surface, seed, trials).items():
+            if name == GP and not gp:
+                continue
             found.setdefault(name, []).append(row(search(surface, ask, stop, budget), STEPS))
     return {"seeds": seeds, "trials": trials, "feasible_share": shares, "methods": found}
 
@@ -252,10 +256,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--trials", type=int, default=32)
+    parser.add_argument("--gp", action="store_true", help="also with a Gaussian process: up to a minute per search")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args()
     begin = time.perf_counter()
-    result = measure(options.seeds, options.trials)
+    result = measure(options.seeds, options.trials, options.gp)
     show(result)
     print(f"{time.perf_counter() - begin:.0f} s")
     if options.json:

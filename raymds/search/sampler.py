@@ -14,8 +14,8 @@ from raymds.search.space import Choice, Dimension, Int, LogUniform, Params, Spac
 from raymds.search.trials import FAILED, RUNNING, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per study is no news to a user
-# A trial is dear: TPE begins with the preset's own setting and four random ones instead of Optuna's ten, and chooses the
-# next of more candidates than 24. benchmarks/search.py found both to end with better winners and more feasible trials.
+# A trial is dear: TPE begins with the preset's own setting and four random ones, where Optuna takes ten, and weighs
+# more candidates. benchmarks/search.py found both to end with better winners and more feasible trials.
 _STARTUP, _CANDIDATES = 5, 128
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, n_ei_candidates=_CANDIDATES),
