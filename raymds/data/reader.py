@@ -5,6 +5,7 @@ A shard is the unit of reading: its SHA-256 is in the manifest, so nothing of it
 
 import contextlib
 import fcntl
+import functools
 import io
 import itertools
 import os
@@ -101,7 +102,8 @@ class Reader:
         """`memory` in bytes of shards kept; the shards being fetched come on top."""
         self._files, self._memory, self._cache = files, memory, cache
         self._held: OrderedDict[int, Future[Columns]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._read: dict[int, Columns] = {}  # what of that is there already
+        self._lock = threading.RLock()  # a future that is done at once calls back within it
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch")
 
     def ahead(self, shards: Iterable[int]) -> None:
@@ -125,6 +127,10 @@ class Reader:
     def rows(self, shard: int) -> Columns:
         """The rows of a shard; UsageError naming it and its digests where its bytes are not those of the manifest."""
         with self._lock:
+            columns = self._read.get(shard)  # asked for image by image, and futures are slow to tell what they have
+            if columns is not None:
+                self._held.move_to_end(shard)
+                return columns
             future, begun = self._begin(shard)
             self._held.move_to_end(shard)
             if begun:
@@ -136,12 +142,20 @@ class Reader:
         if future is not None and not (future.done() and future.exception()):
             return future, False
         future = self._held[shard] = self._pool.submit(self._fetch, self._files[shard])
+        future.add_done_callback(functools.partial(self._take, shard))
         return future, True
+
+    def _take(self, shard: int, future: Future[Columns]) -> None:
+        """What was fetched is there, unless it has given way meanwhile."""
+        with self._lock:
+            if self._held.get(shard) is future and not future.exception():
+                self._read[shard] = future.result()
 
     def _make_room(self) -> None:
         total = sum(self._files[held].bytes for held in self._held)
         while total > self._memory and len(self._held) > 1:
             oldest, _ = self._held.popitem(last=False)
+            self._read.pop(oldest, None)
             total -= self._files[oldest].bytes
 
     def _fetch(self, file: File) -> Columns:
