@@ -1,7 +1,7 @@
 """Object stores: how they are reached, and how a run waits for one that is gone.
 
-Credentials come from the standard AWS environment (variables, profile, instance role), for gs:// from Google's, and from
-nowhere else, so no config, log or run directory can hold them.
+Credentials come from the standard AWS environment (variables, profile, instance role), for gs:// from Google's, and
+from nowhere else, so no config, log or run directory can hold them.
 """
 
 import contextlib
