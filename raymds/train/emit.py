@@ -1,7 +1,7 @@
 """Where the records of a run's workers go: its log, its boards, and whoever watches."""
 
 import time
-from typing import Any
+from typing import Any, Self
 
 import ray
 
@@ -24,6 +24,13 @@ class Emit:
         self._boards = Boards(run) if dist.rank() == 0 else None
         self._flushed, self._interval = time.monotonic(), _FLUSH
         self._beat: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._boards is not None:
+            self._boards.close()
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Record something; phases are shown, not logged."""

@@ -51,3 +51,10 @@ class Boards:
             self._writer.flush()
             for file in Path(self._folder.name).iterdir():
                 storage.write(self._run.path(f"tensorboard/{file.name}"), file.read_bytes())
+
+    def close(self) -> None:
+        """Remove this machine's event file; the run directory has what was flushed."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._folder.cleanup()

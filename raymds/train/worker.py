@@ -1,7 +1,8 @@
 """The loop on one Ray Train worker: steps, evaluations, checkpoints, and for a cycle choice and certificate data."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
@@ -35,15 +36,15 @@ _RESUME_ONLY = -1e9  # score of a checkpoint that is no candidate: Ray keeps it 
 
 def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry of `raymds pretrain`; `payload` holds `config` and `monitor`."""
-    config, emit, device = _start(payload)
-    train = DataSet.open(config.data.uri, config.data).load("train")
-    net = model.load(config.model.name, None, [], config.model.head_rank, config.run.seed).to(device)
-    sampler = pretrain.build_sampler(train, config)
-    training = pretrain.Pretraining(net, sampler, config)
-    start = _resume(config, training, emit)
-    _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
-    weights = _publish(config, net, net.weights(), "weights.safetensors")
-    return {"weights": weights, "skipped_images": _skipped({"train": train})}
+    with _started(payload) as (config, emit, device):
+        train = DataSet.open(config.data.uri, config.data).load("train")
+        net = model.load(config.model.name, None, [], config.model.head_rank, config.run.seed).to(device)
+        sampler = pretrain.build_sampler(train, config)
+        training = pretrain.Pretraining(net, sampler, config)
+        start = _resume(config, training, emit)
+        _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
+        weights = _publish(config, net, net.weights(), "weights.safetensors")
+        return {"weights": weights, "skipped_images": _skipped({"train": train})}
 
 
 def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
@@ -52,72 +53,72 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
     `payload["shared"]` is the directory of the old model's results where the cycle is a trial of a search. Its
     candidate is chosen on val alone: the test split is for the search's winner.
     """
-    config, emit, device = _start(payload)
-    shared: str | None = payload["shared"]
-    data = DataSet.open(config.data.uri, config.data)
-    tasks = resolve(config.task, data.attributes)
-    train, val = data.load("train"), data.load("val")
-    net = _old_net(config, tasks, device)
-    w_old = net.weights()
-    sampler = cycle.build_sampler(train, tasks, config)
-    train.pin(np.unique(np.concatenate([sampler.positive, *sampler.retained])))
-    training = cycle.ConstrainedCycle(net, train, tasks, sampler, config)
+    with _started(payload) as (config, emit, device):
+        shared: str | None = payload["shared"]
+        data = DataSet.open(config.data.uri, config.data)
+        tasks = resolve(config.task, data.attributes)
+        train, val = data.load("train"), data.load("val")
+        net = _old_net(config, tasks, device)
+        w_old = net.weights()
+        sampler = cycle.build_sampler(train, tasks, config)
+        train.pin(np.unique(np.concatenate([sampler.positive, *sampler.retained])))
+        training = cycle.ConstrainedCycle(net, train, tasks, sampler, config)
 
-    def measure(split: Split, weights: dict[str, Tensor] | None = None) -> Evaluation:
-        if weights is not None:
-            net.load_weights(weights, "candidate")
-        return evaluate(net, split, tasks, config.constraints.temperature)
+        def measure(split: Split, weights: dict[str, Tensor] | None = None) -> Evaluation:
+            if weights is not None:
+                net.load_weights(weights, "candidate")
+            return evaluate(net, split, tasks, config.constraints.temperature)
 
-    name = old_model.key(config, data.digest, device) if shared else ""
-    known = old_model.recall(shared, name, device) if shared else None
-    if known is None:
-        emit({"event": "phase", "phase": "measuring the old model"})
-    old = known[0] if known else measure(val)
-    start = _resume(config, training, emit)
-    if start == 0:
-        if known:
-            training.old_losses = known[1]
-        else:
-            training.measure_old()
-        emit({"event": "eval", "step": 0, **select.compare(old, old, tasks)})
-        if shared and known is None and dist.rank() == 0:
-            old_model.keep(shared, name, old, training.old_losses)
+        name = old_model.key(config, data.digest, device) if shared else ""
+        known = old_model.recall(shared, name, device) if shared else None
+        if known is None:
+            emit({"event": "phase", "phase": "measuring the old model"})
+        old = known[0] if known else measure(val)
+        start = _resume(config, training, emit)
+        if start == 0:
+            if known:
+                training.old_losses = known[1]
+            else:
+                training.measure_old()
+            emit({"event": "eval", "step": 0, **select.compare(old, old, tasks)})
+            if shared and known is None and dist.rank() == 0:
+                old_model.keep(shared, name, old, training.old_losses)
 
-    def candidate(step: int) -> dict[str, Any]:
-        new = evaluate(training.candidate, val, tasks, config.constraints.temperature)
-        record = select.compare(old, new, tasks)
-        emit({"event": "eval", "step": step, **record})
-        return {"step": step, "record": record, "score": select.score(record)}
+        def candidate(step: int) -> dict[str, Any]:
+            new = evaluate(training.candidate, val, tasks, config.constraints.temperature)
+            record = select.compare(old, new, tasks)
+            emit({"event": "eval", "step": step, **record})
+            return {"step": step, "record": record, "score": select.score(record)}
 
-    _loop(config, training, train, sampler, start, emit, candidate)
-    emit({"event": "phase", "phase": "choosing among candidates"})
-    choice = _choose(config, w_old, lambda weights: select.compare(old, measure(val, weights), tasks))
-    if choice is None:
-        candidates = [report.metrics for report in _candidates()]
-        return {"choice": None, "candidates": candidates, "skipped_images": _skipped({"train": train, "val": val})}
-    weights = select.interpolate(w_old, _weights(config, choice.candidate), choice.alpha)
-    chosen = {"step": choice.candidate.metrics["step"], "alpha": choice.alpha, "record": choice.record}
-    if shared:
-        published = _publish(config, net, weights, "weights.safetensors")
-        return {"choice": chosen, "weights": published, "skipped_images": _skipped({"train": train, "val": val})}
-    certified = _certified(config, data, tasks, net, w_old, weights, emit)
-    certified["skipped_images"] |= _skipped({"train": train, "val": val})
-    return {"choice": chosen, **certified}
+        _loop(config, training, train, sampler, start, emit, candidate)
+        emit({"event": "phase", "phase": "choosing among candidates"})
+        choice = _choose(config, w_old, lambda weights: select.compare(old, measure(val, weights), tasks))
+        if choice is None:
+            candidates = [report.metrics for report in _candidates()]
+            return {"choice": None, "candidates": candidates, "skipped_images": _skipped({"train": train, "val": val})}
+        weights = select.interpolate(w_old, _weights(config, choice.candidate), choice.alpha)
+        chosen = {"step": choice.candidate.metrics["step"], "alpha": choice.alpha, "record": choice.record}
+        if shared:
+            published = _publish(config, net, weights, "weights.safetensors")
+            return {"choice": chosen, "weights": published, "skipped_images": _skipped({"train": train, "val": val})}
+        certified = _certified(config, data, tasks, net, w_old, weights, emit)
+        certified["skipped_images"] |= _skipped({"train": train, "val": val})
+        return {"choice": chosen, **certified}
 
 
 def run_certification(payload: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry for the winner of a search: `payload["winner"]` (weights, or a checkpoint) on the test split."""
-    config, emit, device = _start(payload)
-    data = DataSet.open(config.data.uri, config.data)
-    tasks = resolve(config.task, data.attributes)
-    net = _old_net(config, tasks, device)
-    winner: str = payload["winner"]
-    if winner.endswith(".safetensors"):
-        weights, _ = model.read_weights(winner)
-    else:
-        _, weights, state = checkpoint.load(winner)
-        weights = cycle.candidate_weights(weights, state)
-    return _certified(config, data, tasks, net, net.weights(), weights, emit)
+    with _started(payload) as (config, emit, device):
+        data = DataSet.open(config.data.uri, config.data)
+        tasks = resolve(config.task, data.attributes)
+        net = _old_net(config, tasks, device)
+        winner: str = payload["winner"]
+        if winner.endswith(".safetensors"):
+            weights, _ = model.read_weights(winner)
+        else:
+            _, weights, state = checkpoint.load(winner)
+            weights = cycle.candidate_weights(weights, state)
+        return _certified(config, data, tasks, net, net.weights(), weights, emit)
 
 
 def _old_net(config: Config, tasks: Tasks, device: torch.device) -> model.ClipWithHeads:
@@ -158,12 +159,13 @@ def test_report(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks
     }
 
 
-def _start(payload: dict[str, Any]) -> tuple[Config, Emit, torch.device]:
+@contextmanager
+def _started(payload: dict[str, Any]) -> Iterator[tuple[Config, Emit, torch.device]]:
     config: Config = payload["config"]
     objects.configure(config.storage)
-    emit = Emit(config, payload["monitor"])
-    objects.configure(config.storage, emit.aside)
-    return config, emit, torch.device(ray.train.torch.get_device())
+    with Emit(config, payload["monitor"]) as emit:
+        objects.configure(config.storage, emit.aside)
+        yield config, emit, torch.device(ray.train.torch.get_device())
 
 
 def _resume(config: Config, training: Training, emit: Emit) -> int:

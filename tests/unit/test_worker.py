@@ -1,5 +1,7 @@
 """What a worker reads and when: the test split once, after the choice (invariant 5), and only where there is one."""
 
+import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,6 +111,20 @@ def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, con
     assert report.metrics == {"step": 3, "score": -1e9}
     assert checkpoint.load(worker.checkpoint_uri(config, "step-0000003"))[0] == 3
     assert worker._candidates() == []
+
+
+@pytest.mark.parametrize("stop_at", [2, 1000])
+def test_event_files_are_left_in_the_run_directory_alone(
+    recorder: Recorder, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    recorder.stop_at = stop_at
+    with suppress(StoppedError):
+        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    assert list(temporary.glob("raymds-*")) == []
+    assert len(list(Path(config.run.uri, "tensorboard").iterdir())) == 1
 
 
 def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
