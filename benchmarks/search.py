@@ -108,7 +108,8 @@ def search(problem: Problem, ask: Ask, stop: Stop, budget: float = math.inf) -> 
     past: list[Trial] = []
     while taken(past) < budget * problem.steps and (params := ask(past)) is not None:
         whole, others = problem.history(params), [list(trial.history) for trial in past]
-        upto = next((n for n in range(1, len(whole) + 1) if stop(whole[:n], others, problem.steps)), len(whole))
+        trained = sum(measured.alpha == 1 for measured in whole)  # what follows is the rescue of a trial that ended
+        upto = next((n for n in range(1, trained + 1) if stop(whole[:n], others, problem.steps)), len(whole))
         status = FINISHED if upto == len(whole) else STOPPED
         past.append(Trial(len(past), params, status, tuple(whole[:upto])))
     return past
@@ -116,7 +117,7 @@ def search(problem: Problem, ask: Ask, stop: Stop, budget: float = math.inf) -> 
 
 def taken(trials: Sequence[Trial]) -> int:
     """Steps that these trials took."""
-    return sum(trial.history[-1].step for trial in trials)
+    return sum(max(measured.step for measured in trial.history) for trial in trials)
 
 
 def penalised(measured: Measurement, weight: float) -> float:
@@ -240,10 +241,10 @@ def table(found: dict[str, list[dict[str, Any]]], own: str) -> None:
     for name, rows in found.items():
         counts, best = [r["feasible"] for r in rows], [r["best"] or 0.0 for r in rows]
         worse = sum((one["best"] or 0.0) < other for one, other in zip(ours, best, strict=True))
-        found = f"{sum(count > 0 for count in counts)}/{len(rows)}"
+        any_found = f"{sum(count > 0 for count in counts)}/{len(rows)}"
         print(
             f"{name:<36}{statistics.mean(r['budgets'] for r in rows):>8.1f}{statistics.mean(counts):>9.1f}"
-            f"{f'{min(counts)}-{max(counts)}':>8}{found:>7}{100 * statistics.mean(best):>+8.1f}{worse:>12}"
+            f"{f'{min(counts)}-{max(counts)}':>8}{any_found:>7}{100 * statistics.mean(best):>+8.1f}{worse:>12}"
         )
     print(
         "budgets: steps taken, in those of a whole trial; feasible: trials, mean and range; found: searches with any;"

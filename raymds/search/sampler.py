@@ -14,12 +14,11 @@ from raymds.search.space import Choice, Dimension, Int, LogUniform, Params, Spac
 from raymds.search.trials import FAILED, RUNNING, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per study is no news to a user
-# A trial is dear: TPE begins with the preset's own setting and four random ones, where Optuna takes ten, and weighs
-# more candidates. benchmarks/search.py found both to end with better winners and more feasible trials.
-_STARTUP, _CANDIDATES = 5, 128
+# A trial is dear: few random ones before anything is modelled, where Optuna takes ten, and for TPE more candidates.
+# benchmarks/search.py found these to end with better winners and more feasible trials.
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, n_ei_candidates=_CANDIDATES),
-    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, n_ei_candidates=128),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=3),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
 

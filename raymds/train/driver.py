@@ -256,6 +256,8 @@ def start_ray(show: Show) -> None:
     }
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+    # A few small actors per run: no reason for the raylet to warn people on a laptop of too many processes.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(16, os.cpu_count() or 1)))
     # Processes of a cluster that is there don't inherit them. Where they do, those that Ray holds ready can be used.
     environment = {"env_vars": variables} if os.environ.get("RAY_ADDRESS") else None
     context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)

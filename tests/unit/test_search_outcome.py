@@ -112,7 +112,7 @@ def test_a_search_goes_on_from_its_file() -> None:
 def test_the_file_says_what_was_searched_and_how() -> None:
     space = parse(config())
     search = outcome(config(), space, [Trial(0, own_setting(config(), space))])["search"]
-    assert (search["algorithm"], search["scheduler"], search["seed"]) == ("tpe", "feasible_halving", 7)
+    assert (search["algorithm"], search["scheduler"], search["seed"]) == ("gp", "feasible_halving", 7)
     assert (search["trials"], search["steps"]) == (32, 600)
     again = config()
     again.search.space = json.loads(json.dumps(search["space"]))

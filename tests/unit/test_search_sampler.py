@@ -62,9 +62,10 @@ def test_a_restored_search_goes_on_as_if_never_interrupted(algorithm: str) -> No
     assert propose(SPACE, OWN, algorithm, 5, 40, restored) == propose(SPACE, OWN, algorithm, 5, 40, past)
 
 
-def test_the_order_in_which_trials_ended_changes_nothing() -> None:
+@pytest.mark.parametrize("algorithm", ["tpe", "gp"])
+def test_the_order_in_which_trials_ended_changes_nothing(algorithm: str) -> None:
     past = search("random", 60, 5)
-    assert propose(SPACE, OWN, "tpe", 5, 99, past[::-1]) == propose(SPACE, OWN, "tpe", 5, 99, past)
+    assert propose(SPACE, OWN, algorithm, 5, 99, past[::-1]) == propose(SPACE, OWN, algorithm, 5, 99, past)
 
 
 def test_constraints_are_the_losses_of_accuracy_and_hold_at_zero() -> None:
@@ -103,15 +104,16 @@ def test_constrained_search_finds_what_random_search_misses(algorithm: str) -> N
     assert found >= 3 * max(1, by_chance)
 
 
-def test_running_trials_are_kept_away_from() -> None:
+@pytest.mark.parametrize("algorithm", ["tpe", "gp"])
+def test_running_trials_are_kept_away_from(algorithm: str) -> None:
     past = search("random", 15, 2)
-    one = propose(SPACE, OWN, "tpe", 2, 40, past)
+    one = propose(SPACE, OWN, algorithm, 2, 40, past)
     assert one is not None
-    other = propose(SPACE, OWN, "tpe", 2, 40, [*past, Trial(15, one)])
+    other = propose(SPACE, OWN, algorithm, 2, 40, [*past, Trial(15, one)])
     assert other is not None
     assert other != one
     crowd = [Trial(number, one) for number in range(15, 25)]
-    after = propose(SPACE, OWN, "tpe", 2, 40, [*past, *crowd])
+    after = propose(SPACE, OWN, algorithm, 2, 40, [*past, *crowd])
     assert after is not None
     assert abs(after["b"] - one["b"]) > 0.01 or after["d"] != one["d"] or after["c"] != one["c"]
 
