@@ -4,9 +4,9 @@
 
 DATA and WEIGHTS are a data set and an old model, such as `raymds demo` makes, FOLDER keeps what every setting measured,
 so that the same command goes on after a break. A cycle is the project's own step, loader and measurement on val on one
-core, with its choice and rescue at the end, without Ray and checkpoints. A setting is trained once, to its end, whoever
-asks for it; a scheduler then sees its measurements up to where it ends the trial. The methods search side by side, as
-many cycles at a time as there are cores.
+core, without Ray, checkpoints, and rescue at the end. A setting is trained once, to its end, whoever asks for it; a
+scheduler then sees its measurements up to where it ends the trial. The methods search side by side, as many cycles at
+a time as there are cores.
 """
 
 import argparse
@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from search import GP, History, row, search, table
+from search import GP_HALVING, History, row, search, table
 from search import methods as all_methods
-from torch import Tensor
 
 from raymds import model, select
 from raymds.config import Config, load
@@ -38,8 +37,7 @@ from raymds.search.trials import Measurement
 from raymds.tasks import resolve
 from raymds.train import cycle
 
-OURS = "constrained TPE, feasible halving"
-METHODS = (OURS, GP, "random", "TPE on target - 25 x violation", "ASHA")
+METHODS = (GP_HALVING, "constrained TPE, feasible halving", "random", "TPE on target - 25 x violation", "ASHA")
 
 
 @functools.cache
@@ -49,36 +47,26 @@ def split(uri: str, name: str) -> Split:
 
 
 def train(config: Config) -> History:
-    """What a cycle measures on val, up to where it diverges, and last the candidate that it rescues, if it does."""
+    """What a cycle measures on val, up to where it diverges."""
     torch.set_num_threads(1)
     tasks = resolve(config.task, DataSet.open(config.data.uri).attributes)
     rows, val, limits = split(config.data.uri, "train"), split(config.data.uri, "val"), config.constraints
     net = model.load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, config.run.seed)
-    w_old = net.weights()
     old = evaluate(net, val, tasks, limits.temperature)
     sampler = cycle.build_sampler(rows, tasks, config)
     training = cycle.ConstrainedCycle(net, rows, tasks, sampler, config)
     training.measure_old()
     loader = Loader(rows, sampler.batch, net.image_size, config.run.seed)
-    history, candidates = [], []
+    history = []
     for step in range(1, config.optim.steps + 1):
         try:
             training.step(loader.get(step - 1))
         except DivergedError:
             break
         if step % config.select.every == 0 or step == config.optim.steps:
-            record = select.compare(old, evaluate(training.candidate, val, tasks, limits.temperature), tasks)
-            history.append(Measurement.of(record, step))
-            candidates.append(((step, training.candidate.weights()), record))
+            new = evaluate(training.candidate, val, tasks, limits.temperature)
+            history.append(Measurement.of(select.compare(old, new, tasks), step))
     loader.close()
-
-    def evaluate_at(candidate: tuple[int, dict[str, Tensor]], alpha: float) -> select.Record:
-        net.load_weights(select.interpolate(w_old, candidate[1], alpha), "candidate")
-        return select.compare(old, evaluate(net, val, tasks, limits.temperature), tasks)
-
-    choice = select.choose(candidates, evaluate_at)
-    if choice is not None and choice.alpha != 1:
-        history.append(Measurement.of(choice.record, choice.candidate[0], choice.alpha))
     return history
 
 
@@ -128,7 +116,7 @@ def main() -> None:
 
     with ThreadPoolExecutor(len(METHODS)) as pool:
         result = {name: [figures] for name, figures in zip(METHODS, pool.map(found, METHODS), strict=True)}
-    table(result, OURS)
+    table(result, GP_HALVING)
     if given.json:
         Path(given.json).write_text(json.dumps({"trials": given.trials, "methods": result}, indent=1) + "\n")
 
