@@ -14,8 +14,8 @@ from raymds.search.space import Choice, Dimension, Int, LogUniform, Params, Spac
 from raymds.search.trials import FAILED, RUNNING, Trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per study is no news to a user
-# A trial is dear: few random ones before anything is modelled, where Optuna takes ten, and for TPE more candidates.
-# benchmarks/search.py found these to end with better winners and more feasible trials.
+# A trial is dear. Optuna draws ten at random before it models anything: of a dozen trials nearly all. That TPE weighs
+# more candidates gives better winners and more feasible trials in benchmarks/search.py.
 SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, n_ei_candidates=128),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed, n_startup_trials=3),
