@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from raymds.config import Config, load
-from raymds.data import scene_set
 from raymds.data.config import ScenesConfig
 from raymds.model import ClipWithHeads, pack_weights
 from raymds.run import MetricsLog, RunDirectory
+from raymds.scenes import dataset as scene_set
 from raymds.train import driver
 
 EVERY, AFTER = 50, 10

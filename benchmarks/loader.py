@@ -38,9 +38,9 @@ from server import on, serve
 from raymds.config import Config, DataConfig
 from raymds.data.loader import Loader, load
 from raymds.data.sampler import Batch, Rows
-from raymds.data.scenes import render
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.data.split import Example, Split
+from raymds.scenes.render import render
 from raymds.train.pretrain import build_sampler
 
 DISTINCT = 200  # rendered pictures; they repeat

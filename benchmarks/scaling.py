@@ -27,12 +27,12 @@ import torch.distributed as td
 import torch.multiprocessing as mp
 
 from raymds.config import Config, load
-from raymds.data import scene_set
 from raymds.data.config import ScenesConfig
 from raymds.data.loader import Loader
 from raymds.data.shards import DataSet
 from raymds.model import ClipWithHeads, pack_weights
 from raymds.model import load as load_model
+from raymds.scenes import dataset as scene_set
 from raymds.tasks import resolve
 from raymds.train.cycle import ConstrainedCycle, build_sampler
 

@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 
 from raymds.data.loader import decode
-from raymds.data.scenes import render
+from raymds.scenes.render import render
 
 BATCH, BATCHES = 100, 11
 

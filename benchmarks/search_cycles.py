@@ -25,17 +25,17 @@ import torch
 from search import GP_HALVING, History, row, search, table
 from search import methods as all_methods
 
-from raymds import model, select
+from raymds import model
 from raymds.config import Config, load
 from raymds.data.loader import Loader
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import DivergedError
-from raymds.evaluate import evaluate
 from raymds.search.space import Params, own_setting, parse, trial_config
 from raymds.search.trials import Measurement
 from raymds.tasks import resolve
-from raymds.train import cycle
+from raymds.train import cycle, select
+from raymds.train.evaluate import evaluate
 
 METHODS = (GP_HALVING, "constrained TPE, feasible halving", "random", "TPE on target - 25 x violation", "ASHA")
 

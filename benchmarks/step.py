@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from raymds.config import Config, load
-from raymds.data import scene_set
 from raymds.data.config import ScenesConfig
 from raymds.data.loader import Loader
 from raymds.data.shards import DataSet
 from raymds.model import ClipWithHeads, pack_weights
 from raymds.model import load as load_model
+from raymds.scenes import dataset as scene_set
 from raymds.tasks import resolve
 from raymds.train import cycle
 

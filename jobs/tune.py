@@ -6,7 +6,7 @@
 
 import sys
 
-from raymds.cli import main
+from raymds.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["tune", *sys.argv[1:]]))

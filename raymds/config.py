@@ -16,10 +16,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from raymds import storage
 from raymds.errors import UsageError
-from raymds.objective.solvers import SOLVERS
-from raymds.objects import StorageConfig
+from raymds.method.solvers import SOLVERS
+from raymds.store import uri as storage
+from raymds.store.objects import StorageConfig
 
 
 @dataclass

@@ -20,8 +20,8 @@ from open_clip.transformer import TextTransformer, text_global_pool
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raymds import storage
 from raymds.errors import UsageError
+from raymds.store import uri as storage
 
 _ARCHITECTURES = resources.files("raymds") / "architectures"
 open_clip.add_model_config(_ARCHITECTURES)

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from raymds import __version__, storage
+from raymds import __version__
 from raymds.config import Config, to_yaml
 from raymds.errors import UsageError
+from raymds.store import uri as storage
 
 
 class RunDirectory:

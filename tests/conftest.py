@@ -10,11 +10,11 @@ import pytest
 import ray
 import torch
 
-from raymds import storage
 from raymds.config import Config, load
-from raymds.data.scenes import ATTRIBUTES, BALANCED, render
 from raymds.data.shards import Row, write_manifest, write_shard
 from raymds.model import ClipWithHeads, pack_weights
+from raymds.scenes.render import ATTRIBUTES, BALANCED, render
+from raymds.store import uri as storage
 from raymds.train import driver
 from tests.s3.servers import CREDENTIALS
 

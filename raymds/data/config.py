@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from raymds.errors import UsageError
-from raymds.objects import StorageConfig
+from raymds.store.objects import StorageConfig
 
 
 @dataclass

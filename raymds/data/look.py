@@ -16,12 +16,12 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from raymds import storage
 from raymds.data.loader import decode
 from raymds.data.sampler import Rows
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import UsageError
+from raymds.store import uri as storage
 
 Record = dict[str, Any]
 

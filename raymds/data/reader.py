@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymds import storage
 from raymds.errors import UsageError
+from raymds.store import uri as storage
 
 _THREADS = 4  # requests at a time
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from raymds import dist
+from raymds.method import dist
 
 Rows = NDArray[np.int64]
 

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raymds import storage
 from raymds.config import DataConfig
 from raymds.data.reader import DiskCache, File, Reader, project, table_bytes, verified
 from raymds.data.split import Split
 from raymds.errors import UsageError
+from raymds.store import uri as storage
 
 SCHEMA = 2
 MANIFEST = "manifest.json"

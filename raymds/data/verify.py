@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raymds import storage
 from raymds.data.loader import decode
 from raymds.data.reader import verified
 from raymds.data.shards import MANIFEST, DataSet, Shard
 from raymds.errors import UsageError
+from raymds.store import uri as storage
 
 Labels = Mapping[str, NDArray[np.int16]]  # attribute -> class index of each row, −1 where undefined
 

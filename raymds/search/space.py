@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raymds.config import Config, check
 from raymds.errors import UsageError
-from raymds.objective.solvers import SOLVERS
+from raymds.method.solvers import SOLVERS
 
 Params = dict[str, Any]  # config key -> value, JSON-ready
 

@@ -11,9 +11,9 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from raymds import storage
 from raymds.errors import UsageError
 from raymds.model import ClipWithHeads, pack_weights
+from raymds.store import uri as storage
 
 SCHEMA = 1
 _FILES = ("weights.safetensors", "state.safetensors")

@@ -8,17 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymds import dist
-from raymds.aggregator import ConstraintAggregator
 from raymds.config import Config
 from raymds.data.loader import Loaded
 from raymds.data.sampler import Rows, Sampler, retain
 from raymds.data.split import Split
-from raymds.evaluate import classifier, cosines, evaluate
+from raymds.method import constraints, contrastive, dist
+from raymds.method.aggregator import ConstraintAggregator
+from raymds.method.solvers import SOLVERS
 from raymds.model import ClipWithHeads
-from raymds.objective import constraints, contrastive
-from raymds.objective.solvers import SOLVERS
 from raymds.tasks import Tasks
+from raymds.train.evaluate import classifier, cosines, evaluate
 from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
 
 _AVERAGE = "average."  # of the names of its tensors in a checkpoint's state

@@ -18,12 +18,14 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymds import model, objects, storage
-from raymds.certificate import PairedCounts, certify
+from raymds import model
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import RaymdsError, UsageError
+from raymds.method.certificate import PairedCounts, certify
 from raymds.run import MetricsLog, RunDirectory, digests
+from raymds.store import objects
+from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
 from raymds.train import worker
 from raymds.train.placement import placed

@@ -5,8 +5,8 @@ from typing import Any, Self
 
 import ray
 
-from raymds import dist
 from raymds.config import Config
+from raymds.method import dist
 from raymds.run import MetricsLog, RunDirectory
 from raymds.train.seeing import Boards
 

@@ -13,11 +13,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from raymds import dist, storage
 from raymds.config import Config
 from raymds.errors import UsageError
-from raymds.evaluate import Evaluation
+from raymds.method import dist
 from raymds.run import code_digest
+from raymds.store import uri as storage
+from raymds.train.evaluate import Evaluation
 
 _PARTS = ("labels", "predicted", "loss")  # of an Evaluation
 

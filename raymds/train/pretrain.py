@@ -6,13 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raymds import dist
 from raymds.config import Config
 from raymds.data.loader import Loaded
 from raymds.data.sampler import Sampler
 from raymds.data.split import Split
+from raymds.method import contrastive, dist
 from raymds.model import ClipWithHeads
-from raymds.objective import contrastive
 from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from ray.util.metrics import Gauge
 from tensorboardX import SummaryWriter
 
-from raymds import storage
 from raymds.run import RunDirectory, scalars
+from raymds.store import uri as storage
 
 _GAUGES = {
     "u": "running mean of a protected task's loss difference",

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from raymds import dist
 from raymds.config import OptimConfig
 from raymds.data.loader import Loaded
 from raymds.errors import DivergedError
+from raymds.method import dist
 from raymds.model import ClipWithHeads
 
 

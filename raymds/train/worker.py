@@ -15,19 +15,22 @@ import torch
 from ray.train.v2.api.report_config import CheckpointUploadMode
 from torch import Tensor
 
-from raymds import dist, flips, model, objects, select, storage
-from raymds.certificate import PairedCounts
+from raymds import model
 from raymds.config import Config
 from raymds.data import loader
 from raymds.data.sampler import Batch, Sampler
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import StoppedError
-from raymds.evaluate import Evaluation, evaluate, paired
+from raymds.method import dist
+from raymds.method.certificate import PairedCounts
+from raymds.store import objects
+from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
-from raymds.train import checkpoint, cycle, pretrain
+from raymds.train import checkpoint, cycle, flips, pretrain, select
 from raymds.train import old as old_model
 from raymds.train.emit import Emit
+from raymds.train.evaluate import Evaluation, evaluate, paired
 from raymds.train.step import Training
 
 _NOTICE = 10  # steps between looks for a machine that is about to be taken away

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from raymds import storage
+from raymds.store import uri as storage
 from tests.conftest import finetune, last_checkpoint, records
 
 

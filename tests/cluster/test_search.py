@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from raymds.cli import main
+from raymds.cli.main import main
 from raymds.config import Config, load, to_yaml
 from raymds.search.outcome import restored
 from raymds.search.sampler import propose

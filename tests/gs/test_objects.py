@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from raymds import objects, storage
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
+from raymds.store import objects
+from raymds.store import uri as storage
 from tests.conftest import write_scenes
 from tests.s3.servers import BUCKET, free_port
 

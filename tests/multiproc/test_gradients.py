@@ -8,12 +8,12 @@ import torch
 import torch.distributed as td
 import torch.multiprocessing as mp
 
-from raymds import dist
 from raymds.config import Config
 from raymds.config import load as load_config
 from raymds.data.loader import Loader
 from raymds.data.sampler import Sampler
 from raymds.data.shards import DataSet
+from raymds.method import dist
 from raymds.model import load
 from raymds.tasks import resolve
 from raymds.train.cycle import ConstrainedCycle, build_sampler

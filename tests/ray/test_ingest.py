@@ -16,14 +16,15 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from raymds import storage
 from raymds.config import load
-from raymds.data import ingest, shards, sources
+from raymds.data import shards
 from raymds.data.config import IngestConfig
-from raymds.data.ingest import Job, make_shard, shrink
 from raymds.data.loader import decode
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
+from raymds.ingest import ingest, sources
+from raymds.ingest.ingest import Job, make_shard, shrink
+from raymds.store import uri as storage
 from tests.conftest import silent
 
 TRAIN, VAL = 30, 8
@@ -130,7 +131,7 @@ KILLED = """
 import os, signal, sys
 import ray
 from raymds.config import load
-from raymds.data import ingest, sources
+from raymds.ingest import ingest, sources
 
 def show(record):
     if record["done"] >= 20:

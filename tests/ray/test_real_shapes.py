@@ -9,10 +9,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from raymds import cli
-from raymds.data.scenes import BALANCED, render
+from raymds.cli import main as cli
 from raymds.data.shards import DataSet
 from raymds.model import ClipWithHeads, pack_weights
+from raymds.scenes.render import BALANCED, render
 
 PRESETS = Path(__file__).parents[2] / "jobs" / "presets"
 SMALL = ["model.name=tiny-64", "data.image_size=64", "run.workers=2", "run.gpus_per_worker=0", "select.tolerance=0.9"]

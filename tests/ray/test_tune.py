@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import ray
 
-from raymds import tune
-from raymds.cli import main
+from raymds.cli.main import main
 from raymds.config import Config, load
 from raymds.errors import UsageError
+from raymds.search import tune
 from raymds.search.trials import FAILED, FINISHED
 from tests.conftest import records, silent
 

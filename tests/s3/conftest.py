@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from raymds import objects
+from raymds.store import objects
 from tests.s3.servers import Server, running
 
 

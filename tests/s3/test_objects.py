@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from pyarrow import fs as pafs
 
-from raymds import cli, objects, storage
+from raymds.cli import main as cli
 from raymds.config import Config, load
 from raymds.data.reader import DiskCache, File, Reader
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.errors import UsageError
+from raymds.store import objects
+from raymds.store import uri as storage
 from tests.s3.servers import BUCKET, SECRET, Ceph, Server, free_port
 
 ATTRIBUTES = {"weather": ("clear", "foggy")}

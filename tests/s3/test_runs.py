@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from raymds import cli, storage
+from raymds.cli import main as cli
 from raymds.errors import UsageError
+from raymds.store import uri as storage
 from tests.conftest import ROWS, finetune, last_checkpoint, overrides, records, write_scenes
 from tests.s3.servers import BUCKET, Server
 

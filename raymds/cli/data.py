@@ -1,0 +1,171 @@
+"""The verbs of `raymds data`, and what the command line makes every verb's parser with."""
+
+import argparse
+import os
+from typing import Any
+
+from raymds.cli.terminal import Terminal
+from raymds.config import load
+from raymds.data.config import IngestConfig, RetrieveConfig, ScenesConfig
+from raymds.store import objects
+
+OVERRIDES = "settings as key=value, with dots: optim.lr=1e-5"
+
+
+def scenes(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Render a data set of driving scenes."""
+    from raymds.scenes import dataset as scene_set
+
+    config = load(ScenesConfig, options.preset, options.overrides)
+    data = scene_set.make(options.uri, config, len(os.sched_getaffinity(0)), terminal.show)
+    return _made(options.uri, data, terminal)
+
+
+def retrieve(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Choose target pairs and negatives from a caption corpus in Parquet."""
+    from raymds.ingest import retrieve as retrieval
+
+    config = load(RetrieveConfig, options.preset, options.overrides, ("corpus", "out", "target"))
+    data = retrieval.retrieve(config, terminal.show)
+    counts = data.source["counts"]
+    terminal.say(f"{config.out}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    terminal.result({"data": config.out, "counts": counts, "digest": data.digest})
+    return 0
+
+
+def ingest_bdd100k(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Make a data set of BDD100K; its official val becomes the test split."""
+    from raymds.ingest import sources
+
+    config = _ingest_config(options)
+    plan = sources.bdd100k(options.images, options.labels, config.seed, config.val_share)
+    return _ingest(options, terminal, plan, config)
+
+
+def ingest_places365(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Make a data set of Places365; its official val becomes the test split."""
+    from raymds.ingest import sources
+
+    config = _ingest_config(options)
+    plan = sources.places365(options.images, options.labels, config.seed, config.val_share)
+    return _ingest(options, terminal, plan, config)
+
+
+def ingest_table(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Make a data set of a CSV or Parquet table of images."""
+    from raymds.ingest import sources
+
+    config = _ingest_config(options)
+    return _ingest(options, terminal, sources.table(options.rows, options.map), config)
+
+
+def _ingest_config(options: argparse.Namespace) -> IngestConfig:
+    config = load(IngestConfig, None, options.overrides)
+    objects.configure(config.storage)
+    return config
+
+
+def _ingest(options: argparse.Namespace, terminal: Terminal, plan: Any, config: IngestConfig) -> int:
+    from raymds.ingest import ingest
+    from raymds.train import driver
+
+    driver.start_ray(terminal.show)
+    data = ingest.run(options.out, plan, config, terminal.show)
+    return _made(options.out, data, terminal, broken=data.source["broken"])
+
+
+def _made(uri: str, data: Any, terminal: Terminal, **more: Any) -> int:
+    rows = {split: sum(shard.rows for shard in shards) for split, shards in data.splits.items()}
+    terminal.say(f"{uri}: {', '.join(f'{count} {split}' for split, count in rows.items())} images")
+    terminal.result({"data": uri, "rows": rows, "digest": data.digest, **more})
+    return 0
+
+
+def show(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Rows per split and class of a data set; with --out a contact sheet of examples."""
+    from raymds.data import look
+
+    seen = look.look(options.uri, options.split, options.out, options.seed, terminal.show)
+    terminal.classes(seen)
+    if options.out:
+        terminal.say(f"sheet: {options.out}")
+    terminal.result(seen)
+    return 0
+
+
+def verify(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Check every digest, count, schema, label and image of a data set."""
+    from raymds.data import verify as verifying
+
+    found = verifying.verify(options.uri, terminal.show)
+    for line in found.lines():
+        terminal.say(line)
+    terminal.result({"data": options.uri, "count": found.count, "problems": found.problems, "beside": found.beside})
+    return 2 if found.count else 0
+
+
+def add(verbs: Any) -> None:
+    """The parsers of `raymds data`."""
+    data = verbs.add_parser("data", help="make, show, verify data sets").add_subparsers(metavar="VERB", required=True)
+    example = "raymds data scenes data/scenes rows.train=20000 frequencies.weather.foggy=0.01"
+    verb = verb_parser(data, "scenes", scenes, example)
+    verb.add_argument("uri", metavar="URI", help="directory of the data set")
+    verb.add_argument("--preset", help="YAML file, or the name of a built-in preset (demo-scenes)")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+
+    _ingest_verbs(data)
+    verb = verb_parser(data, "show", show, "raymds data show data/scenes --out sheet.html")
+    verb.add_argument("uri", metavar="URI", help="directory of the data set")
+    verb.add_argument("--split", help="this split alone (default: all in the table, the first on the sheet)")
+    verb.add_argument("--out", metavar="FILE", help="write a contact sheet there, .png or .html")
+    verb.add_argument("--seed", type=int, default=0, help="of the examples on the sheet (default: 0)")
+    verb = verb_parser(data, "verify", verify, "raymds data verify s3://bucket/bdd100k")
+    verb.add_argument("uri", metavar="URI", help="directory of the data set")
+    verb = verb_parser(
+        data, "retrieve", retrieve, "raymds data retrieve fog.yaml corpus=s3://bucket/laion out=data/fog"
+    )
+    add_preset(verb)
+
+
+def _ingest_verbs(data: Any) -> None:
+    ingest = data.add_parser("ingest", help="make a data set of BDD100K, Places365 or a table of images")
+    sources = ingest.add_subparsers(metavar="SOURCE", required=True)
+    example = "raymds data ingest bdd100k --images bdd100k/images --labels bdd100k/labels --out data/bdd100k resize=256"
+    verb = _ingest_verb(sources, "bdd100k", ingest_bdd100k, example)
+    verb.add_argument("--images", required=True, metavar="DIR", help="folder of train and val, or one above it")
+    verb.add_argument(
+        "--labels", required=True, action="append", metavar="DIR",
+        help="folder of the label files; or given twice: the file of train, the file of val",
+    )  # fmt: skip
+    example = "raymds data ingest places365 --images places365 --labels places365/labels --out data/places365"
+    verb = _ingest_verb(sources, "places365", ingest_places365, example)
+    verb.add_argument("--images", required=True, metavar="DIR", help="folder that data_256 and val_256 are in")
+    verb.add_argument("--labels", required=True, metavar="DIR", help="folder of the list files")
+    example = "raymds data ingest table --rows rows.csv --map map.yaml --out data/mine"
+    verb = _ingest_verb(sources, "table", ingest_table, example)
+    verb.add_argument("--rows", required=True, metavar="FILE", help="CSV or Parquet, one image a row")
+    verb.add_argument("--map", required=True, metavar="FILE", help="YAML: image, caption, split, attributes -> columns")
+
+
+def _ingest_verb(sources: Any, name: str, run: Any, example: str) -> argparse.ArgumentParser:
+    verb = verb_parser(sources, name, run, example)
+    verb.add_argument("--out", required=True, metavar="URI", help="directory of the data set")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="settings as key=value: resize=224")
+    return verb
+
+
+def verb_parser(verbs: Any, name: str, run: Any, example: str) -> argparse.ArgumentParser:
+    """The parser of a verb that `run(options, terminal)` does, with what every verb has."""
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name, help=run.__doc__, description=run.__doc__, epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verb.add_argument("--json", action="store_true", help="print JSON, one record a line")
+    verb.set_defaults(run=run)
+    return verb
+
+
+def add_preset(verb: argparse.ArgumentParser) -> None:
+    """The arguments of a verb that takes a preset."""
+    verb.add_argument("preset", metavar="PRESET", help="YAML file, or the name of a built-in preset")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)

@@ -1,0 +1,145 @@
+"""Verbs as jobs of a Ray cluster: submitted, followed from any terminal, with the same live progress."""
+
+import asyncio
+import json
+import logging
+import shlex
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from raymds.config import Config, to_yaml
+from raymds.errors import UsageError
+from raymds.store import uri as storage
+
+Record = dict[str, Any]
+
+_RETRY = 2.0  # seconds between tries to reach a cluster whose connection was lost
+_PATIENCE = 120.0  # seconds without a connection until following ends; the job goes on
+
+
+def connect(address: str | None) -> JobSubmissionClient:
+    """A client of the cluster at `address` (its dashboard's URL; None: RAY_API_SERVER_ADDRESS); UsageError else."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what it uploads is no news
+    try:
+        return JobSubmissionClient(address)
+    except ConnectionError as error:
+        raise UsageError(
+            f"--address {address or '(default)'}: no Ray cluster answers there: {_first_line(error)}; give the URL of "
+            "its dashboard, like http://127.0.0.1:8265"
+        ) from None
+    except AuthenticationError as error:
+        raise UsageError(
+            f"--address {address or '(default)'}: the cluster refuses the token; set RAY_AUTH_MODE=token, and the "
+            f"token in RAY_AUTH_TOKEN or in a file named by RAY_AUTH_TOKEN_PATH ({_first_line(error)})"
+        ) from None
+    except RuntimeError as error:
+        raise UsageError(f"--address {address or '(default)'}: {_first_line(error)}") from None
+
+
+def submit(client: JobSubmissionClient, verb: str, config: Config) -> str:
+    """Start a verb on the cluster with this config and this version of raymds; the job's name.
+
+    Credentials are not sent: the cluster's machines have their own.
+    """
+    for key, uri in (
+        ("data.uri", config.data.uri),
+        ("run.uri", config.run.uri),
+        ("model.weights", config.model.weights),
+    ):
+        if uri and "://" not in uri and not Path(uri).is_absolute():
+            raise UsageError(f"{key}={uri}: is relative to this directory, which the cluster doesn't have; give a URI")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "preset.yaml").write_text(to_yaml(config))
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                job: str = client.submit_job(
+                    entrypoint=shlex.join(["python", "-m", "raymds.cli", verb, "preset.yaml", "--json"]),
+                    runtime_env={
+                        "working_dir": folder,
+                        "py_modules": [str(Path(__file__).parents[1])],
+                        "env_vars": {"PYTHONUNBUFFERED": "1"},
+                    },
+                    metadata={"raymds": verb, "run": storage.absolute(config.run.uri)},
+                )
+            except RuntimeError as error:
+                # A cluster that has just started takes no job for some seconds, and says so.
+                if "try again later" not in str(error) or time.monotonic() > end:
+                    raise UsageError(f"the cluster takes no job: {_first_line(error)}") from None
+                time.sleep(_RETRY)
+            else:
+                return job
+
+
+def follow(client: JobSubmissionClient, job: str, show: Callable[[Record], None], say: Callable[[str], None]) -> int:
+    """Pass on a job's records and other lines from its beginning until it ends; the exit status of its verb.
+
+    A connection that is lost is made again; nothing is shown twice.
+    """
+    try:
+        client.get_job_status(job)  # one that is not there is an error at once
+        for line in _lines(client, job):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if isinstance(record, dict) and "event" in record:
+                show(record)
+            elif line:
+                say(line)
+        details = client.get_job_info(job)
+    except RuntimeError as error:
+        raise UsageError(f"{job}: {_first_line(error)}; ray job list shows the cluster's jobs") from None
+    if details.driver_exit_code is None and details.status != JobStatus.SUCCEEDED:
+        say(f"{job}: {details.status.lower()}: {details.message}")
+        return 1
+    return int(details.driver_exit_code or 0)
+
+
+def _lines(client: JobSubmissionClient, job: str) -> Iterator[str]:
+    """Whole lines of a job's log, each once, until the job has ended."""
+    shown, since = 0, time.monotonic()
+    while True:
+        try:
+            for number, line in enumerate(_synchronous(_whole(client.tail_job_logs(job)))):
+                if number >= shown:
+                    shown, since = number + 1, time.monotonic()
+                    yield line
+            if client.get_job_status(job).is_terminal():
+                return
+        except (OSError, RuntimeError):
+            if time.monotonic() - since > _PATIENCE:
+                raise
+        time.sleep(_RETRY)
+
+
+async def _whole(chunks: AsyncIterator[str]) -> AsyncIterator[str]:
+    rest = ""
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split("\n")
+        for line in lines:
+            yield line
+    if rest:
+        yield rest
+
+
+def _synchronous(items: AsyncIterator[str]) -> Iterator[str]:
+    async def following() -> str:
+        return await anext(items)
+
+    with asyncio.Runner() as runner:
+        while True:
+            try:
+                yield runner.run(following())
+            except StopAsyncIteration:
+                return
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

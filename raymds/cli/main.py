@@ -1,0 +1,220 @@
+"""The command line: one subcommand, one function."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+
+from raymds import __version__
+from raymds.cli import data as cli_data
+from raymds.cli.data import OVERRIDES, add_preset, verb_parser
+from raymds.cli.terminal import Terminal
+from raymds.config import Config, load
+from raymds.errors import RaymdsError, UsageError
+from raymds.run import RunDirectory
+from raymds.store import uri as storage
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status: 0 good, 1 crash, 2 bad usage, 3 nothing feasible or violated."""
+    options = _parse(arguments)
+    terminal = Terminal(options.json)
+    # What libraries print, Ray of a lost node for instance, is no record.
+    aside = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    try:
+        with aside:
+            status: int = options.run(options, terminal)
+    except RaymdsError as error:
+        terminal.stop()
+        print(f"raymds: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        terminal.stop()
+        print("raymds: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return status
+
+
+def demo(options: argparse.Namespace, terminal: Terminal) -> int:
+    """The whole story on rendered scenes on this machine."""
+    from raymds.cli import demo as story
+
+    return story.tell(options.directory, options.seed, terminal)
+
+
+def pretrain(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Make an old model by contrastive training on captions."""
+    from raymds.train import driver
+
+    config = load(Config, options.preset, options.overrides, ("model.name", "data.uri", "run.uri"))
+    weights = driver.pretrain(config, terminal.show)
+    terminal.say(f"weights: {weights['uri']}")
+    terminal.result({"weights": weights})
+    return 0
+
+
+_CYCLE_KEYS = ("model.name", "model.weights", "data.uri", "task.target", "run.uri")
+
+
+def finetune(options: argparse.Namespace, terminal: Terminal) -> int:
+    """One constrained cycle with choice, rescue and certificate."""
+    from raymds.train import driver
+
+    config = load(Config, options.preset, options.overrides, _CYCLE_KEYS)
+    outcome = driver.finetune(config, terminal.show)
+    terminal.outcome(outcome, RunDirectory(config.run.uri).read_json("certificate.json"))
+    return 0 if outcome["outcome"] == "new" else 3
+
+
+def tune(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Search for the best setting that keeps everything; an infeasible trial can't win."""
+    from raymds.search import tune as tuning
+
+    given = [item for item in (options.preset, *options.overrides) if item]
+    if options.resume:
+        preset, given = storage.join(options.resume, "config.yaml"), [*given, f"run.uri={options.resume}"]
+        if not storage.exists(preset):
+            raise UsageError(f"--resume {options.resume}: holds no search (there is no config.yaml)")
+    elif given:
+        preset, *given = given
+    else:
+        raise UsageError("give a preset, or --resume with the directory of a search to go on with")
+    config = load(Config, preset, given, _CYCLE_KEYS)
+    outcome = tuning.search(config, terminal.show)
+    terminal.outcome(outcome, RunDirectory(config.run.uri).read_json("certificate.json"))
+    return 0 if outcome["outcome"] == "new" else 3
+
+
+_SUBMITTED = {"pretrain": ("model.name", "data.uri", "run.uri"), "finetune": _CYCLE_KEYS, "tune": _CYCLE_KEYS}
+
+
+def submit(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Run a verb as a job of a Ray cluster and follow it; the job goes on without this terminal."""
+    from raymds.cli import jobs
+
+    config = load(Config, options.preset, options.overrides, _SUBMITTED[options.verb])
+    client = jobs.connect(options.address)
+    job = jobs.submit(client, options.verb, config)
+    terminal.say(f"job: {job}; this terminal may go: raymds follow {job} shows it again, ray job stop {job} ends it")
+    return jobs.follow(client, job, terminal.show, terminal.aside)
+
+
+def follow(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Show a job of a Ray cluster, from its beginning until it ends."""
+    from raymds.cli import jobs
+
+    return jobs.follow(jobs.connect(options.address), options.job, terminal.show, terminal.aside)
+
+
+def evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Accuracies of one model, task by task."""
+    from raymds.train import measure as measuring
+
+    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.weights}"], _CYCLE_KEYS[:4])
+    measured = measuring.evaluate_model(config, options.split, terminal.show)
+    terminal.accuracies(measured)
+    terminal.result(measured)
+    return 0
+
+
+def certify(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Certificate of a new model against an old one on a test split."""
+    from raymds.train import measure as measuring
+
+    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.old}"], _CYCLE_KEYS[:4])
+    certificate = measuring.certify_models(config, options.new, options.split, terminal.show)
+    if options.out:
+        storage.write_json(options.out, certificate)
+    terminal.certificate(certificate, f"{options.split} split, verdict: {certificate['verdict']}")
+    terminal.result({"certificate": certificate})
+    return 3 if certificate["verdict"] == "violated" else 0
+
+
+def report(options: argparse.Namespace, terminal: Terminal) -> int:
+    """The page of pictures of a run."""
+    from raymds.report import RunFiles, render
+    from raymds.report import mlflow as tracking
+
+    run = RunDirectory(options.run_uri)
+    for trial in (run.read_json("tune.json") or {"trials": []})["trials"]:
+        if trial["page"]:
+            own = RunDirectory(run.path(trial["run"]))
+            storage.write(own.path("report.html"), render(RunFiles.parse(own.read)).encode())
+    beside = RunFiles.parse(RunDirectory(options.beside).read) if options.beside else None
+    page = render(RunFiles.parse(run.read), beside)
+    storage.write(run.path("report.html"), page.encode())
+    terminal.say(f"report: {run.path('report.html')}")
+    tracked = tracking.log(run, page, options.mlflow) if options.mlflow else None
+    if tracked:
+        terminal.say(f"MLflow: run {tracked} of experiment {tracking.EXPERIMENT}")
+    terminal.result({"report": run.path("report.html"), "mlflow": tracked})
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="raymds", description="Develop a vision-language model further without losing what it could do before."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    verb = verb_parser(verbs, "demo", demo, "raymds demo --directory demo")
+    verb.add_argument("--directory", default="demo", help="where everything is written (default: demo)")
+    verb.add_argument("--seed", type=int, default=0, help="of data, old model and cycle (default: 0)")
+
+    cli_data.add(verbs)
+
+    verb = verb_parser(
+        verbs, "pretrain", pretrain, "raymds pretrain demo-pretrain data.uri=data/scenes run.uri=runs/old"
+    )
+    add_preset(verb)
+
+    example = "raymds finetune demo data.uri=data/scenes model.weights=runs/old/weights.safetensors run.uri=runs/fog"
+    verb = verb_parser(verbs, "finetune", finetune, example)
+    add_preset(verb)
+
+    verb = verb_parser(verbs, "tune", tune, example.replace("finetune", "tune").replace("fog", "search"))
+    verb.add_argument("preset", nargs="?", metavar="PRESET", help="YAML file, or the name of a built-in preset")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    verb.add_argument("--resume", metavar="RUN", help="go on with the search in this directory, with its own preset")
+
+    verb = verb_parser(
+        verbs, "evaluate", evaluate, "raymds evaluate runs/fog/config.yaml --weights new.safetensors --split val"
+    )
+    add_preset(verb)
+    verb.add_argument("--weights", required=True, metavar="URI", help="weights of the model")
+    verb.add_argument("--split", default="test", help="split to measure on (default: test)")
+
+    example = "raymds certify runs/fog/config.yaml --old old.safetensors --new new.safetensors --out certificate.json"
+    verb = verb_parser(verbs, "certify", certify, example)
+    add_preset(verb)
+    verb.add_argument("--old", required=True, metavar="URI", help="weights of the deployed model")
+    verb.add_argument("--new", required=True, metavar="URI", help="weights of the model to certify")
+    verb.add_argument("--split", default="test", help="split to measure on (default: test)")
+    verb.add_argument("--out", metavar="FILE", help="write the certificate there as JSON")
+
+    example = "raymds submit finetune jobs/presets/foggy.yaml run.uri=s3://b/run --address http://127.0.0.1:8265"
+    verb = verb_parser(verbs, "submit", submit, example)
+    verb.add_argument("verb", choices=sorted(_SUBMITTED), help="what the job does")
+    add_preset(verb)
+    verb.add_argument("--address", metavar="URL", help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)")
+    verb = verb_parser(verbs, "follow", follow, "raymds follow raysubmit_abc --address http://127.0.0.1:8265")
+    verb.add_argument("job", metavar="JOB", help="name of the job")
+    verb.add_argument("--address", metavar="URL", help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)")
+
+    verb = verb_parser(verbs, "report", report, "raymds report runs/fog --beside runs/none")
+    verb.add_argument("run_uri", metavar="RUN", help="run directory")
+    verb.add_argument("--beside", metavar="RUN", help="a run of the same budget to show beside it")
+    verb.add_argument("--mlflow", metavar="URI", help="log the run to the MLflow server there as well")
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options and overrides in any order: argparse by itself ends a list of overrides at the first option."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if any(item.startswith("-") for item in rest) or (rest and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options

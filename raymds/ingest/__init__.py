@@ -1,0 +1,1 @@
+"""Other people's images and captions become data sets."""

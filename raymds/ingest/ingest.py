@@ -1,0 +1,215 @@
+"""A plan of rows into a data set: one Ray task per shard, the same bytes on any cluster.
+
+Beside its shards the data set's directory gets `ingest/SHARD.json`, one record per finished shard. An ingest that was
+killed goes on: a shard is kept if its record is of the same rows and settings and its bytes have the recorded
+SHA-256. The records stay there; nothing reads them once the manifest is published.
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import ray
+import simplejpeg
+from PIL import Image, ImageOps
+
+from raymds.data.config import IngestConfig
+from raymds.data.shards import MANIFEST, DataSet, Row, Shard, write_manifest, write_shard
+from raymds.errors import RaymdsError, UsageError
+from raymds.ingest.sources import Entry, Plan, shuffled
+from raymds.store import objects
+from raymds.store import uri as storage
+
+Broken = dict[str, str]  # image as its plan names it (or id of its row) -> where it is and what is wrong with it
+
+_NAMED = 10  # broken images in a message
+_QUEUED = 2  # tasks in flight per CPU: one runs, one waits
+_ORIENTATION = 0x0112  # EXIF
+# What Pillow and simplejpeg raise on damaged bytes.
+_UNDECODABLE = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)
+
+
+class Job(NamedTuple):
+    """One shard to be."""
+
+    split: str
+    name: str
+    entries: list[Entry]
+    digest: str  # of rows and settings, with images by name where they are named
+
+
+def run(uri: str, plan: Plan, config: IngestConfig, show: Callable[[dict[str, Any]], None]) -> DataSet:
+    """Read, resize and publish all rows of a plan; Ray has to be started. `show` gets progress records.
+
+    All images are tried; UsageError with the broken ones where they are more than `config.max_broken`. A data set that
+    is there already is returned if it was made from this plan and config; UsageError if from another.
+    """
+    uri = storage.absolute(uri)
+    jobs = list(_jobs(plan, config))
+    digest = storage.sha256("".join(f"{job.name} {job.digest}\n" for job in jobs).encode())
+    if storage.exists(storage.join(uri, MANIFEST)):
+        found = DataSet.open(uri)
+        if found.source.get("plan") != digest:
+            raise UsageError(f"{uri}: already holds another data set; give another directory")
+        return found
+    done, total = 0, sum(len(job.entries) for job in jobs)
+    shards: dict[str, Shard] = {}
+    broken: Broken = {}
+    for job, (shard, lost) in _results(uri, plan, config, jobs):
+        shards[job.name] = shard
+        broken |= lost
+        done += len(job.entries)
+        show({"event": "progress", "what": "images ingested", "done": done, "total": total})
+    if len(broken) > config.max_broken:
+        raise UsageError(_complaint(broken, total, config.max_broken))
+    splits: dict[str, list[Shard]] = {}
+    for job in jobs:
+        splits.setdefault(job.split, []).append(shards[job.name])
+    settings = {key: value for key, value in asdict(config).items() if key not in {"max_broken", "storage"}}
+    source = {"made_by": f"raymds data ingest {plan.source}", **settings, "plan": digest, "broken": sorted(broken)}
+    return write_manifest(uri, plan.attributes, splits, source)
+
+
+def _jobs(plan: Plan, config: IngestConfig) -> Iterator[Job]:
+    """Rows of each split in the order drawn by seed, so that every shard is a random sample of its split."""
+    settings = [config.resize, config.quality, plan.attributes]
+    for split, entries in plan.splits.items():
+        rows = shuffled(entries, config.seed, "order")
+        for number, start in enumerate(range(0, len(rows), config.rows_per_shard)):
+            part = rows[start : start + config.rows_per_shard]
+            content = [
+                row._replace(image=storage.sha256(row.image)) if isinstance(row.image, bytes) else row for row in part
+            ]
+            digest = storage.sha256(json.dumps([settings, content]).encode())
+            yield Job(split, f"{split}-{number:05d}.parquet", part, digest)
+
+
+def _results(
+    uri: str, plan: Plan, config: IngestConfig, jobs: Sequence[Job]
+) -> Iterator[tuple[Job, tuple[Shard, Broken]]]:
+    """Jobs with what their tasks return, as they finish; a user's error in a task comes out as itself."""
+    task: Any = ray.remote(num_cpus=1)(_attempt)
+    waiting = list(reversed(jobs))
+    running: dict[Any, Job] = {}
+    while waiting or running:
+        # Asked again each time: a cluster may grow.
+        cpus = int(cast(Any, ray).cluster_resources().get("CPU", 1))
+        free = _QUEUED * max(1, cpus) - len(running)
+        for _ in range(min(free, len(waiting))):
+            job = waiting.pop()
+            running[task.remote(uri, plan.root, plan.attributes, config, job)] = job
+        (finished,), _ = ray.wait(list(running), num_returns=1)
+        result = ray.get(finished)
+        if isinstance(result, RaymdsError):
+            raise result
+        yield running.pop(finished), result
+
+
+def _attempt(*arguments: Any) -> tuple[Shard, Broken] | RaymdsError:
+    """A user's error is returned, not raised: Ray would wrap it, and print those of the tasks nobody asks any more."""
+    config: IngestConfig = arguments[3]
+    objects.configure(config.storage, lambda record: None)  # a store that is gone is waited for
+    try:
+        return make_shard(*arguments)
+    except RaymdsError as error:
+        return error
+
+
+def make_shard(
+    uri: str, root: str, attributes: Mapping[str, Sequence[str]], config: IngestConfig, job: Job
+) -> tuple[Shard, Broken]:
+    """Write one shard and its record, or keep those that are there; returns the images left out, too.
+
+    A shard without some of its images is made again, because they may have been mended.
+    """
+    record = storage.join(uri, "ingest", job.name.replace(".parquet", ".json"))
+    kept = _kept(uri, record, job)
+    if kept is not None:
+        return kept, {}
+    rows: list[Row] = []
+    broken: Broken = {}
+    for entry in job.entries:
+        if isinstance(entry.image, bytes):
+            name, where, data = entry.id, entry.id, entry.image
+        else:
+            name, where = entry.image, locate(root, entry.image)
+            found = _read(where)
+            if found is None:
+                broken[name] = f"{where}: no such file"
+                continue
+            data = found
+        try:
+            image = shrink(data, config.resize, config.quality)
+        except _UNDECODABLE:
+            broken[name] = f"{where}: can't be decoded"
+            continue
+        rows.append(Row(entry.id, image, entry.caption, dict(zip(attributes, entry.labels, strict=True))))
+    shard = write_shard(uri, job.name, rows, attributes)
+    storage.write_json(record, {"job": job.digest, "shard": asdict(shard), "broken": broken})
+    return shard, broken
+
+
+def _kept(uri: str, record: str, job: Job) -> Shard | None:
+    text = storage.read_or_none(record)
+    if text is None:
+        return None
+    found = json.loads(text)
+    if found["job"] != job.digest or found["broken"]:
+        return None
+    shard = Shard(**found["shard"])
+    data = storage.read_or_none(storage.join(uri, job.name))
+    return shard if data is not None and storage.sha256(data) == shard.sha256 else None
+
+
+def locate(root: str, image: str) -> str:
+    """The URI of an image: absolute as it is, relative within `root`."""
+    return image if "://" in image or image.startswith("/") else storage.join(root, image)
+
+
+def _read(uri: str) -> bytes | None:
+    """All bytes, None where there is no such file; a storage that fails is not a broken image."""
+    try:
+        return storage.read(uri)
+    except UsageError:
+        if storage.exists(uri):
+            raise
+        return None
+
+
+def _complaint(broken: Broken, total: int, most: int) -> str:
+    named = "".join(f"\n  {broken[name]}" for name in sorted(broken)[:_NAMED])
+    more = f"\n  and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    return (
+        f"{len(broken)} of {total} images are broken, more than max_broken={most}: mend them, or leave them out with "
+        f"max_broken={len(broken)}{named}{more}"
+    )
+
+
+def shrink(data: bytes, side: int, quality: int) -> bytes:
+    """An encoded image as upright JPEG whose short side is `side` pixels.
+
+    Its own bytes where `side` is 0, or where it is upright and its short side is not above `side`. ValueError, OSError,
+    SyntaxError or DecompressionBombError where it can't be decoded.
+    """
+    image: Image.Image = Image.open(io.BytesIO(data))
+    size, short = image.size, min(image.size)
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if simplejpeg.is_jpeg(data):
+        # Decoded at the smallest of libjpeg's scales that is not below `side`; fast DCTs lose accuracy at high quality.
+        least = min(side or short, short)
+        image = Image.fromarray(simplejpeg.decode_jpeg(data, fastdct=False, min_height=least, min_width=least))
+    else:
+        image.load()
+    if side == 0 or (short <= side and orientation == 1):
+        return data
+    image = image.convert("RGB")
+    if short > side:
+        width, height = (round(length * side / short) for length in size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    image.getexif()[_ORIENTATION] = orientation
+    pixels = np.ascontiguousarray(ImageOps.exif_transpose(image))
+    encoded: bytes = simplejpeg.encode_jpeg(pixels, quality, fastdct=False)
+    return encoded

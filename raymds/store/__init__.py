@@ -1,0 +1,1 @@
+"""Where bytes lie: one language of URIs for local disks and object stores."""

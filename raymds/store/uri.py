@@ -1,0 +1,181 @@
+"""One URI language for data, weights and runs: `/path`, `relative/path`, `file://`, `s3://`, `gs://`.
+
+A file is published whole or not at all: local writes go to a temporary name that is renamed last, an object store
+publishes an object when its upload is closed. What an object store does on a bad day is in `objects.py`.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs as pafs
+
+from raymds.errors import UsageError
+from raymds.store import errors as store_errors
+from raymds.store import objects
+
+
+def resolve(uri: str) -> tuple[Any, str]:
+    """A pyarrow file system and the path within it."""
+    if not uri:
+        raise UsageError("empty URI: give a path, s3://bucket/prefix or gs://bucket/prefix")
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).absolute())
+    if uri.startswith(("s3://", "gs://")):
+        return objects.filesystem(uri)
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{uri}: not a URI that can be read: {error}") from None
+    return filesystem, path
+
+
+def join(uri: str, *names: str) -> str:
+    """`uri` with path components appended."""
+    scheme, mark, path = uri.rpartition("://")
+    return "/".join([scheme + mark + path.rstrip("/"), *names])
+
+
+def absolute(uri: str) -> str:
+    """`uri` with a relative local path made absolute, so that it means the same in every process."""
+    return uri if "://" in uri else str(Path(uri).absolute())
+
+
+def is_local(uri: str) -> bool:
+    """Whether the URI is a path of this machine."""
+    return isinstance(resolve(uri)[0], pafs.LocalFileSystem)
+
+
+def size(uri: str) -> int | None:
+    """Bytes of a file, None where there is none."""
+    filesystem, path = resolve(uri)
+    try:
+        info = filesystem.get_file_info(path)
+    except OSError as error:
+        raise _unreadable(uri, error) from None
+    if info.type == pafs.FileType.File:
+        return int(info.size)
+    objects.diagnose(uri)
+    return None
+
+
+def exists(uri: str) -> bool:
+    """Whether there is a file."""
+    return size(uri) is not None
+
+
+def sizes(uri: str) -> dict[str, int]:
+    """Bytes of every file below a directory, by its path within it; empty where there is no directory."""
+    filesystem, path = resolve(uri)
+    path = path.rstrip("/")
+    try:
+        found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    except OSError as error:
+        raise _unreadable(uri, error) from None
+    return {info.path[len(path) + 1 :]: int(info.size) for info in found if info.type == pafs.FileType.File}
+
+
+def read(uri: str) -> bytes:
+    """All bytes of a file; UsageError naming it where it can't be read."""
+    filesystem, path = resolve(uri)
+
+    def content() -> bytes:
+        # The size is asked for first: reading a stream to its end was four times slower.
+        with filesystem.open_input_file(path) as file:
+            data: bytes = file.read()
+        return data
+
+    try:
+        return objects.patiently(uri, content)
+    except FileNotFoundError:
+        objects.diagnose(uri)
+        raise UsageError(f"{uri}: no such file") from None
+    except OSError as error:
+        raise _unreadable(uri, error) from None
+
+
+def read_or_none(uri: str) -> bytes | None:
+    """All bytes of a file, None where there is none."""
+    return read(uri) if exists(uri) else None
+
+
+def write(uri: str, data: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    filesystem, path = resolve(uri)
+    try:
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            _write_local(Path(path), data)
+        else:
+            objects.patiently(uri, lambda: objects.upload(filesystem, path, data))
+    except OSError as error:
+        objects.diagnose(uri)
+        raise UsageError(f"{uri}: can't be written: {store_errors.reason(error)}") from None
+
+
+def delete(uri: str) -> None:
+    """Remove a file, if it is there."""
+    filesystem, path = resolve(uri)
+    try:
+        filesystem.delete_file(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"{uri}: can't be deleted: {store_errors.reason(error)}") from None
+
+
+def create(uri: str, data: bytes) -> bool:
+    """Write a file unless it is there already; whether it was written.
+
+    Exact where the store has conditional writes (local disks, S3, Ceph); elsewhere two writers at the same moment may
+    both succeed, and the later content stays.
+    """
+    filesystem, path = resolve(uri)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        _write_local(temporary, data)
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        return True
+    if exists(uri):
+        return False
+    if uri.startswith("s3://"):
+        return objects.create(path, data)
+    write(uri, data)
+    return True
+
+
+def write_json(uri: str, content: dict[str, Any]) -> None:
+    """Publish a JSON file."""
+    write(uri, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _unreadable(uri: str, error: OSError) -> UsageError:
+    objects.diagnose(uri)
+    return UsageError(f"{uri}: can't be read: {store_errors.reason(error)}")
+
+
+def _write_local(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,131 @@
+"""Zero-shot accuracy and loss of every task on a split, row by row, on all ranks together.
+
+Legend of shapes: B images, C classes of a label set, D embedding width, n rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raymds.data.loader import clean_batches
+from raymds.data.sampler import Rows
+from raymds.data.split import Split
+from raymds.method import dist
+from raymds.method.certificate import PairedCounts
+from raymds.method.constraints import zero_shot_losses
+from raymds.model import ClipWithHeads
+from raymds.tasks import Task, Tasks
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Per label set what the model said of each row that has a label there; arrays (n,), −1 and NaN elsewhere."""
+
+    labels: dict[str, NDArray[np.int64]]
+    predicted: dict[str, NDArray[np.int64]]
+    loss: dict[str, NDArray[np.float64]]
+
+    def correct(self, task: Task) -> NDArray[np.bool_]:
+        """Whether each of the task's rows is classified right."""
+        return np.equal(self.predicted[task.attribute][self.rows(task)], task.label)
+
+    def rows(self, task: Task) -> Rows:
+        """Rows of the split that belong to the task."""
+        return np.flatnonzero(self.labels[task.attribute] == task.label)
+
+    def accuracy(self, task: Task) -> float:
+        """Share of the task's rows classified right."""
+        return float(self.correct(task).mean())
+
+    def mean_loss(self, task: Task) -> float:
+        """L_k of METHOD (1) on this split."""
+        return float(self.loss[task.attribute][self.rows(task)].mean())
+
+
+def paired(old: Evaluation, new: Evaluation, task: Task) -> PairedCounts:
+    """How a task's rows moved from the old model to the new one."""
+    before, after = old.correct(task), new.correct(task)
+    return PairedCounts(
+        task=task.name,
+        n=len(before),
+        old_right=int(before.sum()),
+        negative_flips=int((before & ~after).sum()),
+        positive_flips=int((~before & after).sum()),
+        loss_old=old.mean_loss(task),
+        loss_new=new.mean_loss(task),
+    )
+
+
+def classifier(model: ClipWithHeads, tasks: Tasks) -> Tensor:
+    """Zero-shot classifier over the classes of all label sets, each through its own head, METHOD 4: (H, D)."""
+    tokens = model.tokenize([prompt for prompts in tasks.prompts.values() for prompt in prompts])
+    heads = torch.arange(len(tokens), device=model.mean.device)
+    return model.encode_text(tokens.to(heads.device), heads, heads)
+
+
+def cosines(model: ClipWithHeads, classifier_HD: Tensor, pixels_BCHW: Tensor) -> Tensor:
+    """Cosine of each image with each class prompt (B, H), computed in chunks of one fixed shape.
+
+    A matrix product may round differently for another number of rows. With a fixed shape an image's row does not
+    depend on what it is batched with, so that the old loss and the new loss of an unchanged model are equal to the
+    last bit, whichever step or rank computes them.
+    """
+    device = model.mean.device
+    chunk = 16 if device.type == "cpu" else 256
+    parts = [classifier_HD.new_empty((0, len(classifier_HD)))]
+    for start in range(0, len(pixels_BCHW), chunk):
+        part = pixels_BCHW[start : start + chunk]
+        padding = part.new_zeros((chunk - len(part), *part.shape[1:]))
+        features = model.encode_image(torch.cat([part, padding]).to(device))
+        parts.append((features @ classifier_HD.T)[: len(part)])
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def evaluate(
+    model: ClipWithHeads,
+    split: Split,
+    tasks: Tasks,
+    temperature: float,
+    rows: Rows | None = None,
+    *,
+    substitutes: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """Evaluate rows (all, unless given) of a split; ranks share the work, every rank gets the whole result.
+
+    `temperature` is τ₀ of METHOD (1). A row that can't be decoded, where the split skips those, has no label in the
+    result; with `substitutes` it has the result of its substitute, as in the steps of training. `progress(done)` is
+    told how many rows this rank has finished.
+    """
+    rows = np.arange(len(split)) if rows is None else rows
+    sizes = dist.shares(len(rows), dist.world_size())
+    start = sum(sizes[: dist.rank()])
+    own = rows[start : start + sizes[dist.rank()]]
+    classifier_HD = classifier(model, tasks)
+    results = torch.empty(len(own), 2, len(tasks.classes), dtype=torch.float64)
+    done = 0
+    for block, pixels in clean_batches(split, own, model.image_size, substitutes=substitutes):
+        cosine_BH = cosines(model, classifier_HD, pixels).cpu()
+        here = results[done : done + len(block)]
+        for column, attribute in enumerate(tasks.classes):
+            cosine_BC = cosine_BH[:, tasks.columns(attribute)]
+            label = torch.from_numpy(split.labels[attribute][block]).long()
+            loss = zero_shot_losses(cosine_BC, label.clamp(min=0), temperature)
+            here[:, 0, column] = cosine_BC.argmax(dim=1).double()
+            here[:, 1, column] = loss.where(label >= 0, torch.nan).double()
+        if not substitutes:
+            here[:, 0][np.isin(block, list(split.corrupt))] = -1
+        done += len(block)
+        progress(done)
+    gathered = dist.all_gather(results.to(model.mean.device), sizes).cpu().numpy()
+    predicted = {a: gathered[:, 0, column].astype(np.int64) for column, a in enumerate(tasks.classes)}
+    return Evaluation(
+        labels={a: np.where(predicted[a] < 0, -1, split.labels[a][rows]) for a in tasks.classes},
+        predicted=predicted,
+        loss={a: gathered[:, 1, column] for column, a in enumerate(tasks.classes)},
+    )

@@ -1,0 +1,77 @@
+"""Accuracies of a model, and a certificate of any two, on a data set, in this process alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from raymds import model
+from raymds.config import Config
+from raymds.data.shards import DataSet
+from raymds.errors import UsageError
+from raymds.method.certificate import certify
+from raymds.run import digests
+from raymds.store import objects
+from raymds.store import uri as storage
+from raymds.tasks import resolve
+from raymds.train.evaluate import Evaluation, evaluate, paired
+
+Show = Callable[[dict[str, Any]], None]
+
+
+class _Measure:
+    """A split of the config's data set, and what models make of it."""
+
+    def __init__(self, config: Config, split: str, show: Show) -> None:
+        objects.configure(config.storage)
+        self._config, self._show = config, show
+        self.data = DataSet.open(config.data.uri, config.data)
+        self.tasks = resolve(config.task, self.data.attributes)
+        self.rows = self.data.load(split)
+        for task in self.tasks.all:
+            if not len(self.rows.rows_of(task.attribute, task.label)):
+                raise UsageError(f"task.protect: {task.name} has no examples in the {split} split of {self.data.uri}")
+
+    def __call__(self, weights: str, name: str) -> Evaluation:
+        """Every task's results of the model with these weights, called `name` in progress records."""
+        config = self._config
+        net = model.load(config.model.name, weights, self.tasks.heads, config.model.head_rank, config.run.seed)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+        def progress(done: int) -> None:
+            what = f"images through the {name} model"
+            self._show({"event": "progress", "what": what, "done": done, "total": len(self.rows)})
+
+        return evaluate(net.to(device), self.rows, self.tasks, config.constraints.temperature, progress=progress)
+
+
+def evaluate_model(config: Config, split: str, show: Show) -> dict[str, Any]:
+    """Accuracy and loss per task of `config.model.weights` on a split; the target comes first.
+
+    `show` gets progress records. UsageError where a task has no examples in the split.
+    """
+    measure, weights = _Measure(config, split, show), str(config.model.weights)
+    found = measure(weights, "given")
+    counts = [paired(found, found, task) for task in measure.tasks.all]
+    return {
+        "split": split,
+        "tasks": [{"task": c.task, "n": c.n, "accuracy": c.old_right / c.n, "loss": c.loss_old} for c in counts],
+        "digests": {"data": measure.data.digest, "weights": storage.sha256(storage.read(weights))},
+    }
+
+
+def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str, Any]:
+    """Measure `config.model.weights` and `new` on a split and certify the one against the other.
+
+    `show` gets progress records. UsageError where a task has no examples in the split.
+    """
+    measure, parent = _Measure(config, split, show), str(config.model.weights)
+    before, after = measure(parent, "old"), measure(new, "new")
+    tasks, digest = measure.tasks, measure.data.digest
+    return certify(
+        paired(before, after, tasks.target),
+        [paired(before, after, task) for task in tasks.protected],
+        tolerance=config.select.tolerance,
+        confidence=config.select.confidence,
+        digests=digests(config, digest, storage.sha256(storage.read(parent)), storage.sha256(storage.read(new))),
+    )

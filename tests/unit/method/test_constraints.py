@@ -1,0 +1,82 @@
+"""METHOD (1), (11) by hand, the aggregator, and a constrained problem with a known solution and multiplier."""
+
+import math
+
+import pytest
+import torch
+
+from raymds.method import constraints
+from raymds.method.aggregator import ConstraintAggregator
+from raymds.method.solvers import SOLVERS
+
+NAN = math.nan
+
+
+def test_zero_shot_loss_by_hand() -> None:
+    got = constraints.zero_shot_losses(torch.tensor([[0.5, 0.3], [0.1, 0.2]]), torch.tensor([0, 0]), 0.1)
+    want = [-math.log(math.exp(5) / (math.exp(5) + math.exp(3))), -math.log(math.exp(1) / (math.exp(1) + math.exp(2)))]
+    assert got.tolist() == pytest.approx(want)
+
+
+def test_task_sums_count_each_tasks_examples() -> None:
+    sums = constraints.task_sums(torch.tensor([1.0, 2.0, -4.0]), torch.tensor([2, 0, 2]), 4)
+    assert sums.tolist() == [[2.0, 0.0, -3.0, 0.0], [1.0, 0.0, 2.0, 0.0]]
+
+
+def test_tracking_starts_each_task_at_its_own_first_estimate() -> None:
+    u = constraints.track(torch.tensor([NAN, 1.0, 1.0, NAN]), torch.tensor([3.0, 3.0, NAN, NAN]), gamma=0.25)
+    assert u[:3].tolist() == [3.0, 0.75 * 1 + 0.25 * 3, 1.0]
+    assert math.isnan(u[3])
+
+
+@pytest.mark.parametrize(
+    ("solver", "expected"),
+    [("squared_hinge", [0.0, 0.0, 50.0]), ("regularize", [100.0] * 3), ("none", [0.0] * 3)],
+)
+def test_solvers_give_the_multipliers_of_the_table(solver: str, expected: list[float]) -> None:
+    assert SOLVERS[solver](torch.tensor([-0.5, 0.0, 0.5]), 100.0).tolist() == expected
+
+
+def test_aggregator_hinges_the_mean_and_leaves_unsampled_tasks_alone() -> None:
+    aggregator = ConstraintAggregator(torch.tensor([0.0, 0.0, 0.5]), SOLVERS["squared_hinge"], beta=10, gamma=0.5)
+    multiplier, count = aggregator.update(torch.tensor([[3.0, 0.0, 3.0], [2.0, 0.0, 2.0]]))
+    assert multiplier.tolist() == [15.0, 0.0, 10.0]  # slack is taken off the mean: 1.5 − 0.5
+    assert count.tolist() == [2.0, 0.0, 2.0]
+    multiplier, _ = aggregator.update(torch.tensor([[-1.0, 4.0, 0.0], [1.0, 1.0, 0.0]]))
+    assert multiplier.tolist() == [2.5, 40.0, 0.0]  # task 2 keeps its u, and λ = 0 without examples
+    assert aggregator.u.tolist() == [0.25, 4.0, 1.0]
+
+
+def test_aggregator_state_survives() -> None:
+    one = ConstraintAggregator(torch.zeros(2), SOLVERS["squared_hinge"], beta=1, gamma=0.5)
+    one.update(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    two = ConstraintAggregator(torch.zeros(2), SOLVERS["squared_hinge"], beta=1, gamma=0.5)
+    two.load_state_dict(one.state_dict())
+    sums = torch.tensor([[0.2, 0.7], [1.0, 1.0]])
+    assert torch.equal(one.update(sums)[0], two.update(sums)[0])
+    assert torch.equal(one.u, two.u)
+
+
+def test_a_problem_with_known_solution_and_multiplier() -> None:
+    """min (x−2)² + (y−1)² subject to x + y ≤ 1: solution (1, 0), multiplier 2.
+
+    With the penalty β/2·max(h, 0)² the minimiser violates by 2/(1 + β) and λ = β·h tends to 2 (METHOD 3).
+    """
+    beta = 100.0
+    w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    aggregator = ConstraintAggregator(torch.zeros(1), SOLVERS["squared_hinge"], beta, gamma=0.8)
+    generator = torch.Generator().manual_seed(0)
+    multipliers, points = [], []
+    for _ in range(4000):
+        h = w.sum() - 1
+        noisy = h.detach() + 0.002 * torch.randn((), generator=generator, dtype=torch.float64)
+        multiplier, _ = aggregator.update(torch.stack([noisy, torch.ones_like(noisy)])[:, None])
+        objective = (w[0] - 2) ** 2 + (w[1] - 1) ** 2
+        (gradient,) = torch.autograd.grad(objective + multiplier[0] * h, w)
+        w = (w - 2e-3 * gradient).detach().requires_grad_()
+        multipliers.append(float(multiplier))
+        points.append(w.detach())
+    violation = 2 / (1 + beta)
+    solution = torch.stack(points[2000:]).mean(0)
+    assert solution.tolist() == pytest.approx([1 + violation / 2, violation / 2], abs=1e-3)
+    assert sum(multipliers[2000:]) / 2000 == pytest.approx(2 - 2 * violation / 2, abs=0.03)

@@ -1,0 +1,266 @@
+"""The report's page: what it says, what it survives, and how a browser takes it."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymds.errors import UsageError
+from raymds.report import RunFiles, render
+from raymds.report.page import verdict
+from raymds.report.words import points
+from tests.unit.report import browser, report_run
+
+ROSE = "Foggy recognition rose from 41.2 % to 63.0 % on 1,000 test images"
+
+
+def parsed(**looks: str) -> RunFiles:
+    return RunFiles.parse(report_run.run(**looks).get)
+
+
+def changed(run: RunFiles, name: str, change: Callable[[Any], None]) -> RunFiles:
+    """The run with one of its files changed in place on a copy."""
+    value = json.loads(json.dumps(getattr(run, name)))
+    change(value)
+    return dataclasses.replace(run, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (
+            "certified",
+            f"{ROSE} and none of 13 protected capabilities lost more than the tolerance of 2.0 points: "
+            "certified at 95 % joint confidence.",
+        ),
+        (
+            "retained",
+            f"{ROSE} and none of 13 protected capabilities was measured to lose more than the tolerance of 2.0 points: "
+            "retained but not certified, because at 95 % joint confidence a larger loss is not yet ruled out for 3 of "
+            "them, which up to 2,400 more test images each would decide (night (timeofday) needs the most).",
+        ),
+        (
+            "violated",
+            f"{ROSE}, but 2 of 13 protected capabilities lost more than the tolerance of 2.0 points: "
+            "night (timeofday) 3.4 points, tunnel (scene) 2.2 points; keep the old model in service.",
+        ),
+        (
+            "old",
+            "No candidate both improved foggy and kept all 13 protected capabilities, so the outcome is the old model; "
+            "on the validation split the nearest miss, step 25, took it from 41.0 % to 45.5 % but lost 5.4 points on "
+            "night (timeofday).",
+        ),
+    ],
+)
+def test_the_verdict_is_one_plain_sentence(kind: str, sentence: str) -> None:
+    run = parsed(verdict=kind)
+    assert verdict(run) == (kind, sentence)
+    assert sentence in render(run)
+
+
+def test_a_retained_task_that_no_number_of_images_decides_is_said() -> None:
+    def undecidable(certificate: Any) -> None:
+        certificate["tasks"][12]["more_examples"] = None
+
+    _, sentence = verdict(changed(parsed(verdict="retained"), "certificate", undecidable))
+    assert "up to 2,300 more test images each would decide (dawn/dusk (timeofday) needs the most); " in sentence
+    assert sentence.endswith("1 of those lie too close to the tolerance for any number to decide.")
+
+
+def test_a_new_model_without_certificate_is_not_praised() -> None:
+    word, sentence = verdict(dataclasses.replace(parsed(), certificate=None))
+    assert word == "uncertified"
+    assert sentence.startswith("Foggy recognition rose from 41.0 % to 61.3 % on 500 validation images and none of 13")
+    assert sentence.endswith("there is no certificate, so nothing is known about the test split.")
+
+
+def test_without_a_tolerance_no_tolerance_is_spoken_of() -> None:
+    def strict(certificate: Any) -> None:
+        certificate["tolerance"], certificate["tasks"] = 0.0, certificate["tasks"][:7]
+
+    _, sentence = verdict(changed(parsed(), "certificate", strict))
+    assert sentence == f"{ROSE} and none of 7 protected capabilities lost accuracy: certified at 95 % joint confidence."
+
+
+def test_a_model_that_the_test_split_rejects_is_told_with_its_step() -> None:
+    def old(outcome: Any) -> None:
+        outcome.update(outcome="old", reason="the test split shows a loss of timeofday:night", step=0, alpha=0.0)
+        outcome["candidate"] = {"step": 225, "alpha": 1.0}
+
+    run = changed(parsed(verdict="violated"), "outcome", old)
+    word, sentence = verdict(run)
+    assert word == "violated"
+    assert sentence.endswith("tunnel (scene) 2.2 points; the outcome is the old model.")
+    assert render(run).count(">rejected: step 225</text>") == 2
+
+
+@pytest.mark.parametrize(
+    ("delta", "words"),
+    [(0.218, "+21.8"), (-0.012, "−1.2"), (-0.0002, "−0.02"), (0.0, "0.0"), (None, "–"), (float("nan"), "–")],
+)
+def test_points_never_round_a_loss_away(delta: float | None, words: str) -> None:
+    assert points(delta) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("outcome.json", "has not finished"), ("metrics.jsonl", "this is no run directory")]
+)
+def test_a_missing_file_is_named(name: str, says: str) -> None:
+    files = report_run.run()
+    del files[name]
+    with pytest.raises(UsageError, match=f"{re.escape(name)}.*{says}"):
+        RunFiles.parse(files.get)
+
+
+def test_a_last_line_cut_short_is_ignored_and_an_earlier_one_is_an_error() -> None:
+    files = report_run.run()
+    whole = RunFiles.parse(files.get)
+    files["metrics.jsonl"] += b'{"event": "step", "step": 301, "lo'
+    assert RunFiles.parse(files.get) == whole
+    lines = files["metrics.jsonl"].split(b"\n")
+    lines[6] = lines[6][:40]
+    files["metrics.jsonl"] = b"\n".join(lines)
+    with pytest.raises(UsageError, match=r"metrics\.jsonl, line 7 is broken"):
+        RunFiles.parse(files.get)
+
+
+@pytest.mark.parametrize("name", ["outcome.json", "certificate.json", "flips.json"])
+def test_a_broken_file_is_named(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{re.escape(name)} is broken"):
+        RunFiles.parse((report_run.run() | {name: b'{"schema": 1'}).get)
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(UsageError, match="workers"):
+        render(changed(parsed(), "outcome", lambda outcome: outcome.pop("workers")))
+
+
+def test_texts_of_the_run_are_never_markup() -> None:
+    evil = "<script>alert(1)</script>"
+
+    def in_flips(flips: Any) -> None:
+        flips["flips"][0].update(truth=evil, new=evil, id=f'"{evil}')
+        flips["flips"][1]["image"] = "https://elsewhere.example/picture.jpg"
+
+    def in_certificate(certificate: Any) -> None:
+        certificate["tasks"][0]["task"] = f"weather:{evil}"
+        certificate["digests"]["config"] = evil
+
+    run = changed(changed(parsed(), "flips", in_flips), "certificate", in_certificate)
+    page = render(dataclasses.replace(run, config=run.config + f"# {evil}\n"))
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "elsewhere" not in page
+
+
+@pytest.mark.parametrize("kind", ["certified", "old"])
+def test_every_task_and_the_chosen_step_are_shown(kind: str) -> None:
+    page = render(parsed(verdict=kind))
+    for task in [report_run.TARGET, *report_run.TASKS]:
+        assert f'<th scope="row">{task}</th>' in page
+    step = {"certified": "chosen: step 225", "old": "nearest miss: step 25"}[kind]
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", page)
+    assert texts.count(step) == 2  # on the target's chart and on DevSafety's
+
+
+@pytest.mark.parametrize(("train", "said"), [(0, False), (1200, True)])
+def test_skipped_images_are_said(train: int, said: bool) -> None:
+    skipped = {"train": train, "val": 0, "test": 3 if said else 0}
+    run = changed(parsed(), "outcome", lambda outcome: outcome.update(skipped_images=skipped))
+    assert ("were skipped: 1,200 of train, 0 of val, 3 of test." in render(run)) == said
+
+
+def test_the_same_files_make_the_same_bytes() -> None:
+    pages = {render(parsed(verdict="certified"), parsed(verdict="old", solver="none")) for _ in range(2)}
+    assert len(pages) == 1
+
+
+def test_the_page_refers_to_nothing_outside_itself() -> None:
+    page = render(parsed(), parsed(verdict="old", solver="none"))
+    assert not re.search(r"https?://|//[a-z]+\.", page.replace("s3://", ""))
+    references = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)|@import', page)
+    assert all(re.match(r"#|data:", first or second) for first, second in references)
+    ids = re.findall(r'\sid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_beside_compares_with_what_the_other_rule_would_ship() -> None:
+    page = render(parsed(), parsed(verdict="old", solver="none"))
+    assert "Side by side: squared_hinge and none" in page
+    assert "squared_hinge: chosen, step 225; none: highest target accuracy, step 300." in page
+    row = re.search(r'<th scope="row">timeofday:night</th><td class="">([^<]*)</td><td class="lost">([^<]*)</td>', page)
+    # by hand: 0.02 · 0.24 · (1 − e^(−225/120)) and −0.004 · 12 · 0.24 · (1 − e^(−300/120)) / 0.04, in points
+    assert row
+    assert row.groups() == ("+0.4", "−26.4")
+
+
+def test_runs_with_different_targets_are_not_compared() -> None:
+    def retarget(outcome: Any) -> None:
+        outcome["val"]["target"]["task"] = "scene:tunnel"
+
+    with pytest.raises(UsageError, match="different targets"):
+        render(parsed(), changed(parsed(), "outcome", retarget))
+
+
+def test_multipliers_that_stay_zero_are_explained() -> None:
+    def satisfy(metrics: Any) -> None:
+        for record in metrics:
+            if record["event"] == "step":
+                record["u"] = dict.fromkeys(record["u"], -0.01)
+                record["lambda"] = dict.fromkeys(record["lambda"], 0.0)
+
+    assert "No constraint was measured (solver: none)." in render(parsed(verdict="old", solver="none"))
+    quiet = render(changed(parsed(), "metrics", satisfy))
+    assert "Every multiplier was 0: no constraint's estimate was violated." in quiet
+    assert "No constraint was measured" not in quiet
+
+
+def test_of_a_step_done_twice_the_later_record_counts() -> None:
+    def redo(metrics: Any) -> None:
+        stale = json.loads(json.dumps(metrics[1]))
+        stale["step"], stale["devsafety"] = 25, -0.9
+        metrics.insert(1, stale)
+
+    run = parsed()
+    assert render(changed(run, "metrics", redo)) == render(run)
+
+
+def test_a_run_with_hundreds_of_tasks_and_odd_names_and_few_records_still_has_a_page() -> None:
+    names = [f"scene:{i} $x_{i}$ 幻 natural history museum" for i in range(364)]
+
+    def many(certificate: Any) -> None:
+        certificate["tasks"] = [certificate["tasks"][i % 13] | {"task": name} for i, name in enumerate(names)]
+        for task in certificate["tasks"]:
+            del task["upper"], task["more_examples"]
+
+    run = changed(dataclasses.replace(parsed(), metrics=[], flips=None, config=""), "certificate", many)
+    page = render(run)
+    assert all(name in page for name in names)
+    assert "The 30 largest losses are drawn" in page
+    assert "No evaluation is recorded." in page
+    assert "None are recorded." in page
+
+
+@pytest.mark.parametrize("kind", ["certified", "old"])
+@pytest.mark.parametrize(("width", "height", "phone"), [(1280, 900, False), (360, 740, True)])
+def test_a_browser_shows_it_without_complaint(kind: str, width: int, height: int, phone: bool, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(render(parsed(verdict=kind), parsed(verdict="old", solver="none")), encoding="utf-8")
+    with browser.browser(width, height, phone=phone) as page:
+        browser.open_without_complaint(page, file)
+        assert page.evaluate("return document.documentElement.clientWidth") > 0.95 * width
+
+
+def test_the_browser_helper_sees_what_it_is_there_to_see(tmp_path: Path) -> None:
+    file = tmp_path / "bad.html"
+    wide = '<div style="width:2000px">x</div><script>console.warn("told")</script><img src="gone.png">'
+    file.write_text(f'<meta name="viewport" content="width=device-width, initial-scale=1">{wide}')
+    with browser.browser(360, 740, phone=True) as page:
+        page.open(file.as_uri())
+        assert page.requests() == [file.as_uri(), (tmp_path / "gone.png").as_uri()]
+        assert any("told" in message for message in page.console())
+        assert page.evaluate("return document.documentElement.scrollWidth") >= 2000

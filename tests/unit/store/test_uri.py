@@ -1,0 +1,85 @@
+"""Files appear whole or not at all; the run directory and its log."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raymds.config import Config, load, to_yaml
+from raymds.errors import UsageError
+from raymds.run import MetricsLog, RunDirectory, code_digest
+from raymds.store import uri as storage
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    uri = str(tmp_path / "a" / "b")
+    assert not storage.exists(uri)
+    assert storage.read_or_none(uri) is None
+    storage.write(uri, b"one")
+    storage.write(uri, b"two")
+    assert (storage.read(uri), storage.size(uri)) == (b"two", 3)
+    assert storage.read(f"file://{uri}") == b"two"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = tmp_path / "a"
+    storage.write(str(uri), b"old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(UsageError, match=r"a: can't be written: No space left on device"):
+        storage.write(str(uri), b"new and longer")
+    assert uri.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(("uri", "message"), [("", "empty URI"), ("ftp://host/file", "not a URI that can be read")])
+def test_uris_that_cant_be_used(uri: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        storage.read(uri)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nothing: no such file"):
+        storage.read(str(tmp_path / "nothing"))
+
+
+def test_a_run_directory_belongs_to_one_config(tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    run.claim(load(Config, None, ["optim.lr=1e-5"]))
+    run.claim(load(Config, None, ["optim.lr=1e-5"]))
+    with pytest.raises(UsageError, match=r"holds a run with another config \(-\s+lr: 1.0e-05; \+\s+lr: 2.0e-05\)"):
+        run.claim(load(Config, None, ["optim.lr=2e-5"]))
+
+
+def test_a_run_does_not_depend_on_what_a_search_would_try(tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    config = load(Config, None, ["search.trials=4", "search.space.optim.lr={loguniform: [1e-6, 1e-4]}"])
+    run.claim(config)
+    run.claim(load(Config, None, []))
+    without = to_yaml(config).partition("search:")[0]  # as runs stored it before there were searches
+    (tmp_path / "config.yaml").write_text(without)
+    run.claim(config)
+
+
+def test_a_resumed_run_drops_what_was_logged_after_its_checkpoint(tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    log = MetricsLog(run)
+    for record in [{"event": "start", "step": 0}, *({"event": "step", "step": n} for n in range(1, 6))]:
+        log.add(record)
+    log.flush()
+    again = MetricsLog(run)
+    again.add({"event": "start", "step": 3})
+    again.flush()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["event"], r["step"]) for r in lines] == [
+        ("start", 0), ("step", 1), ("step", 2), ("step", 3), ("start", 3),
+    ]  # fmt: skip
+
+
+def test_the_code_digest_is_stable_and_has_the_version() -> None:
+    assert code_digest() == code_digest()
+    assert code_digest().startswith("0.1.0+")

@@ -1,0 +1,206 @@
+"""The constrained step on one process: like for like, resumption, gradients against a naive computation."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from raymds.config import Config
+from raymds.data.loader import Loaded, Loader
+from raymds.data.shards import DataSet
+from raymds.data.split import Split
+from raymds.errors import DivergedError
+from raymds.model import load
+from raymds.tasks import Tasks, resolve
+from raymds.train.cycle import ConstrainedCycle, build_sampler
+from raymds.train.evaluate import evaluate
+
+
+@pytest.fixture(scope="module")
+def train(data_uri: str) -> Split:
+    return DataSet.open(data_uri).load("train")
+
+
+@pytest.fixture
+def tasks(config: Config, data_uri: str) -> Tasks:
+    return resolve(config.task, DataSet.open(data_uri).attributes)
+
+
+@pytest.fixture
+def build(config: Config, train: Split, tasks: Tasks) -> Callable[[], tuple[ConstrainedCycle, Loader]]:
+    def make() -> tuple[ConstrainedCycle, Loader]:
+        net = load("tiny-64", config.model.weights, tasks.heads, config.model.head_rank, config.run.seed)
+        sampler = build_sampler(train, tasks, config)
+        return ConstrainedCycle(net, train, tasks, sampler, config), Loader(train, sampler.batch, 64, config.run.seed)
+
+    return make
+
+
+Build = Callable[[], tuple[ConstrainedCycle, Loader]]
+
+
+def test_every_constraint_of_the_unchanged_model_is_exactly_zero(build: Build) -> None:
+    """Invariant 1, over several batches of different composition."""
+    training, loader = build()
+    training.measure_old()
+    with torch.no_grad():
+        training.model.heads.A.mul_(3.0)  # untrained heads: whatever A is, B = 0
+    for step in range(4):
+        loaded = loader.get(step)
+        for share in (loaded, _cut(loaded, 7), _cut(loaded, 1)):
+            sums = training._loss_differences(share)
+            assert torch.equal(sums[0], torch.zeros_like(sums[0]))
+            assert sums[1].sum() == len(share.examples)
+
+
+def _cut(loaded: Loaded, count: int) -> Loaded:
+    batch = loaded.batch
+    cut = type(batch)(
+        batch.step, batch.positive, batch.negative, batch.tasks, batch.example[:count], batch.example_task[:count]
+    )
+    return Loaded(cut, loaded.pairs, loaded.captions, loaded.examples[:count])
+
+
+def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, train: Split, tasks: Tasks) -> None:
+    training, _ = build()
+    training.measure_old()
+    whole = evaluate(training.model, train, tasks, config.constraints.temperature)
+    for k, task in enumerate(tasks.protected):
+        rows = training._sampler.retained[k]
+        assert np.array_equal(training.old_losses[k].numpy(), whole.loss[task.attribute][rows])
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_two_and_two_steps_equal_four(build: Build, config: Config, average: float) -> None:
+    """Invariant 3 on one process: weights and every piece of state, bit for bit."""
+    config.select.average = average
+    whole, loader = build()
+    whole.measure_old()
+    for step in range(4):
+        whole.step(loader.get(step))
+
+    first, loader = build()
+    first.measure_old()
+    for step in range(2):
+        first.step(loader.get(step))
+    second, loader = build()
+    second.model.load_weights(first.model.weights(), "test")
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    for step in range(2, 4):
+        second.step(loader.get(step))
+
+    for name, value in whole.model.weights().items():
+        assert torch.equal(value, second.model.weights()[name]), name
+    for name, value in whole.candidate.weights().items():
+        assert torch.equal(value, second.candidate.weights()[name]), name
+    state = second.state_dict()
+    assert state.keys() == whole.state_dict().keys()
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value.nan_to_num(-7.0), state[name].nan_to_num(-7.0)), name
+    assert {"u", "log_s", "old_losses.0", "optimizer.heads.B.exp_avg"} <= state.keys()
+
+
+def test_candidates_are_running_means_where_asked(build: Build, config: Config) -> None:
+    config.select.average = 0.75
+    training, loader = build()
+    training.measure_old()
+    mean = {name: value.double() for name, value in training.model.weights().items()}
+    for step in range(3):
+        training.step(loader.get(step))
+        mean = {name: 0.75 * mean[name] + 0.25 * value for name, value in training.model.weights().items()}
+    for name, value in training.candidate.weights().items():
+        torch.testing.assert_close(value.double(), mean[name], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(training.candidate.weights()["heads.B"], training.model.weights()["heads.B"])
+
+
+def test_gradient_equals_a_naive_one(build: Build, config: Config, train: Split, tasks: Tasks) -> None:
+    """∇F + mean_k λ_k·τ₀·∇L̂_k, written with whole-batch autograd and loops, after weights have moved."""
+    config.objective.gamma = 1.0
+    config.constraints.gamma = 1.0
+    config.constraints.slack = -0.05
+    training, loader = build()
+    training.model.double()
+    training.measure_old()
+    for parameter in training.model.heads.parameters():
+        parameter.data.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    loaded = loader.get(0)
+    captured: dict[str, torch.Tensor] = {}
+    training._learner.descend = lambda loss, step, clock: (  # type: ignore[method-assign]
+        captured.update(zip(names, torch.autograd.grad(loss, parameters), strict=True)) or 1.0
+    )
+    names, parameters = zip(*training._learner.names.items(), strict=True)
+    training.step(loaded)
+
+    expected = torch.autograd.grad(_naive_loss(training, loaded, config, train, tasks), parameters, allow_unused=True)
+    for name, want in zip(names, expected, strict=True):
+        torch.testing.assert_close(captured[name], want, rtol=1e-9, atol=1e-12)
+    assert all(value.abs().max() > 0 for value in captured.values())
+
+
+def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, train: Split, tasks: Tasks) -> torch.Tensor:
+    net, batch, t = training.model, loaded.batch, config.objective.temperature
+
+    def text(sentence: str, head: int) -> torch.Tensor:
+        full = net.tokenizer([sentence])  # the whole context, one sentence at a time
+        return net.encode_text(full, torch.tensor([0]), torch.tensor([head]))[0]
+
+    def head(row: int) -> int:
+        return int(train.labels["weather"][row]) + tasks.columns("weather").start
+
+    rows = [*batch.positive, *batch.negative]
+    image = net.encode_image(loaded.pairs)
+    caption = [text(train.example(int(row)).caption, head(row)) for row in rows]
+    P = len(batch.positive)
+    total = torch.zeros((), dtype=torch.float64)
+    for i in range(P):
+        for side in ("image", "text"):
+            g = torch.zeros((), dtype=torch.float64)
+            for j in range(P, len(rows)):
+                other = image[i] @ caption[j] if side == "image" else image[j] @ caption[i]
+                g = g + torch.exp((other - image[i] @ caption[i]) / t) / (len(rows) - P)
+            total = total + t * torch.log(g) / P
+    tau = config.constraints.temperature
+    prompts = {a: [text(p, tasks.columns(a).start + c) for c, p in enumerate(tasks.prompts[a])] for a in tasks.classes}
+    examples = net.encode_image(loaded.examples)
+    for k in batch.tasks:
+        task, here = tasks.protected[k], np.flatnonzero(batch.example_task == k)
+        losses, olds = [], []
+        for index in here:
+            logits = torch.stack([examples[index] @ prompt for prompt in prompts[task.attribute]]) / tau
+            losses.append(-torch.log_softmax(logits, 0)[task.label])
+            olds.append(training.old_losses[k][np.searchsorted(training._sampler.retained[k], batch.example[index])])
+        mean = torch.stack(losses).mean()
+        h = mean.item() - torch.stack(olds).mean().item() - config.constraints.slack
+        total = total + config.constraints.beta * max(h, 0.0) * tau * mean / len(batch.tasks)
+    return total
+
+
+def test_no_gradient_is_computed_where_no_constraint_is_violated(build: Build, config: Config) -> None:
+    training, loader = build()
+    training.measure_old()
+    sizes = []
+    inner = training._learner.forward.forward
+    training._learner.forward.forward = lambda pixels, *rest: (sizes.append(len(pixels)), inner(pixels, *rest))[1]
+    training.step(loader.get(0))
+    assert sizes == [config.objective.batch]
+
+
+def test_a_loss_that_is_not_finite_names_step_and_task(build: Build) -> None:
+    training, loader = build()
+    training.measure_old()
+    weights = training.model.weights()
+    training.old_losses[2][:] = math.inf
+    with pytest.raises(DivergedError, match=r"step 0: the loss of weather:overcast is -?inf"):
+        training.step(loader.get(0))
+    for name, value in training.model.weights().items():
+        assert torch.equal(value, weights[name])
+
+
+def test_metrics_name_every_task_and_part_of_a_step(build: Build, tasks: Tasks) -> None:
+    training, loader = build()
+    training.measure_old()
+    metrics = training.step(loader.get(0))
+    assert set(metrics["h"]) == set(metrics["u"]) == set(metrics["lambda"]) == {t.name for t in tasks.protected}
+    assert set(metrics["seconds"]) == {"forward", "exchange", "backward", "optimiser"}

@@ -1,0 +1,136 @@
+"""What a worker reads and when: the test split once, after the choice (invariant 5), and only where there is one."""
+
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raymds.config import Config
+from raymds.data.shards import DataSet
+from raymds.data.split import Split
+from raymds.errors import StoppedError
+from raymds.model import load
+from raymds.tasks import resolve
+from raymds.train import checkpoint, select, worker
+from raymds.train.evaluate import Evaluation, evaluate, paired
+
+
+class Recorder:
+    """Stands in for Ray Train on one process, and writes down what happens in order."""
+
+    def __init__(self, directory: Path) -> None:
+        self.events: list[str] = []
+        self.stop_at = 1000
+        self.reports: list[Any] = []
+        self.push = SimpleNamespace(remote=self._push)
+        self.beat = SimpleNamespace(remote=lambda rank, step: step)
+        self._directory = directory
+
+    def _push(self, record: dict[str, Any]) -> None:
+        if record["event"] == "phase":
+            self.events.append(record["phase"])
+
+    def report(self, metrics: dict[str, Any], checkpoint: Any, *, checkpoint_upload_fn: Any, **_: Any) -> None:
+        checkpoint_upload_fn(checkpoint, "")
+        self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=checkpoint))
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder(tmp_path / "checkpoints")
+    read = DataSet.load
+
+    def noted(data: DataSet, name: str) -> Split:
+        made.events.append(f"read {name}")
+        return read(data, name)
+
+    monkeypatch.setattr(DataSet, "load", noted)
+    monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(worker.ray.train, "report", made.report)
+    monkeypatch.setattr(worker.ray.train, "get_all_reported_checkpoints", lambda: made.reports)
+    monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: None)
+    monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: "cpu")
+    monkeypatch.setattr(worker.ray, "wait", lambda answers, timeout: (answers, []))
+    monkeypatch.setattr(worker.ray, "get", lambda step: step >= made.stop_at)
+    return made
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_the_test_split_is_read_once_after_the_choice(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, average: float
+) -> None:
+    config.select.average = average
+
+    def last(candidates: Any, evaluate_at: Any) -> Any:
+        candidate, record = candidates[-1]
+        assert evaluate_at(candidate, 1.0) == record  # the checkpoint holds the candidate that was measured
+        return select.Choice(candidate, 1.0, record)
+
+    monkeypatch.setattr(select, "choose", last)
+    result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    assert result["choice"]["step"] == 8
+    data = DataSet.open(config.data.uri)
+    tasks, test = resolve(config.task, data.attributes), data.load("test")
+    recorder.events.pop()
+
+    def measured(weights: str) -> Evaluation:
+        net = load(config.model.name, weights, tasks.heads, config.model.head_rank, 0)
+        return evaluate(net, test, tasks, config.constraints.temperature)
+
+    old, new = measured(config.model.weights), measured(result["weights"]["uri"])
+    for counts, task in zip(result["protected"], tasks.protected, strict=True):
+        assert counts == asdict(paired(old, new, task))  # the old model is the old one, after all that training
+    assert recorder.events == [
+        "read train",
+        "read val",
+        "measuring the old model",
+        "choosing among candidates",
+        "certifying on the test split",
+        "read test",
+    ]
+
+
+def test_without_a_choice_the_test_split_is_not_read(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
+    assert worker.run_cycle({"config": config, "monitor": recorder, "shared": None})["choice"] is None
+    assert "read test" not in recorder.events
+
+
+def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, config: Config) -> None:
+    recorder.stop_at = 2
+    with pytest.raises(StoppedError, match="stopped after step 3, in a checkpoint"):
+        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    [report] = recorder.reports
+    assert report.metrics == {"step": 3, "score": -1e9}
+    assert checkpoint.load(worker.checkpoint_uri(config, "step-0000003"))[0] == 3
+    assert worker._candidates() == []
+
+
+@pytest.mark.parametrize("stop_at", [2, 1000])
+def test_event_files_are_left_in_the_run_directory_alone(
+    recorder: Recorder, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    recorder.stop_at = stop_at
+    with suppress(StoppedError):
+        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    assert list(temporary.glob("raymds-*")) == []
+    assert len(list(Path(config.run.uri, "tensorboard").iterdir())) == 1
+
+
+def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_NOTICE", 1)
+    monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: "in two minutes")
+    worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
+    assert [report.metrics["step"] for report in worker._candidates()] == [4, 8]
