@@ -2,21 +2,32 @@
 
 Of a task's n test examples, b were right before and are wrong now (negative flips), c the reverse. (b, c) is
 multinomial; Δ = (c − b)/n estimates p_c − p_b = π·(2θ − 1), where π is the share of discordant examples and θ the
-share of improvements among them. Clopper-Pearson intervals for π (b + c of n) and for θ (c of b + c, exact given
-b + c, hence exact) make a finite-sample interval for the product. It is nearly as narrow as a normal one, because
-close to no change the width comes from θ, which gets most of the error probability.
+share of improvements among them.
+
+A bound inverts a test of each pair (π, θ). Its p-values, p₁ of b + c given π and p₂ of c given b + c and θ, are at
+least as large as two independent uniform numbers, because p₂ is exact given b + c. So with steps x₀ = 1 > x₁ > … and
+y₀ < y₁ < … = 1 under which an area of `error` lies, a true pair is excluded (p₁ ≤ xᵢ and p₂ ≤ yᵢ for some i) with
+probability `error` at most, and the worst of what is not excluded is a corner of the steps: a Clopper-Pearson bound of
+π at xᵢ₊₁ with one of θ at yᵢ. y₀ takes most of the error: it is what θ is tested at alone, and
+θ alone decides the sign, so that with a tolerance of 0 the verdict is an exact sign test of the flips.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainccinv, betaincinv
 
-Verdict = Literal["certified", "retained", "violated"]
-SCHEMA = 1
-_SIGN_SHARE = 0.9  # part of a task's error probability spent on θ, the rest on π
+from raymds.method.verdict import Tolerance, Verdict, tolerance_of, verdict_of, worst
+
+SCHEMA = 2
+_SIGN_SHARE = 0.9  # y₀, part of a bound's error
+_STEPS = 4  # more gain little
 _MOST_EXAMPLES = 10**9
+
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,44 +48,56 @@ class PairedCounts:
         return (self.positive_flips - self.negative_flips) / self.n
 
 
-def clopper_pearson(k: float, n: float, error: float) -> tuple[float, float]:
-    """Exact two-sided interval for a proportion from k of n, missing it with probability at most `error`.
+def at_least(k: ArrayLike, n: ArrayLike, error: ArrayLike) -> Numbers:
+    """Exact lower bound for a proportion from k of n, too high with probability at most `error`; elementwise.
 
-    `k` and `n` may be fractional (used to extrapolate); at n = 0 the interval is (0, 1).
+    `k` and `n` may be fractional (used to extrapolate); at k = 0 it is 0.
     """
-    lower = float(betaincinv(k, n - k + 1, error / 2)) if k > 0 else 0.0
-    upper = float(betainccinv(k + 1, n - k, error / 2)) if k < n else 1.0
-    return lower, upper
+    k, n = np.asarray(k, float), np.asarray(n, float)
+    return np.where(k > 0, betaincinv(np.maximum(k, 1e-300), n - k + 1, error), 0.0)
 
 
-def difference_interval(b: float, c: float, n: float, error: float) -> tuple[float, float]:
-    """Interval for p_c − p_b from paired counts, missing it with probability at most `error`."""
-    share_lower, share_upper = clopper_pearson(b + c, n, error * (1 - _SIGN_SHARE))
-    theta_lower, theta_upper = clopper_pearson(c, b + c, error * _SIGN_SHARE)
-    lower, upper = 2 * theta_lower - 1, 2 * theta_upper - 1
-    return (
-        (share_upper if lower < 0 else share_lower) * lower,
-        (share_lower if upper < 0 else share_upper) * upper,
-    )
+def at_most(k: ArrayLike, n: ArrayLike, error: ArrayLike) -> Numbers:
+    """Exact upper bound for a proportion from k of n, too low with probability at most `error`; elementwise."""
+    k, n = np.asarray(k, float), np.asarray(n, float)
+    return np.where(k < n, betainccinv(k + 1, np.maximum(n - k, 1e-300), error), 1.0)
 
 
-def verdict_of(delta: float, lower: float, tolerance: float) -> Verdict:
-    """The verdict of METHOD 6 from a point estimate and its lower bound."""
-    if delta < -tolerance:
-        return "violated"
-    return "certified" if lower >= -tolerance else "retained"
+def steps(error: float) -> tuple[Numbers, Numbers]:
+    """x₁ … x_K and y₀ … y_(K−1) of the steps under which an area of `error` lies: each step beyond y₀ adds the same."""
+    y = (error * _SIGN_SHARE) ** (1 - np.arange(_STEPS + 1) / _STEPS)
+    return error * (1 - _SIGN_SHARE) / _STEPS / np.diff(y), y[:-1]
+
+
+def lower_bound(b: ArrayLike, c: ArrayLike, n: ArrayLike, error: float) -> Numbers:
+    """Lower bound for p_c − p_b from paired counts, too high with probability at most `error`; elementwise."""
+    b, c, n = (np.asarray(number, float)[..., None] for number in (b, c, n))
+    x, y = steps(error)
+    direction = 2 * at_least(c, b + c, y) - 1
+    # A loss is the larger the more examples flip, a gain the smaller the fewer do.
+    share = np.where(direction < 0, at_most(b + c, n, x), at_least(b + c, n, x))
+    worst_corner: Numbers = (direction * share).min(axis=-1)
+    return worst_corner
+
+
+def upper_bound(b: ArrayLike, c: ArrayLike, n: ArrayLike, error: float) -> Numbers:
+    """Upper bound for p_c − p_b from paired counts, too low with probability at most `error`; elementwise."""
+    return -lower_bound(c, b, n, error)
 
 
 def more_examples(counts: PairedCounts, error: float, tolerance: float) -> int | None:
-    """How many more examples, flipping at the same rates, would lift the lower bound to −tolerance.
+    """How many more examples, flipping at the same rates, would decide: 0 where they do, None where no number would.
 
-    0 where it is there already; None where no number would do (Δ at or below −tolerance, or no flips at the edge).
+    Decided is what lifts the lower bound to −tolerance, or for Δ below −tolerance the upper bound below it.
     """
+    loss = counts.delta < -tolerance
 
     def decided(n: int) -> bool:
         scale = n / counts.n
         b, c = counts.negative_flips * scale, counts.positive_flips * scale
-        return difference_interval(b, c, n, error)[0] >= -tolerance
+        if loss:
+            return bool(upper_bound(b, c, n, error) < -tolerance)
+        return bool(lower_bound(b, c, n, error) >= -tolerance)
 
     if decided(counts.n):
         return 0
@@ -87,23 +110,24 @@ def certify(
     target: PairedCounts,
     protected: Sequence[PairedCounts],
     *,
-    tolerance: float,
+    tolerance: Tolerance,
     confidence: float,
     digests: dict[str, str],
 ) -> dict[str, Any]:
     """The certificate as JSON-ready data.
 
-    All protected tasks' intervals hold together with probability at least `confidence`, whatever the dependence
-    between tasks (Bonferroni); the target's interval holds at `confidence` by itself.
+    `lower` and `upper` are one-sided bounds. With probability at least `confidence` all protected tasks' lower bounds
+    hold together, whatever the dependence between tasks (Bonferroni), and with the same probability all their upper
+    bounds. The question is one-sided, has it lost or not, and so spends its error on one side. The target's bounds hold
+    at `confidence` each by itself.
     """
     error = (1 - confidence) / max(len(protected), 1)
-    tasks = [_task(counts, error, tolerance) for counts in protected]
-    verdicts = {task["verdict"] for task in tasks}
-    worst: Verdict = "violated" if "violated" in verdicts else "retained" if "retained" in verdicts else "certified"
+    tasks = [_task(counts, error, tolerance_of(tolerance, counts.task)) for counts in protected]
+    verdicts: list[Verdict] = [task["verdict"] for task in tasks]
     return {
         "schema": SCHEMA,
-        "verdict": worst,
-        "tolerance": tolerance,
+        "verdict": worst(verdicts),
+        "tolerance": tolerance if isinstance(tolerance, int | float) else dict(tolerance),
         "confidence": confidence,
         "devsafety": min((counts.delta for counts in protected), default=0.0),
         "target": _measured(target, 1 - confidence),
@@ -113,15 +137,15 @@ def certify(
 
 
 def _measured(counts: PairedCounts, error: float) -> dict[str, Any]:
-    lower, upper = difference_interval(counts.negative_flips, counts.positive_flips, counts.n, error)
+    flips = counts.negative_flips, counts.positive_flips, counts.n
     return {
         "task": counts.task,
         "n": counts.n,
         "old": counts.old_right / counts.n,
         "new": (counts.old_right - counts.negative_flips + counts.positive_flips) / counts.n,
         "delta": counts.delta,
-        "lower": lower,
-        "upper": upper,
+        "lower": float(lower_bound(*flips, error)),
+        "upper": float(upper_bound(*flips, error)),
         "negative_flips": counts.negative_flips,
         "positive_flips": counts.positive_flips,
         "loss_old": counts.loss_old,
@@ -131,9 +155,9 @@ def _measured(counts: PairedCounts, error: float) -> dict[str, Any]:
 
 def _task(counts: PairedCounts, error: float, tolerance: float) -> dict[str, Any]:
     measured = _measured(counts, error)
-    verdict = verdict_of(measured["delta"], measured["lower"], tolerance)
-    needed = more_examples(counts, error, tolerance) if verdict == "retained" else None
-    return {**measured, "verdict": verdict, "more_examples": needed}
+    verdict = verdict_of(measured["delta"], measured["lower"], measured["upper"], tolerance)
+    needed = more_examples(counts, error, tolerance) if verdict in {"retained", "undecided"} else None
+    return {**measured, "tolerance": tolerance, "verdict": verdict, "more_examples": needed}
 
 
 def _smallest(holds: Callable[[int], bool], low: int, high: int) -> int:

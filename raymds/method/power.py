@@ -1,0 +1,128 @@
+"""What so many tasks with so many test examples can show at all, METHOD 6: exact sums over binomials, no simulation.
+
+Assumed beside the change that is asked about: of each task's examples `FLIPS` turn wrong and as many turn right, as in
+cycles on real images, so that nothing is lost by them. Given the flips t ~ Bin(n, p_b + p_c), c ~ Bin(t, θ).
+"""
+
+import math
+import statistics
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from raymds.method.certificate import Numbers, lower_bound, upper_bound
+from raymds.method.verdict import Tolerance, Verdict, below, tolerance_of
+
+FLIPS = 0.02
+_CHANGES = (*(digit * power for power in (0.001, 0.01, 0.1) for digit in (1, 1.5, 2, 3, 5, 7)), 0.95)
+_NEARLY = 0.95  # "nearly always"
+_MOST = 10**7  # examples
+_NEGLIGIBLE = 1e-9  # probability of a number of flips that is left out
+
+
+def proven(n: int, change: float, error: float, tolerance: float, flips: float = FLIPS) -> float:
+    """Probability that a task with n examples is `violated`, which truly changes by `change` (a fraction)."""
+    return 1 - _chance(n, change, flips, lambda b, c: upper_bound(b, c, n, error) >= -tolerance)
+
+
+def certified(n: int, change: float, error: float, tolerance: float, flips: float = FLIPS) -> float:
+    """Probability that it is `certified`."""
+    return _chance(n, change, flips, lambda b, c: lower_bound(b, c, n, error) >= -tolerance)
+
+
+def kept(n: int, change: float, tolerance: float, flips: float = FLIPS) -> float:
+    """Probability that it is measured to keep: Δacc ≥ −tolerance."""
+    return _chance(n, change, flips, lambda b, c: (c - b) / n >= -tolerance)
+
+
+def outlook(counts: Mapping[str, int], tolerance: Tolerance, confidence: float, require: Verdict) -> str:
+    """What a test split can show, in sentences for people; `counts`: test examples of each protected task."""
+    error = (1 - confidence) / len(counts)
+    fewest = min(counts, key=lambda task: counts[task])
+    n, allowed, most = counts[fewest], tolerance_of(tolerance, fewest), max(counts.values())
+    each = f"{n:,} test images each" if n == most else f"{n:,} ({fewest}) to {most:,} test images"
+    where = "one of them" if n == most else "the one with the fewest"
+    words = [
+        f"{len(counts)} protected {'task' if len(counts) == 1 else 'tasks'} with {each}: "
+        + _losses(n, error, allowed, where),
+        _certifies(n, error, allowed),
+    ]
+    middle = round(statistics.median(counts.values()))
+    if middle >= 2 * n:
+        words.insert(1, f"With the median of {middle:,} images {_losses(middle, error, allowed, 'a task')}")
+    if below("undecided", require):
+        chances = {(size, tolerance_of(tolerance, task)) for task, size in counts.items()}
+        each_kept = {key: kept(key[0], 0.0, key[1]) for key in chances}
+        lost = 1 - math.prod(each_kept[size, tolerance_of(tolerance, task)] for task, size in counts.items())
+        words.append(
+            f"Where nothing is truly lost, chance alone measures a loss of some task {_often(lost)}: "
+            f"select.require={require} refuses such a model, select.require=undecided does not"
+        )
+    return ". ".join(words) + f" (assumed: {100 * FLIPS:g} % of a task's images flip either way beside the change)."
+
+
+def _losses(n: int, error: float, tolerance: float, where: str) -> str:
+    """How often a loss is proven: one that is in about half of all runs, one that nearly always is."""
+
+    def chance(loss: float) -> float:
+        return proven(n, -loss, error, tolerance)
+
+    at = bisect_left(_CHANGES, 0.5, key=chance)
+    about = min(_CHANGES[max(at - 1, 0) : at + 1], key=lambda loss: abs(chance(loss) - 0.5))
+    sure = _first(chance)
+    if sure is None:
+        return f"a loss of {100 * about:g} points in {where} is proven {_often(chance(about))}, none nearly always"
+    if about == sure:
+        return f"a loss of {100 * sure:g} points in {where} is proven nearly always"
+    words = f"a loss of {100 * about:g} points in {where} is proven {_often(chance(about))}"
+    return words + f", one of {100 * sure:g} points nearly always"
+
+
+def _certifies(n: int, error: float, tolerance: float) -> str:
+    """What certifies a task: the true gain that nearly always does, or images enough for one that does not change."""
+    if certified(n, 0.0, error, tolerance) >= _NEARLY:
+        return "A task that does not change is certified nearly always"
+    gain = _first(lambda gain: certified(n, gain, error, tolerance))
+    words = "No gain certifies it" if gain is None else f"A gain of {100 * gain:g} points certifies it nearly always"
+    if not tolerance:
+        return words + ", no number of images does where nothing changes (select.tolerance is 0)"
+    low, high = n, n
+    while certified(high, 0.0, error, tolerance) < _NEARLY and high < _MOST:
+        low, high = high, 2 * high
+    while high - low > 0.01 * high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if certified(middle, 0.0, error, tolerance) >= _NEARLY else (middle, high)
+    return words + f"; where nothing changes, {float(f'{high:.2g}'):,.0f} images would"
+
+
+def _first(chance: Callable[[float], float]) -> float | None:
+    """The smallest change with which something happens nearly always."""
+    at = bisect_left(_CHANGES, _NEARLY, key=chance)
+    return _CHANGES[at] if at < len(_CHANGES) else None
+
+
+def _often(chance: float) -> str:
+    tenths = min(round(10 * chance), 9)
+    if chance >= _NEARLY:
+        return "nearly always"
+    return f"in {tenths} {'run' if tenths == 1 else 'runs'} of 10" if tenths else "hardly ever"
+
+
+def _chance(n: int, change: float, flips: float, holds: Callable[[Numbers, Numbers], NDArray[np.bool_]]) -> float:
+    """Probability of (b, c) for which `holds`, true from some c on where b + c is given."""
+    down, up = min(flips + max(-change, 0.0), 1.0), flips + max(change, 0.0)
+    up = min(up, 1 - down) if change <= 0 else min(up, 1.0)
+    down = min(down, 1 - up)
+    t = np.arange(n + 1.0)
+    weight = binom.pmf(t, n, down + up)
+    t, weight = t[weight > _NEGLIGIBLE], weight[weight > _NEGLIGIBLE]
+    low, high = np.full_like(t, -1), t + 1  # fails at low, holds at high
+    while (high - low > 1).any():
+        middle = np.floor((low + high) / 2)
+        enough = holds(t - middle, middle)
+        settled = high - low <= 1
+        low, high = np.where(enough | settled, low, middle), np.where(enough & ~settled, middle, high)
+    return float((weight * binom.sf(high - 1, t, up / (down + up))).sum())
