@@ -40,6 +40,7 @@ from raymds.data.loader import Loader, load
 from raymds.data.sampler import Batch, Rows
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.data.split import Example, Split
+from raymds.model import Preprocess
 from raymds.scenes.render import render
 from raymds.train.pretrain import build_sampler
 
@@ -99,7 +100,7 @@ def in_tensors(job: Job) -> Opened:
 
     def images() -> Images:
         split = open_split(job)
-        loader = Loader(split, shuffled(job, split), job.size, 0, threads=job.threads)
+        loader = Loader(split, shuffled(job, split), Preprocess(job.size), 0, threads=job.threads)
         for step in range(len(split) // job.batch):
             loaded = loader.get(step)
             yield len(loaded.examples), loaded.examples.nbytes
@@ -128,7 +129,7 @@ def decoding(job: Job) -> Opened:
     def part(start: int) -> tuple[int, int]:
         pixels = np.empty((PART, 3, job.size, job.size), np.uint8)
         for i in range(PART):
-            pixels[i] = load(split, start + i, job.size)[0]
+            pixels[i] = load(split, start + i, Preprocess(job.size))[0]
         return PART, pixels.nbytes
 
     def images() -> Images:

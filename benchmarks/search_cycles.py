@@ -56,7 +56,7 @@ def train(config: Config) -> History:
     sampler = cycle.build_sampler(rows, tasks, config)
     training = cycle.ConstrainedCycle(net, rows, tasks, sampler, config)
     training.measure_old()
-    loader = Loader(rows, sampler.batch, net.image_size, config.run.seed)
+    loader = Loader(rows, sampler.batch, net.preprocess, config.run.seed)
     history = []
     for step in range(1, config.optim.steps + 1):
         try:

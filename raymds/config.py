@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -18,17 +19,30 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
 from raymds.method.solvers import SOLVERS
+from raymds.method.verdict import VERDICTS
 from raymds.store import uri as storage
 from raymds.store.objects import StorageConfig
+
+
+@dataclass
+class FreezeConfig:
+    """What of the towers is not trained."""
+
+    image: Any = 0  # the first N blocks and what stands before them; all: the whole tower
+    text: Any = 0  # likewise; class heads are always trained
 
 
 @dataclass
 class ModelConfig:
     """The model being developed."""
 
-    name: str = ""  # an open_clip architecture, or the built-in tiny-64
-    weights: str | None = None  # the old model: .safetensors, or an open_clip .pt; null: random weights (pretrain only)
-    head_rank: int = 32  # r of METHOD 4, the rank of each class's text head
+    name: str = ""  # an open_clip architecture, or the built-in tiny-64; empty: the file of weights says it
+    weights: str | None = None  # the old model: safetensors, or a checkpoint of PyTorch; null: random (pretrain only)
+    pretrained: str | None = None  # open_clip's tag of the weights that `weights` come from: preprocessing, activation
+    activation: str | None = None  # gelu or quickgelu, where neither the file nor name or pretrained says it
+    heads: Any = None  # classes, in their order, of heads that the file has no names for; drop: leave those out
+    head_rank: int | None = None  # r of METHOD 4, the rank of a new class head; null: that of the file's heads, else 32
+    freeze: FreezeConfig = field(default_factory=FreezeConfig)
 
 
 @dataclass
@@ -94,8 +108,10 @@ class SelectConfig:
     every: int = 600  # steps between checkpoints, each evaluated on val
     average: float = 0.0  # candidates are running means of the weights with this decay per step; 0: the weights
     interpolate: bool = True  # try w_old + α(w − w_old) where a candidate violates
-    tolerance: float = 0.0  # largest loss of accuracy that still counts as retained, a fraction
+    tolerance: Any = 0.0  # largest loss that still counts as retained, a fraction; or {TASK or attribute or default: …}
     confidence: float = 0.95  # joint confidence of the certificate's bounds
+    require: str = "retained"  # verdict that the outcome has at least: certified, retained, undecided
+    require_target: str = "gain"  # on test the target's gain is above 0 as measured (gain), or by its bound (proven)
 
 
 @dataclass
@@ -226,12 +242,28 @@ def _first_line(error: Exception) -> str:
 
 Rule = tuple[str, Callable[[Any], bool], str]
 
+
+def _names_classes(heads: Any) -> bool:
+    listed = isinstance(heads, list) and heads and all(isinstance(h, str) and ":" in h for h in heads[:-1])
+    return heads in (None, "drop") or bool(listed)
+
+
+def _tolerances(tolerance: Any) -> bool:
+    values = list(tolerance.values()) if isinstance(tolerance, dict) else [tolerance]
+    return all(type(v) in {int, float} and 0 <= v < 1 for v in values)
+
+
 _POSITIVE = (lambda v: v > 0, "has to be above 0")
 _NOT_NEGATIVE = (lambda v: v >= 0, "has to be 0 or more")
 _SHARE = (lambda v: 0 < v < 1, "has to lie between 0 and 1, both excluded")
+_BLOCKS = (lambda v: v == "all" or (type(v) is int and v >= 0), "has to be all, or a number of blocks")
 _GAMMA = (lambda v: 0 < v <= 1, "has to lie in (0, 1]")
 _RULES: list[Rule] = [
-    ("model.head_rank", *_POSITIVE),
+    ("model.activation", lambda v: v in {None, "gelu", "quickgelu"}, "has to be gelu or quickgelu"),
+    ("model.heads", _names_classes, "has to be a list of attribute:class, or drop"),
+    ("model.head_rank", lambda v: v is None or v > 0, "has to be above 0"),
+    ("model.freeze.image", *_BLOCKS),
+    ("model.freeze.text", *_BLOCKS),
     ("data.image_size", lambda v: v == 0 or v >= 16, "has to be 16 pixels or more, or 0"),
     ("data.on_corrupt", lambda v: v in {"error", "skip"}, "has to be error or skip"),
     ("data.memory", *_POSITIVE),
@@ -255,8 +287,10 @@ _RULES: list[Rule] = [
     ("optim.clip", *_POSITIVE),
     ("select.every", *_POSITIVE),
     ("select.average", lambda v: 0 <= v < 1, "is the decay of a mean: 0 or more and below 1"),
-    ("select.tolerance", lambda v: 0 <= v < 1, "is a fraction: 0 or more and below 1"),
+    ("select.tolerance", _tolerances, "has to be a fraction, 0 or more and below 1, or one by task, attribute, default"),
     ("select.confidence", *_SHARE),
+    ("select.require", lambda v: v in VERDICTS[1:], f"has to be one of {', '.join(VERDICTS[:0:-1])}"),
+    ("select.require_target", lambda v: v in {"gain", "proven"}, "has to be gain or proven"),
     ("storage.timeout", *_POSITIVE),
     ("storage.retries", *_POSITIVE),
     ("storage.patience", *_NOT_NEGATIVE),
@@ -280,8 +314,7 @@ _RULES: list[Rule] = [
 def check(config: Config) -> None:
     """Ranges and cross-field rules; raises UsageError naming the key, its value and what it has to be."""
     for key, holds, rule in _RULES:
-        section, name = key.split(".")
-        value = getattr(getattr(config, section), name)
+        value = attrgetter(key)(config)
         if not holds(value):
             raise UsageError(f"{key}={value}: {rule}")
     if config.optim.warmup >= config.optim.steps:

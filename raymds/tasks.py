@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from raymds.config import TaskConfig
 from raymds.errors import UsageError
+from raymds.method.verdict import Tolerance
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Tasks:
     def heads(self) -> list[str]:
         """Names of all classes of all label sets, in the order of the model's heads."""
         return [f"{attribute}:{label}" for attribute, labels in self.classes.items() for label in labels]
+
+    @property
+    def label_sets(self) -> dict[str, dict[str, str]]:
+        """attribute -> class -> its sentence, in the order of the classes."""
+        return {a: dict(zip(labels, self.prompts[a], strict=True)) for a, labels in self.classes.items()}
 
     def columns(self, attribute: str) -> slice:
         """Heads, equally columns of a classifier over all heads, that belong to an attribute's classes."""
@@ -73,6 +79,15 @@ def resolve(config: TaskConfig, vocabularies: Mapping[str, Sequence[str]]) -> Ta
         prompts[attribute] = tuple(sentence.replace("{}", label) for label in vocabularies[attribute])
     classes = {attribute: tuple(vocabularies[attribute]) for attribute in attributes}
     return Tasks(target, tuple(protected.values()), classes, prompts)
+
+
+def check_tolerance(tolerance: Tolerance, tasks: Tasks) -> None:
+    """UsageError for a key of select.tolerance that is no protected task, none of their attributes and not default."""
+    if isinstance(tolerance, Mapping):
+        names = [task.name for task in tasks.protected]
+        valid = ["default", *dict.fromkeys(task.attribute for task in tasks.protected), *names]
+        for key in tolerance:
+            _known(str(key), valid, "select.tolerance", "protected task")
 
 
 def _task(name: str, vocabularies: Mapping[str, Sequence[str]], key: str) -> Task:

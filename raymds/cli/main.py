@@ -46,14 +46,14 @@ def pretrain(options: argparse.Namespace, terminal: Terminal) -> int:
     """Make an old model by contrastive training on captions."""
     from raymds.train import driver
 
-    config = load(Config, options.preset, options.overrides, ("model.name", "data.uri", "run.uri"))
+    config = load(Config, options.preset, options.overrides, ("data.uri", "run.uri"))
     weights = driver.pretrain(config, terminal.show)
     terminal.say(f"weights: {weights['uri']}")
     terminal.result({"weights": weights})
     return 0
 
 
-_CYCLE_KEYS = ("model.name", "model.weights", "data.uri", "task.target", "run.uri")
+_CYCLE_KEYS = ("model.weights", "data.uri", "task.target", "run.uri")
 
 
 def finetune(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -85,7 +85,7 @@ def tune(options: argparse.Namespace, terminal: Terminal) -> int:
     return 0 if outcome["outcome"] == "new" else 3
 
 
-_SUBMITTED = {"pretrain": ("model.name", "data.uri", "run.uri"), "finetune": _CYCLE_KEYS, "tune": _CYCLE_KEYS}
+_SUBMITTED = {"pretrain": ("data.uri", "run.uri"), "finetune": _CYCLE_KEYS, "tune": _CYCLE_KEYS}
 
 
 def submit(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -110,7 +110,7 @@ def evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
     """Accuracies of one model, task by task."""
     from raymds.train import measure as measuring
 
-    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.weights}"], _CYCLE_KEYS[:4])
+    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.weights}"], _CYCLE_KEYS[:3])
     measured = measuring.evaluate_model(config, options.split, terminal.show)
     terminal.accuracies(measured)
     terminal.result(measured)
@@ -121,7 +121,7 @@ def certify(options: argparse.Namespace, terminal: Terminal) -> int:
     """Certificate of a new model against an old one on a test split."""
     from raymds.train import measure as measuring
 
-    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.old}"], _CYCLE_KEYS[:4])
+    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.old}"], _CYCLE_KEYS[:3])
     certificate = measuring.certify_models(config, options.new, options.split, terminal.show)
     if options.out:
         storage.write_json(options.out, certificate)

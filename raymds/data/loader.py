@@ -21,6 +21,7 @@ from torch import Tensor
 from raymds.data.sampler import Batch, Rows
 from raymds.data.split import Example, Split
 from raymds.errors import UsageError
+from raymds.model.preprocess import Preprocess
 
 Pixels = NDArray[np.uint8]  # (3, S, S)
 
@@ -64,12 +65,19 @@ class Loader:
     """Serves consecutive steps, keeping the next ones decoding in background threads."""
 
     def __init__(
-        self, split: Split, share: Callable[[int], Batch], size: int, seed: int, *, threads: int = 1, ahead: int = 2
+        self,
+        split: Split,
+        share: Callable[[int], Batch],
+        fit: Preprocess,
+        seed: int,
+        *,
+        threads: int = 1,
+        ahead: int = 2,
     ) -> None:
         """`share(step)` is this rank's part of the batch; `ahead` steps are decoded before they are asked for."""
         self._split = split
         self._share = share
-        self._size = size
+        self._fit = fit
         self._seed = seed
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -103,12 +111,12 @@ class Loader:
         self._later.popleft()  # this step's, which is in the queue from now on
 
         def parts(rows: Rows, augment: tuple[int, int] | None) -> _Part:
-            pixels = self._buffers.take((len(rows), 3, self._size, self._size))
+            pixels = self._buffers.take((len(rows), 3, self._fit.size, self._fit.size))
 
             def decoded(start: int) -> list[str]:
                 captions = []
                 for i in range(start, min(start + _PARALLEL, len(rows))):
-                    pixels[i], example = load(self._split, int(rows[i]), self._size, augment)
+                    pixels[i], example = load(self._split, int(rows[i]), self._fit, augment)
                     captions.append(example.caption)
                 return captions
 
@@ -122,12 +130,12 @@ def _rows(batch: Batch) -> Rows:
     return np.concatenate([batch.positive, batch.negative, batch.example])
 
 
-def clean_pixels(split: Split, rows: Sequence[int] | Rows, size: int, *, substitutes: bool = True) -> Tensor:
+def clean_pixels(split: Split, rows: Sequence[int] | Rows, fit: Preprocess, *, substitutes: bool = True) -> Tensor:
     """Rows through the clean transform: (B, 3, S, S) uint8."""
-    return torch.from_numpy(np.stack([load(split, int(row), size, substitutes=substitutes)[0] for row in rows]))
+    return torch.from_numpy(np.stack([load(split, int(row), fit, substitutes=substitutes)[0] for row in rows]))
 
 
-def clean_batches(split: Split, rows: Rows, size: int, *, substitutes: bool) -> Iterator[tuple[Rows, Tensor]]:
+def clean_batches(split: Split, rows: Rows, fit: Preprocess, *, substitutes: bool) -> Iterator[tuple[Rows, Tensor]]:
     """Rows through the clean transform, batch after batch, each decoded while the one before is used."""
     blocks = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
     with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
@@ -135,37 +143,35 @@ def clean_batches(split: Split, rows: Rows, size: int, *, substitutes: bool) -> 
         for number, block in enumerate(blocks):
             split.ahead(np.concatenate(blocks[number : number + 1 + _BATCHES_AHEAD]))
             for coming in blocks[number + len(decoding) : number + 1 + _BATCHES_AHEAD]:
-                decoding.append(pool.submit(clean_pixels, split, coming, size, substitutes=substitutes))
+                decoding.append(pool.submit(clean_pixels, split, coming, fit, substitutes=substitutes))
             yield block, decoding.popleft().result()
 
 
 def load(
-    split: Split, row: int, size: int, augment: tuple[int, int] | None = None, *, substitutes: bool = True
+    split: Split, row: int, fit: Preprocess, augment: tuple[int, int] | None = None, *, substitutes: bool = True
 ) -> tuple[Pixels, Example]:
-    """One image: decoded, resized to its short side, centre cropped; then augmented where (seed, step) is given.
+    """One image: decoded, resized and cropped as the model asks; then augmented where (seed, step) is given.
+
+    Without `augment` these are open_clip's own pixels, so that others measure what is measured here. Augmented ones,
+    which only train, are decoded at a fraction of their scale where they are far larger, in a third of the time.
 
     One that can't be decoded is a UsageError naming shard and row; where the split skips such rows, its substitute is
     given instead, the same for old and new model, or without `substitutes` a black image.
     """
     example = split.example(row)
     try:
-        image = decode(example.image, size)
+        image = decode(example.image, fit.size if augment else 0)
     except (ValueError, OSError) as error:
         if split.skip_corrupt:
             split.corrupt.add(row)
             if not substitutes:
-                return np.zeros((3, size, size), np.uint8), example
-            return load(split, split.substitute(row), size, augment)
+                return np.zeros((3, fit.size, fit.size), np.uint8), example
+            return load(split, split.substitute(row), fit, augment)
         raise UsageError(
             f"{split.where(row)} (id {example.id}): image can't be decoded: {error}; mend it, or leave such images out "
             "with data.on_corrupt=skip"
         ) from None
-    if image.shape[:2] != (size, size):
-        height, width = image.shape[:2]
-        side = min(height, width)
-        left, top = (width - side) // 2, (height - side) // 2
-        box = (left, top, left + side, top + side)
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    image = fit(image)
     if augment is not None:
         image = _shifted(image, (*augment, row))
     return image.transpose(2, 0, 1), example

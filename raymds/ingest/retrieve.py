@@ -25,11 +25,11 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from raymds import model
 from raymds.data.config import RetrieveConfig, SimilarityConfig
 from raymds.data.shards import MANIFEST, DataSet, Row, Shard, write_manifest, write_shard
 from raymds.errors import UsageError
 from raymds.ingest.corpus import Corpus, Group, fetch
-from raymds.model import ClipWithHeads, read_weights
 from raymds.store import objects
 from raymds.store import uri as storage
 
@@ -202,9 +202,7 @@ def _similarity(config: SimilarityConfig) -> Callable[[list[str]], NDArray[np.bo
     """Captions → whether each is as similar to the prompt as is asked for; None where nothing is."""
     if config.minimum is None:
         return None
-    minimum, net = config.minimum, ClipWithHeads(config.model, [], 1, seed=0)
-    state, _ = read_weights(config.weights)
-    net.load_weights({name: value for name, value in state.items() if not name.startswith("heads.")}, config.weights)
+    minimum, net = config.minimum, model.load(config.model, config.weights, [], None, seed=0)
     net.to("cuda" if torch.cuda.is_available() else "cpu")
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from raymds.method.aggregator import ConstraintAggregator
 from raymds.method.solvers import SOLVERS
 from raymds.model import ClipWithHeads
 from raymds.tasks import Tasks
-from raymds.train.evaluate import classifier, cosines, evaluate
+from raymds.train.evaluate import evaluate
 from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
 
 _AVERAGE = "average."  # of the names of its tensors in a checkpoint's state
@@ -37,6 +38,7 @@ class ConstrainedCycle:
         self._average = copy.deepcopy(model).requires_grad_(False) if config.select.average else None
         pairs = zip(self._average.parameters(), model.parameters(), strict=True) if self._average else ()
         self._averaged = list(pairs)
+        model.freeze(config.model.freeze.image, config.model.freeze.text)
         self._learner = Learner(model, config.optim)
         limits = config.constraints
         slack = torch.full((len(tasks.protected),), limits.slack, dtype=torch.float64)
@@ -109,8 +111,8 @@ class ConstrainedCycle:
     def _loss_differences(self, loaded: Loaded) -> Tensor:
         """Σ(CE(w) − CE(w_old)) and counts per task over this rank's examples: (2, m), METHOD (11)."""
         batch = loaded.batch
-        cosine_bH = cosines(self.model, classifier(self.model, self._tasks), loaded.examples).cpu()
-        new = self._example_losses(cosine_bH, batch.example_task)
+        cosine_bC = self.model.cosines(self.model.classifiers(self._tasks.label_sets), loaded.examples)
+        new = self._example_losses({name: cosine.cpu() for name, cosine in cosine_bC.items()}, batch.example_task)
         old = torch.zeros_like(new, dtype=torch.float64)
         for k in np.unique(batch.example_task):
             here = np.flatnonzero(batch.example_task == k)
@@ -119,16 +121,16 @@ class ConstrainedCycle:
         task_b = torch.from_numpy(batch.example_task)
         return constraints.task_sums(new.double() - old, task_b, len(self._labels)).to(self.model.mean.device)
 
-    def _example_losses(self, cosine_bH: Tensor, task_b: Rows) -> Tensor:
-        """CE of each example within the label set of its task: (b, H) → (b,)."""
-        losses = cosine_bH.new_zeros(len(cosine_bH))
+    def _example_losses(self, cosine_bC: Mapping[str, Tensor], task_b: Rows) -> Tensor:
+        """CE of each example within the label set of its task: per attribute (b, C) → (b,)."""
+        first = next(iter(cosine_bC.values()))
+        losses = first.new_zeros(len(first))
         attributes = np.array([self._tasks.protected[k].attribute for k in task_b], dtype=object)
-        labels = self._labels[torch.from_numpy(task_b)].to(cosine_bH.device)
-        for name in self._tasks.classes:
-            here = torch.from_numpy(np.flatnonzero(attributes == name)).to(cosine_bH.device)
-            columns = cosine_bH[here][:, self._tasks.columns(name)]
+        labels = self._labels[torch.from_numpy(task_b)].to(first.device)
+        for name, cosine in cosine_bC.items():
+            here = torch.from_numpy(np.flatnonzero(attributes == name)).to(first.device)
             temperature = self._config.constraints.temperature
-            losses = losses.index_copy(0, here, constraints.zero_shot_losses(columns, labels[here], temperature))
+            losses = losses.index_copy(0, here, constraints.zero_shot_losses(cosine[here], labels[here], temperature))
         return losses
 
     def _example_weights(self, loaded: Loaded, multiplier: Tensor, count: Tensor) -> Tensor:
@@ -186,7 +188,8 @@ class ConstrainedCycle:
 
     def _penalty(self, loaded: Loaded, image: Tensor, prompts: Tensor, weight_b: Tensor, active: Tensor) -> Tensor:
         """This rank's share of Σ_k λ_k·τ₀·L̂_k / K, whose gradient is the second term of METHOD (12)."""
-        losses = self._example_losses(image @ prompts.T, loaded.batch.example_task[active.numpy()])
+        cosines = {name: image @ prompts[self._tasks.columns(name)].T for name in self._tasks.classes}
+        losses = self._example_losses(cosines, loaded.batch.example_task[active.numpy()])
         return (weight_b[active].to(losses) * losses).sum()
 
     @torch.no_grad()

@@ -18,7 +18,6 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raymds import model
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import RaymdsError, UsageError
@@ -28,6 +27,7 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
 from raymds.train import worker
+from raymds.train.net import open_net
 from raymds.train.placement import placed
 from raymds.train.watch import EndAtOnce, Monitor
 
@@ -152,10 +152,11 @@ def resources(show: Show) -> dict[str, float]:
 
 def preflight(config: Config, data: DataSet, heads: list[str]) -> None:
     """What would fail later is found before anything expensive starts."""
-    net = model.load(config.model.name, config.model.weights, heads, config.model.head_rank, config.run.seed)
+    net = open_net(config, heads)
+    net.freeze(config.model.freeze.image, config.model.freeze.text)
     if config.data.image_size not in {0, net.image_size}:
         raise UsageError(
-            f"data.image_size={config.data.image_size}: {config.model.name} takes {net.image_size} pixels; "
+            f"data.image_size={config.data.image_size}: {net.identity.called} takes {net.image_size} pixels; "
             "leave it out or give that"
         )
     data.check()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from raymds.data.loader import clean_batches
 from raymds.data.sampler import Rows
@@ -60,31 +59,6 @@ def paired(old: Evaluation, new: Evaluation, task: Task) -> PairedCounts:
     )
 
 
-def classifier(model: ClipWithHeads, tasks: Tasks) -> Tensor:
-    """Zero-shot classifier over the classes of all label sets, each through its own head, METHOD 4: (H, D)."""
-    tokens = model.tokenize([prompt for prompts in tasks.prompts.values() for prompt in prompts])
-    heads = torch.arange(len(tokens), device=model.mean.device)
-    return model.encode_text(tokens.to(heads.device), heads, heads)
-
-
-def cosines(model: ClipWithHeads, classifier_HD: Tensor, pixels_BCHW: Tensor) -> Tensor:
-    """Cosine of each image with each class prompt (B, H), computed in chunks of one fixed shape.
-
-    A matrix product may round differently for another number of rows. With a fixed shape an image's row does not
-    depend on what it is batched with, so that the old loss and the new loss of an unchanged model are equal to the
-    last bit, whichever step or rank computes them.
-    """
-    device = model.mean.device
-    chunk = 16 if device.type == "cpu" else 256
-    parts = [classifier_HD.new_empty((0, len(classifier_HD)))]
-    for start in range(0, len(pixels_BCHW), chunk):
-        part = pixels_BCHW[start : start + chunk]
-        padding = part.new_zeros((chunk - len(part), *part.shape[1:]))
-        features = model.encode_image(torch.cat([part, padding]).to(device))
-        parts.append((features @ classifier_HD.T)[: len(part)])
-    return torch.cat(parts)
-
-
 @torch.no_grad()
 def evaluate(
     model: ClipWithHeads,
@@ -106,17 +80,17 @@ def evaluate(
     sizes = dist.shares(len(rows), dist.world_size())
     start = sum(sizes[: dist.rank()])
     own = rows[start : start + sizes[dist.rank()]]
-    classifier_HD = classifier(model, tasks)
+    classifiers = model.classifiers(tasks.label_sets)
     results = torch.empty(len(own), 2, len(tasks.classes), dtype=torch.float64)
     done = 0
-    for block, pixels in clean_batches(split, own, model.image_size, substitutes=substitutes):
-        cosine_BH = cosines(model, classifier_HD, pixels).cpu()
+    for block, pixels in clean_batches(split, own, model.preprocess, substitutes=substitutes):
+        cosine_BC = model.cosines(classifiers, pixels)
         here = results[done : done + len(block)]
         for column, attribute in enumerate(tasks.classes):
-            cosine_BC = cosine_BH[:, tasks.columns(attribute)]
+            cosine = cosine_BC[attribute].cpu()
             label = torch.from_numpy(split.labels[attribute][block]).long()
-            loss = zero_shot_losses(cosine_BC, label.clamp(min=0), temperature)
-            here[:, 0, column] = cosine_BC.argmax(dim=1).double()
+            loss = zero_shot_losses(cosine, label.clamp(min=0), temperature)
+            here[:, 0, column] = cosine.argmax(dim=1).double()
             here[:, 1, column] = loss.where(label >= 0, torch.nan).double()
         if not substitutes:
             here[:, 0][np.isin(block, list(split.corrupt))] = -1

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from raymds import model
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
@@ -15,6 +14,7 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import resolve
 from raymds.train.evaluate import Evaluation, evaluate, paired
+from raymds.train.net import open_net
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -35,7 +35,7 @@ class _Measure:
     def __call__(self, weights: str, name: str) -> Evaluation:
         """Every task's results of the model with these weights, called `name` in progress records."""
         config = self._config
-        net = model.load(config.model.name, weights, self.tasks.heads, config.model.head_rank, config.run.seed)
+        net = open_net(config, self.tasks.heads, weights)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
         def progress(done: int) -> None:

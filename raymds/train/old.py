@@ -26,7 +26,7 @@ _PARTS = ("labels", "predicted", "loss")  # of an Evaluation
 def key(config: Config, data: str, device: torch.device) -> str:
     """Digest of what results of the old model depend on; `data` is the data set's digest."""
     parts: dict[str, Any] = {
-        "model": config.model.name,
+        "model": asdict(config.model),
         "weights": storage.sha256(storage.read(str(config.model.weights))),
         "data": data,
         "on_corrupt": config.data.on_corrupt,

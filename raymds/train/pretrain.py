@@ -23,6 +23,7 @@ class Pretraining:
         self._sampler = sampler
         self._temperature = config.objective.temperature
         model.heads.requires_grad_(False)
+        model.freeze(config.model.freeze.image, config.model.freeze.text)
         self._learner = Learner(model, config.optim)
 
     def step(self, loaded: Loaded) -> dict[str, Any]:

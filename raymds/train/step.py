@@ -45,9 +45,9 @@ class Learner:
         self.model = model
         self.config = config
         self.names = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        matrices = [p for p in self.names.values() if p.ndim >= 2]
-        vectors = [p for p in self.names.values() if p.ndim < 2]
-        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        decayed = [p for name, p in self.names.items() if p.ndim >= 2 and name not in model.embeddings]
+        others = [p for name, p in self.names.items() if p.ndim < 2 or name in model.embeddings]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
         self.forward: torch.nn.Module = model
         if dist.active():

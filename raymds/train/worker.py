@@ -24,6 +24,7 @@ from raymds.data.split import Split
 from raymds.errors import StoppedError
 from raymds.method import dist
 from raymds.method.certificate import PairedCounts
+from raymds.model.files import tensors_digest
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
@@ -31,6 +32,7 @@ from raymds.train import checkpoint, cycle, flips, pretrain, select
 from raymds.train import old as old_model
 from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate, paired
+from raymds.train.net import open_net
 from raymds.train.step import Training
 
 _NOTICE = 10  # steps between looks for a machine that is about to be taken away
@@ -41,12 +43,13 @@ def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry of `raymds pretrain`; `payload` holds `config` and `monitor`."""
     with _started(payload) as (config, emit, device):
         train = DataSet.open(config.data.uri, config.data).load("train")
-        net = model.load(config.model.name, None, [], config.model.head_rank, config.run.seed).to(device)
+        net = open_net(config, []).to(device)
+        parent = storage.sha256(storage.read(config.model.weights)) if config.model.weights else None
         sampler = pretrain.build_sampler(train, config)
         training = pretrain.Pretraining(net, sampler, config)
         start = _resume(config, training, emit)
         _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
-        weights = _publish(config, net, net.weights(), "weights.safetensors")
+        weights = _publish(config, net, net.weights(), "weights.safetensors", net.describe({}, parent))
         return {"weights": weights, "skipped_images": _skipped({"train": train})}
 
 
@@ -102,7 +105,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         weights = select.interpolate(w_old, _weights(config, choice.candidate), choice.alpha)
         chosen = {"step": choice.candidate.metrics["step"], "alpha": choice.alpha, "record": choice.record}
         if shared:
-            published = _publish(config, net, weights, "weights.safetensors")
+            published = _publish(config, net, weights, "weights.safetensors", _developed(config, net, tasks))
             return {"choice": chosen, "weights": published, "skipped_images": _skipped({"train": train, "val": val})}
         certified = _certified(config, data, tasks, net, w_old, weights, emit)
         certified["skipped_images"] |= _skipped({"train": train, "val": val})
@@ -117,7 +120,7 @@ def run_certification(payload: dict[str, Any]) -> dict[str, Any]:
         net = _old_net(config, tasks, device)
         winner: str = payload["winner"]
         if winner.endswith(".safetensors"):
-            weights, _ = model.read_weights(winner)
+            weights = model.read_weights(winner).tensors
         else:
             _, weights, state = checkpoint.load(winner)
             weights = cycle.candidate_weights(weights, state)
@@ -125,8 +128,7 @@ def run_certification(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _old_net(config: Config, tasks: Tasks, device: torch.device) -> model.ClipWithHeads:
-    settings = config.model
-    return model.load(settings.name, settings.weights, tasks.heads, settings.head_rank, config.run.seed).to(device)
+    return open_net(config, tasks.heads).to(device)
 
 
 def _certified(
@@ -149,7 +151,7 @@ def _certified(
     report = test_report(test, measure("old", w_old), measure("candidate", weights), tasks)
     deltas = [PairedCounts(**counts).delta for counts in report["protected"]]
     name = "weights.safetensors" if min(deltas) >= -config.select.tolerance else "rejected.safetensors"
-    published = _publish(config, net, weights, name)
+    published = _publish(config, net, weights, name, _developed(config, net, tasks))
     return {"weights": published, "skipped_images": _skipped({"test": test}), **report}
 
 
@@ -201,14 +203,12 @@ def _loop(
     rank, ranks, steps = dist.rank(), dist.world_size(), config.optim.steps
     threads = max(1, torch.get_num_threads() - 1)
     source = loader.Loader(
-        train, lambda step: sampler.batch(step).share(rank, ranks), training.model.image_size, config.run.seed,
+        train, lambda step: sampler.batch(step).share(rank, ranks), training.model.preprocess, config.run.seed,
         threads=threads,
     )  # fmt: skip
     noticed = False
     for step in range(start, steps):
         begin = time.perf_counter()
-        # Models with dropout draw from the global generator; seeded per step it needs no place in a checkpoint.
-        torch.manual_seed(config.run.seed * steps * ranks + step * ranks + rank)
         told = emit.beat(step + 1)
         loaded = source.get(step)
         waited = time.perf_counter() - begin
@@ -306,10 +306,18 @@ def _weights(config: Config, candidate: Any) -> dict[str, Tensor]:
     return cycle.candidate_weights(weights, state)
 
 
-def _publish(config: Config, net: model.ClipWithHeads, weights: dict[str, Tensor], name: str) -> dict[str, str]:
-    """Write weights into the run directory; their URI and digest."""
-    data = model.pack_weights(net, weights)
+def _developed(config: Config, net: model.ClipWithHeads, tasks: Tasks) -> model.Identity:
+    """What a model that this cycle developed says of itself."""
+    prompts = {a: {label: [text] for label, text in texts.items()} for a, texts in tasks.label_sets.items()}
+    return net.describe(prompts, storage.sha256(storage.read(str(config.model.weights))))
+
+
+def _publish(
+    config: Config, net: model.ClipWithHeads, weights: dict[str, Tensor], name: str, identity: model.Identity
+) -> dict[str, str]:
+    """Write weights into the run directory; their URI, and the digests of file and tensors."""
+    data = model.pack_weights(net, weights, identity)
     uri = storage.join(config.run.uri, name)
     if dist.rank() == 0:
         storage.write(uri, data)
-    return {"uri": uri, "sha256": storage.sha256(data)}
+    return {"uri": uri, "sha256": storage.sha256(data), "tensors": tensors_digest(weights)}

@@ -32,7 +32,7 @@ def begin(rank: int, ranks: int, rendezvous: str, config: Config) -> tuple[Const
     net = load("tiny-64", config.model.weights, tasks.heads, config.model.head_rank, 0).double()
     sampler = build_sampler(train, tasks, config)
     training = ConstrainedCycle(net, train, tasks, sampler, config)
-    return training, sampler, Loader(train, lambda step: sampler.batch(step).share(rank, ranks), 64, 0)
+    return training, sampler, Loader(train, lambda step: sampler.batch(step).share(rank, ranks), net.preprocess, 0)
 
 
 def run_rank(rank: int, ranks: int, folder: str, config: Config) -> None:

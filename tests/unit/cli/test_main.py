@@ -30,7 +30,7 @@ def settings(data_uri: str, old_weights: str, tmp_path: Path) -> list[str]:
         ("task.protect=[weather:foggy]", "task.protect: weather:foggy is the target"),
         ("task.protect=[weather:hail]", "'hail' is no class of weather"),
         ("task.target=scene:beach", "'beach' is no class of scene"),
-        ("model.name=ViT-B-32", "holds another architecture than model.name=ViT-B-32"),
+        ("model.name=ViT-B-32", "weights.safetensors says that it is tiny-64 with gelu"),
         ("model.weights=nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("data.uri=nowhere", "data.uri=nowhere: no data set there"),
         ("run.workers=8", "run.workers=8: asks for 8 CPUs, there are"),

@@ -14,11 +14,15 @@ from raymds.data.sampler import Batch, Sampler
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import UsageError
+from raymds.model import Preprocess
 
 
 @pytest.fixture(scope="module")
 def train(data_uri: str) -> Split:
     return DataSet.open(data_uri).load("train")
+
+
+FIT = Preprocess(64)
 
 
 def batch(step: int) -> Batch:
@@ -27,9 +31,9 @@ def batch(step: int) -> Batch:
 
 
 def test_ahead_threads_and_order_change_nothing(train: Split) -> None:
-    forward = Loader(train, batch, 64, seed=5, threads=3, ahead=4)
+    forward = Loader(train, batch, FIT, seed=5, threads=3, ahead=4)
     steps = [forward.get(step) for step in range(5)]
-    other = Loader(train, batch, 64, seed=5, threads=1, ahead=0)
+    other = Loader(train, batch, FIT, seed=5, threads=1, ahead=0)
     for step in (3, 0, 4):
         again = other.get(step)
         assert torch.equal(again.pairs, steps[step].pairs)
@@ -39,7 +43,7 @@ def test_ahead_threads_and_order_change_nothing(train: Split) -> None:
 
 
 def test_memory_serves_again_once_no_tensor_refers_to_it(train: Split) -> None:
-    loader = Loader(train, batch, 64, seed=5, ahead=0)
+    loader = Loader(train, batch, FIT, seed=5, ahead=0)
     first = loader.get(0).examples
     kept, content = first[3:5], first[3:5].clone()
     place = first.data_ptr()
@@ -52,15 +56,15 @@ def test_memory_serves_again_once_no_tensor_refers_to_it(train: Split) -> None:
 
 
 def test_examples_are_clean_and_pairs_vary_with_the_step(train: Split) -> None:
-    loader = Loader(train, batch, 64, seed=5)
+    loader = Loader(train, batch, FIT, seed=5)
     loaded = loader.get(0)
-    assert torch.equal(loaded.examples, clean_pixels(train, loaded.batch.example, 64))
+    assert torch.equal(loaded.examples, clean_pixels(train, loaded.batch.example, FIT))
     assert loaded.pairs.shape == (80, 3, 64, 64)
     assert loaded.pairs.dtype == torch.uint8
     row = int(loaded.batch.positive[0])
-    assert np.array_equal(loaded.pairs[0].numpy(), load(train, row, 64, (5, 0))[0])
-    assert not np.array_equal(load(train, row, 64, (5, 0))[0], load(train, row, 64, (5, 1))[0])
-    assert not np.array_equal(load(train, row, 64, (5, 0))[0], load(train, row, 64, (6, 0))[0])
+    assert np.array_equal(loaded.pairs[0].numpy(), load(train, row, FIT, (5, 0))[0])
+    assert not np.array_equal(load(train, row, FIT, (5, 0))[0], load(train, row, FIT, (5, 1))[0])
+    assert not np.array_equal(load(train, row, FIT, (5, 0))[0], load(train, row, FIT, (6, 0))[0])
     loader.close()
 
 
@@ -90,19 +94,19 @@ def test_wide_images_lose_their_sides_and_keep_their_scale() -> None:
     pixels = np.zeros((40, 120, 3), np.uint8)
     pixels[:, 40:80] = 200
     split = encoded(Image.fromarray(pixels), "PNG")
-    assert (load(split, 1, 20)[0][:, 5:15, 5:15] == 200).all()
+    assert (load(split, 1, Preprocess(20))[0][:, 5:15, 5:15] == 200).all()
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     split = encoded(Image.fromarray(pixels), "PNG")
-    assert np.array_equal(load(split, 1, 32)[0], pixels.transpose(2, 0, 1))
+    assert np.array_equal(load(split, 1, Preprocess(32))[0], pixels.transpose(2, 0, 1))
 
 
 def test_an_image_that_cant_be_decoded_names_shard_and_row() -> None:
     split = encoded(Image.new("RGB", (8, 8)), "JPEG")
     with pytest.raises(UsageError, match=r"bucket/train-0\.parquet row 0 \(id a\): image can't be decoded"):
-        load(split, 0, 8)
+        load(split, 0, Preprocess(8))
 
 
 def test_a_truncated_jpeg_is_an_error() -> None:
@@ -110,21 +114,21 @@ def test_a_truncated_jpeg_is_an_error() -> None:
     split = encoded(Image.fromarray(pixels), "JPEG")
     cut = split_of(b"", bytes(split.example(1).image)[:800])
     with pytest.raises(UsageError, match=r"train-1\.parquet row 0"):
-        load(cut, 1, 64)
+        load(cut, 1, Preprocess(64))
 
 
 def test_a_row_that_cant_be_decoded_is_skipped_and_counted_where_that_is_asked_for() -> None:
     split = encoded(Image.new("RGB", (8, 8), (9, 9, 9)), "PNG", skip_corrupt=True)
-    pixels, example = load(split, 0, 8)
+    pixels, example = load(split, 0, Preprocess(8))
     assert (example.id, split.corrupt) == ("b", {0})
-    assert np.array_equal(pixels, load(split, 1, 8)[0])
+    assert np.array_equal(pixels, load(split, 1, Preprocess(8))[0])
 
 
 def test_a_class_without_any_image_that_can_be_decoded_is_an_error() -> None:
     split = split_of(b"junk", b"more junk", skip_corrupt=True)
     with pytest.raises(UsageError, match="no other row has the same labels"):
-        load(split, 0, 8)
-    assert not load(split, 0, 8, substitutes=False)[0].any()
+        load(split, 0, Preprocess(8))
+    assert not load(split, 0, Preprocess(8), substitutes=False)[0].any()
 
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
@@ -133,7 +137,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same() -> None:
     split = encoded(Image.fromarray(pixels.astype(np.uint8)), "JPEG")
     assert decode(split.example(1).image, 64).shape == (64, 64, 3)
     whole = np.asarray(Image.fromarray(decode(split.example(1).image)).resize((64, 64), Image.Resampling.BICUBIC))
-    assert np.abs(load(split, 1, 64)[0].astype(int) - whole.transpose(2, 0, 1)).mean() < 2
+    assert np.abs(load(split, 1, Preprocess(64))[0].astype(int) - whole.transpose(2, 0, 1)).mean() < 2
     assert decode(split.example(1).image, 65).shape[0] >= 65
     assert decode(split.example(1).image, 1000).shape == (512, 512, 3)
 

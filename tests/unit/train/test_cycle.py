@@ -33,7 +33,9 @@ def build(config: Config, train: Split, tasks: Tasks) -> Callable[[], tuple[Cons
     def make() -> tuple[ConstrainedCycle, Loader]:
         net = load("tiny-64", config.model.weights, tasks.heads, config.model.head_rank, config.run.seed)
         sampler = build_sampler(train, tasks, config)
-        return ConstrainedCycle(net, train, tasks, sampler, config), Loader(train, sampler.batch, 64, config.run.seed)
+        return ConstrainedCycle(net, train, tasks, sampler, config), Loader(
+            train, sampler.batch, net.preprocess, config.run.seed
+        )
 
     return make
 
@@ -112,7 +114,9 @@ def test_candidates_are_running_means_where_asked(build: Build, config: Config) 
         mean = {name: 0.75 * mean[name] + 0.25 * value for name, value in training.model.weights().items()}
     for name, value in training.candidate.weights().items():
         torch.testing.assert_close(value.double(), mean[name], rtol=1e-5, atol=1e-7)
-    assert not torch.equal(training.candidate.weights()["heads.B"], training.model.weights()["heads.B"])
+    assert not torch.equal(
+        training.candidate.weights()["heads.weather:foggy.B"], training.model.weights()["heads.weather:foggy.B"]
+    )
 
 
 def test_gradient_equals_a_naive_one(build: Build, config: Config, train: Split, tasks: Tasks) -> None:

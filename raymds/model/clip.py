@@ -1,0 +1,303 @@
+"""Any open_clip model with task-dependent low-rank text heads, METHOD 4.
+
+Legend of shapes: B images, T texts, U distinct token rows, L tokens, W text width, D embedding width, C classes.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Self
+
+import open_clip
+import torch
+from open_clip.model import CustomTextCLIP
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transformer import TextTransformer, text_global_pool
+from torch import Tensor, nn
+
+from raymds.errors import UsageError
+from raymds.model.files import read_weights
+from raymds.model.freeze import freeze
+from raymds.model.heads import HEADS, RANK, TaskHeads, trained_rank
+from raymds.model.identity import ARCHITECTURES, Asked, Identity, Prompts, identify
+
+LabelSets = Mapping[str, Mapping[str, str]]  # attribute -> class -> its sentence
+
+_CACHED = 65_536  # texts whose tokens are kept
+_CHUNK = {"cpu": 16}  # images that go through the tower together where they are measured
+_CHUNK_GPU = 256
+_CLOSE = 1e-3  # largest difference of unit-norm embeddings that two ways through one tower may have in 32 bits
+
+# With it a pass without gradient would round differently from the same pass with one.
+torch.backends.mha.set_fastpath_enabled(False)
+
+
+class ClipWithHeads(nn.Module):
+    """An open_clip model whose text side ends in task heads. Embeddings have unit norm.
+
+    It is in evaluation mode always, in training too: BatchNorm uses its running statistics and leaves them as they are,
+    dropout and stochastic depth are off. So a row's result depends on no other row, and what a step improves is the
+    function that is measured.
+    """
+
+    def __init__(self, architecture: str | Identity, classes: Sequence[str], head_rank: int | None, seed: int) -> None:
+        """Random weights; `classes` names the heads ('weather:foggy', …)."""
+        super().__init__()
+        self.identity = architecture if isinstance(architecture, Identity) else identify(Asked(architecture), None)
+        self.classes = list(classes)
+        self.clip = _create(self.identity, seed)
+        self.tokenizer = tokenizer = _tokenizer(self.identity)
+        # Prompts come at every step and captions at every epoch; in Python they take a tenth of a small model's step.
+        self._token_row = lru_cache(_CACHED)(lambda text: tokenizer([text])[0])
+        text = self.clip.text
+        # What stands behind a class's last token can't change it where the tower is causal.
+        self._cut = text.attn_mask is not None and text.pool_type in {"argmax", "eos"}
+        width = text.width if text.text_projection is None else text.output_dim
+        self.heads = TaskHeads(classes, text.width, width, head_rank or RANK, seed)
+        self._carried: dict[str, Tensor] = {}  # heads of classes that are not asked for
+        self.preprocess = self.identity.preprocess
+        self.image_size = self.preprocess.size
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(self.preprocess.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.preprocess.std).view(3, 1, 1), persistent=False)
+        # The losses fix their temperatures; a learned scale would be a parameter without a gradient.
+        self.clip.logit_scale.requires_grad_(False)
+        if self.clip.logit_bias is not None:
+            self.clip.logit_bias.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Evaluation mode, whatever is asked for."""
+        return super().train(False)
+
+    @property
+    def embeddings(self) -> set[str]:
+        """Names of the parameters that are looked up or added by position: no matrices, though they have two axes."""
+        tables = {f"{name}.weight" for name, module in self.named_modules() if isinstance(module, nn.Embedding)}
+        places = ("embedding", "pos_embed", "cls_emb", "cls_token", "reg_token", "relative_position_bias_table")
+        return tables | {name for name, _ in self.named_parameters() if name.rpartition(".")[2].endswith(places)}
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token rows (U, L); cut after the longest text's end where the tower is causal: that changes nothing."""
+        tokens = torch.stack([self._token_row(text) for text in texts])
+        if not self._cut:
+            return tokens
+        text = self.clip.text
+        end = tokens.argmax(dim=1) if text.pool_type == "argmax" else (tokens == text.eos_id).int().argmax(dim=1)
+        return tokens[:, : int(end.max()) + 1]
+
+    def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
+        """Raw uint8 pixels (B, 3, H, W) → (B, D)."""
+        normal = (pixels_BCHW.to(self.heads.A.dtype) / 255 - self.mean) / self.std
+        return nn.functional.normalize(self.clip.visual(normal), dim=-1)
+
+    def encode_text(self, tokens_UL: Tensor, row_T: Tensor, head_T: Tensor) -> Tensor:
+        """Texts as (token row, head) pairs → (T, D). Equal token rows go through the tower once, for all heads."""
+        trunk_UW = self._trunk(tokens_UL)
+        projected = self._projected(trunk_UW)
+        return nn.functional.normalize(projected[row_T] + self.heads(trunk_UW[row_T], head_T), dim=-1)
+
+    def forward(self, pixels: Tensor, tokens: Tensor, row: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and text embeddings in one call, as data parallelism needs it."""
+        return self.encode_image(pixels), self.encode_text(tokens, row, head)
+
+    def classifiers(self, label_sets: LabelSets) -> dict[str, Tensor]:
+        """Zero-shot classifiers, without gradient: per attribute its classes' sentences through their heads, (C, D).
+
+        Each attribute is computed by itself: its bits depend on no other attribute that happens to be asked for.
+        """
+        found, device = {}, self.mean.device
+        for attribute, sentences in label_sets.items():
+            head = [self.heads.names.index(f"{attribute}:{label}") for label in sentences]
+            tokens = self.tokenize(list(sentences.values())).to(device)
+            row = torch.arange(len(head), device=device)
+            with self._measured():
+                found[attribute] = self.encode_text(tokens, row, torch.tensor(head, device=device))
+        return found
+
+    def cosines(self, classifiers: Mapping[str, Tensor], pixels_BCHW: Tensor) -> dict[str, Tensor]:
+        """Cosines of images with each attribute's classes, (B, C), without gradient, in chunks of one fixed shape.
+
+        A matrix product may round differently for another number of rows. With a fixed shape an image's row does not
+        depend on what it is batched with, so that the old loss and the new loss of an unchanged model are equal to the
+        last bit, whichever step or rank computes them.
+        """
+        device = self.mean.device
+        chunk = _CHUNK.get(device.type, _CHUNK_GPU)
+        parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
+        for start in range(0, len(pixels_BCHW), chunk):
+            part = pixels_BCHW[start : start + chunk]
+            padding = part.new_zeros((chunk - len(part), *part.shape[1:]))
+            with self._measured():
+                features = self.encode_image(torch.cat([part, padding]).to(device))
+                for name, matrix in classifiers.items():
+                    parts[name].append((features @ matrix.T)[: len(part)])
+        return {name: torch.cat(found) for name, found in parts.items()}
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """Without gradient, and with the same bits whether a parameter is trained, frozen or part of a mean.
+
+        torch multiplies in another order where the weights of a product can have no gradient, even if none is taken.
+        """
+        frozen = [parameter for parameter in self.parameters() if not parameter.requires_grad]
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            with torch.no_grad():
+                yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy, on the CPU, of all parameters and buffers under open_clip's names, with every head."""
+        state = self.clip.state_dict() | self.heads.weights() | self._carried
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+    def load_weights(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Take over weights whole. Heads of other classes than the model's are carried along as they are.
+
+        UsageError naming `source`, the architecture and the tensor where they do not fit.
+        """
+        heads = {name: tensor for name, tensor in state.items() if name.startswith(HEADS)}
+        tensors = {name: tensor for name, tensor in state.items() if name not in heads}
+        own = self.clip.state_dict()
+        for name in ("logit_scale", "logit_bias"):  # of shape () or (1,), and no part of what is measured
+            if name in own and (name not in tensors or tensors[name].numel() == 1):
+                tensors[name] = tensors[name].reshape(own[name].shape) if name in tensors else own[name]
+        self._refuse_others(tensors, own, source)
+        self.clip.load_state_dict(tensors)
+        self.heads.load(heads, source)
+        own_heads = self.heads.weights()
+        self._carried = {name: tensor for name, tensor in heads.items() if name not in own_heads}
+
+    def freeze(self, image: Any, text: Any) -> None:
+        """Leave a tower (`all`), or its first blocks (a number), as it is in training; heads are always trained."""
+        freeze(self.clip.visual, image, "model.freeze.image")
+        freeze(self.clip.text, text, "model.freeze.text")
+
+    def describe(self, prompts: Prompts, parent: str | None) -> Identity:
+        """What a model that was developed from this one says of itself: also the words of its label sets."""
+        return replace(self.identity, prompts=self.identity.prompts | prompts, parent=parent)
+
+    def _refuse_others(self, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+        wrong = sorted(
+            [n for n in own if n not in tensors]
+            + [n for n in tensors if n not in own]
+            + [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
+        )
+        if wrong:
+            name = wrong[0]
+            shapes = [f"{tuple(s[name].shape)}" if name in s else "absent" for s in (tensors, own)]
+            raise UsageError(
+                f"{source}: holds another architecture than {self.identity.called}: {name} is {shapes[0]} in the file, "
+                f"{shapes[1]} in the model ({len(wrong)} tensors differ); give model.name=ARCHITECTURE of the file"
+            )
+
+    def _projected(self, trunk_UW: Tensor) -> Tensor:
+        projection = self.clip.text.text_projection
+        if projection is None:
+            return trunk_UW
+        projected: Tensor = projection(trunk_UW) if isinstance(projection, nn.Linear) else trunk_UW @ projection
+        return projected
+
+    def _trunk(self, tokens_UL: Tensor) -> Tensor:
+        """The text tower up to its projection: (U, L) → (U, W)."""
+        text, length = self.clip.text, tokens_UL.shape[1]
+        mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
+        x_ULW = text.token_embedding(tokens_UL) + text.positional_embedding[:length]
+        x_ULW = text.ln_final(text.transformer(x_ULW, attn_mask=mask))
+        pooled: Tensor = text_global_pool(x_ULW, tokens_UL, text.pool_type, text.eos_id)
+        return pooled
+
+    @torch.no_grad()
+    def check_text_tower(self) -> None:
+        """That texts come out as open_clip's own `encode_text` has them; the context is cut only where they do.
+
+        UsageError where even the whole context gives something else.
+        """
+        texts = ["a", "the weather is foggy.", "driving on a highway on a partly cloudy day"]
+        want = self.clip.encode_text(torch.stack([self._token_row(text) for text in texts]).to(self.mean.device), True)
+        for cut in dict.fromkeys((self._cut, False)):
+            self._cut = cut
+            got = nn.functional.normalize(self._projected(self._trunk(self.tokenize(texts).to(want.device))), dim=-1)
+            if float((got - want).abs().max()) < _CLOSE:
+                return
+        raise UsageError(f"model.name={self.identity.called}: its text tower is of a kind that raymds does not know")
+
+
+def load(
+    architecture: str,
+    weights: str | None,
+    classes: Sequence[str],
+    head_rank: int | None,
+    seed: int,
+    *,
+    pretrained: str | None = None,
+    activation: str | None = None,
+    heads: Sequence[str] | str | None = None,
+) -> ClipWithHeads:
+    """The model of a file of weights, a path or URI, or one with random weights where none is given.
+
+    `architecture` may be empty where the file says what it is. Heads are placed by their names; a class that has none
+    in the file starts untrained. `head_rank` is that of new heads: by default that of the file's, else 32. The other
+    arguments are the keys of the config's section `model`.
+    """
+    asked = Asked(architecture, pretrained, activation)
+    if not weights:
+        return ClipWithHeads(identify(asked, None), classes, head_rank, seed)
+    found = read_weights(weights, heads)
+    rank = head_rank or trained_rank(found.tensors, classes)
+    model = ClipWithHeads(identify(asked, found.found), classes, rank, seed)
+    model.load_weights(found.tensors, weights)
+    model.check_text_tower()
+    return model
+
+
+def _tokenizer(identity: Identity) -> Any:
+    """open_clip's tokenizer; a built-in architecture may have byte-pair merges of its own for a small vocabulary."""
+    text = identity.model_cfg["text_cfg"]
+    length, options = text.get("context_length", 77), text.get("tokenizer_kwargs") or {}
+    merges = ARCHITECTURES / f"{identity.architecture}.bpe.gz"
+    if identity.architecture and merges.is_file():
+        return SimpleTokenizer(bpe_path=str(merges), context_length=length)
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        return SimpleTokenizer(context_length=length, **options)
+    try:
+        return HFTokenizer(name, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"model.name={identity.called}: its tokenizer {name} can't be had: {first}; it needs `pip install "
+            "transformers`, and the hub or a copy in its cache (HF_HOME)"
+        ) from None
+
+
+def _create(identity: Identity, seed: int) -> Any:
+    """An open_clip model with a separate text tower and random weights that depend on the seed alone."""
+    config = deepcopy(dict(identity.model_cfg))
+    config.pop("custom_text", None)
+    if "hf_model_name" in config.get("text_cfg", {}):
+        raise UsageError(f"model.name={identity.called}: its text tower comes from a hub, which raymds does not use")
+    if "multimodal_cfg" in config:
+        raise UsageError(f"model.name={identity.called}: is a CoCa model, whose text tower raymds does not know")
+    config["vision_cfg"] = config["vision_cfg"] | {"timm_model_pretrained": False}
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        try:
+            clip = CustomTextCLIP(**config)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"model.name={identity.called}: open_clip {open_clip.__version__} can't build it: {error}"
+            ) from None
+    text = clip.text
+    if not isinstance(text, TextTransformer) or text.cls_emb is not None or text.pool_type == "none":
+        raise UsageError(f"model.name={identity.called}: its text tower is of a kind that raymds does not know")
+    return clip
