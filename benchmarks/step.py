@@ -44,7 +44,7 @@ def build(config: Config, violated: float | None) -> tuple[cycle.ConstrainedCycl
     training.measure_old()
     active = round((violated or 0) * len(tasks.protected))
     for k in range(len(tasks.protected)):
-        training._old_losses[k] += -10 if k < active else 10  # as if the old model had been far better, or far worse
+        training.old_losses[k] += -10 if k < active else 10  # as if the old model had been far better, or far worse
     return training, Loader(train, sampler.batch, training.model.preprocess, 0, ahead=0), images
 
 

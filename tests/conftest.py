@@ -1,7 +1,7 @@
 """What is made once per test session: a small data set, a small old model, a Ray cluster, a run nothing disturbs."""
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import pytest
 import ray
 import torch
 
-from raymds.config import Config, load
+from raymds.config import Config, load, to_yaml
 from raymds.data.shards import Row, write_manifest, write_shard
 from raymds.model import ClipWithHeads, pack_weights
 from raymds.scenes.render import ATTRIBUTES, BALANCED, render
 from raymds.store import uri as storage
+from raymds.tasks import resolve
 from raymds.train import driver
+from raymds.train.measure import certify_models
 from tests.s3.servers import CREDENTIALS
 
 import simplejpeg  # isort: skip
@@ -25,7 +27,7 @@ ROWS = {"train": 400, "val": 120, "test": 120}
 PROMPTS = "{weather: 'the weather is {}.', scene: 'the scene is a {}.', timeofday: 'the time of day is {}.'}"
 
 
-def write_scenes(uri: str, spoiled: Container[int] = ()) -> None:
+def write_scenes(uri: str, spoiled: Container[int] = (), attributes: Mapping[str, Sequence[str]] = ATTRIBUTES) -> None:
     """Balanced rendered scenes, in two shards per split; the images of `spoiled` rows can't be decoded."""
     splits, index = {}, 0
     for split, rows in ROWS.items():
@@ -38,9 +40,9 @@ def write_scenes(uri: str, spoiled: Container[int] = ()) -> None:
                 image = image[:60] if index in spoiled else image
                 content.append(Row(f"row-{index}", image, scene.caption, scene.attributes))
                 index += 1
-            shards.append(write_shard(uri, f"{split}-{part}.parquet", content, ATTRIBUTES))
+            shards.append(write_shard(uri, f"{split}-{part}.parquet", content, attributes))
         splits[split] = shards
-    write_manifest(uri, ATTRIBUTES, splits, {"made_by": "tests"})
+    write_manifest(uri, attributes, splits, {"made_by": "tests"})
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +135,33 @@ def undisturbed(cluster: None, settings: list[str], tmp_path_factory: pytest.Tem
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def trained_heads(net: ClipWithHeads, seed: int = 1) -> None:
+    """Heads as training leaves them: B is not 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        net.heads.B.copy_(0.5 * torch.randn(net.heads.B.shape, generator=generator))
+
+
+@pytest.fixture(scope="session")
+def fog_config(data_uri: str, old_weights: str, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    run = str(tmp_path_factory.mktemp("delivered") / "run")
+    return load(Config, None, [*overrides(data_uri, old_weights, run), "constraints.temperature=0.03"])
+
+
+@pytest.fixture(scope="session")
+def fog_run(fog_config: Config) -> Path:
+    """The directory of a finished run with a new model and its certificate."""
+    tasks = resolve(fog_config.task, ATTRIBUTES)
+    net = ClipWithHeads("tiny-64", tasks.heads, 4, seed=3)
+    trained_heads(net)
+    prompts = {a: {label: [text] for label, text in labels.items()} for a, labels in tasks.label_sets.items()}
+    weights = storage.join(fog_config.run.uri, "weights.safetensors")
+    storage.write(weights, pack_weights(net, identity=net.describe(prompts, "0" * 64)))
+    certificate = certify_models(fog_config, weights, "test", silent)
+    storage.write(storage.join(fog_config.run.uri, "config.yaml"), to_yaml(fog_config).encode())
+    storage.write_json(storage.join(fog_config.run.uri, "certificate.json"), certificate)
+    outcome = {"schema": 1, "outcome": "new", "reason": "made by a test", "weights": weights}
+    storage.write_json(storage.join(fog_config.run.uri, "outcome.json"), outcome)
+    return Path(fog_config.run.uri)

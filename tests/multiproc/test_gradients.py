@@ -1,6 +1,7 @@
 """Invariant 2: equal gradients on 1, 2 and 4 gloo ranks, in fp64, to 1e-10; equal weights on 2, then 1, then 3."""
 
 import multiprocessing
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -18,26 +19,40 @@ from raymds.model import load
 from raymds.tasks import resolve
 from raymds.train.cycle import ConstrainedCycle, build_sampler
 from tests.conftest import overrides
+from tests.towers import TOWERS, write_tower
 
 STEPS = 2
 
 
-def begin(rank: int, ranks: int, rendezvous: str, config: Config) -> tuple[ConstrainedCycle, Sampler, Loader]:
-    """A cycle in fp64 on one rank of a group."""
+def join(rank: int, ranks: int, rendezvous: str) -> None:
     torch.set_num_threads(1)
     td.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
+
+
+def begin(rank: int, ranks: int, config: Config) -> tuple[ConstrainedCycle, Sampler, Loader]:
+    """A cycle in fp64 on one rank of a group."""
     data = DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)
     train = data.load("train")
-    net = load("tiny-64", config.model.weights, tasks.heads, config.model.head_rank, 0).double()
+    net = load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, 0).double()
     sampler = build_sampler(train, tasks, config)
     training = ConstrainedCycle(net, train, tasks, sampler, config)
     return training, sampler, Loader(train, lambda step: sampler.batch(step).share(rank, ranks), net.preprocess, 0)
 
 
-def run_rank(rank: int, ranks: int, folder: str, config: Config) -> None:
-    """Two steps in fp64; rank 0 writes the gradients and weights it ends with."""
-    training, sampler, loader = begin(rank, ranks, f"{folder}/rendezvous-{ranks}", config)
+def run_rank(rank: int, ranks: int, folder: str, configs: dict[str, Config]) -> None:
+    """Two steps in fp64 of each config; rank 0 writes the gradients and weights that they end with."""
+    join(rank, ranks, f"{folder}/rendezvous-{ranks}")
+    for name, config in configs.items():
+        result = two_steps(rank, ranks, config)
+        if rank == 0:
+            torch.save(result, f"{folder}/{name}-{ranks}.pt")
+    td.destroy_process_group()
+
+
+def two_steps(rank: int, ranks: int, config: Config) -> dict[str, torch.Tensor]:
+    """Every parameter's gradient in two steps, and the state after them."""
+    training, sampler, loader = begin(rank, ranks, config)
     training.measure_old()
     result: dict[str, torch.Tensor] = {}
     absent = False
@@ -49,15 +64,14 @@ def run_rank(rank: int, ranks: int, folder: str, config: Config) -> None:
             assert parameter.grad is not None, name
             result[f"{step}.{name}"] = parameter.grad.clone()
     result |= {f"state.{name}": value for name, value in training.state_dict().items()}
-    result["absent"] = dist.all_reduce_sum(torch.tensor(float(absent)))
-    if rank == 0:
-        torch.save(result, f"{folder}/{ranks}.pt")
-    td.destroy_process_group()
+    loader.close()
+    return result | {"absent": dist.all_reduce_sum(torch.tensor(float(absent)))}
 
 
 def go_on(rank: int, ranks: int, folder: str, config: Config, first: int, last: int) -> None:
     """Steps `first` … `last` − 1, from the state that other ranks left to the state that others will find."""
-    training, sampler, loader = begin(rank, ranks, f"{folder}/rendezvous-{first}-{last}", config)
+    join(rank, ranks, f"{folder}/rendezvous-{first}-{last}")
+    training, sampler, loader = begin(rank, ranks, config)
     if first:
         kept = torch.load(f"{folder}/state-{first}.pt", weights_only=True)
         training.model.load_weights(kept["weights"], "state")
@@ -91,9 +105,9 @@ def config(data_uri: str, old_weights: str, tmp_path_factory: pytest.TempPathFac
 def gradients(config: Config) -> dict[int, dict[str, torch.Tensor]]:
     results = {}
     for ranks in (1, 2, 4):
-        arguments = (ranks, config.run.uri, config)
+        arguments = (ranks, config.run.uri, {"tiny": config})
         mp.start_processes(run_rank, arguments, nprocs=ranks, start_method="forkserver")
-        results[ranks] = torch.load(Path(config.run.uri) / f"{ranks}.pt", weights_only=True)
+        results[ranks] = torch.load(Path(config.run.uri) / f"tiny-{ranks}.pt", weights_only=True)
     return results
 
 
@@ -103,6 +117,11 @@ def test_gradients_do_not_depend_on_the_number_of_ranks(
 ) -> None:
     one, many = gradients[1], gradients[ranks]
     assert many["absent"] > 0  # the case that a task is absent from a rank did occur
+    compare(one, many)
+
+
+def compare(one: dict[str, torch.Tensor], many: dict[str, torch.Tensor]) -> None:
+    """Gradients and estimators agree to 1e-10."""
     compared = [name for name in one if name.startswith(("0.", "1.", "state.u", "state.log_s"))]
     assert len(compared) > 50
     for name in compared:
@@ -110,6 +129,18 @@ def test_gradients_do_not_depend_on_the_number_of_ranks(
         scale = max(1.0, float(want.abs().max()))
         assert float((many[name].nan_to_num(0.0) - want).abs().max()) <= 1e-10 * scale, name
     assert any(float(one[name].abs().max()) > 1e-4 for name in compared)
+
+
+def test_neither_do_those_of_other_towers(config: Config, tmp_path: Path) -> None:
+    """BatchNorm, stochastic depth, dropout: none of them makes a row depend on the others, or on its rank."""
+    configs = {}
+    for name in TOWERS:
+        configs[name] = own = deepcopy(config)
+        own.model.name, own.model.weights, own.task.retained = "", write_tower(name, tmp_path), 6
+    for ranks in (1, 2):
+        mp.start_processes(run_rank, (ranks, str(tmp_path), configs), nprocs=ranks, start_method="forkserver")
+    for name in TOWERS:
+        compare(*(torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2)))
 
 
 def test_a_change_of_workers_in_mid_run_changes_nothing(config: Config, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from raymds.model import load
 from raymds.tasks import Tasks, resolve
 from raymds.train.cycle import ConstrainedCycle, build_sampler
 from raymds.train.evaluate import evaluate
+from tests.towers import TOWERS, write_tower
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,22 @@ def tasks(config: Config, data_uri: str) -> Tasks:
 
 
 @pytest.fixture
-def build(config: Config, train: Split, tasks: Tasks) -> Callable[[], tuple[ConstrainedCycle, Loader]]:
+def tower(request: pytest.FixtureRequest, config: Config, tmp_path: Path) -> str:
+    """The kind of tower that a test asks for; its old model becomes the config's."""
+    name: str = getattr(request, "param", "")
+    if name:
+        config.model.name, config.model.weights = "", write_tower(name, tmp_path)
+        config.task.protect, config.task.retained, config.objective.batch = ["weather"], 5, 8
+    return name
+
+
+every_tower = pytest.mark.parametrize("tower", ["", *TOWERS], indirect=True)
+
+
+@pytest.fixture
+def build(config: Config, train: Split, tasks: Tasks, tower: str) -> Callable[[], tuple[ConstrainedCycle, Loader]]:
     def make() -> tuple[ConstrainedCycle, Loader]:
-        net = load("tiny-64", config.model.weights, tasks.heads, config.model.head_rank, config.run.seed)
+        net = load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, config.run.seed)
         sampler = build_sampler(train, tasks, config)
         return ConstrainedCycle(net, train, tasks, sampler, config), Loader(
             train, sampler.batch, net.preprocess, config.run.seed
@@ -43,6 +58,7 @@ def build(config: Config, train: Split, tasks: Tasks) -> Callable[[], tuple[Cons
 Build = Callable[[], tuple[ConstrainedCycle, Loader]]
 
 
+@every_tower
 def test_every_constraint_of_the_unchanged_model_is_exactly_zero(build: Build) -> None:
     """Invariant 1, over several batches of different composition."""
     training, loader = build()
@@ -65,6 +81,27 @@ def _cut(loaded: Loaded, count: int) -> Loaded:
     return Loaded(cut, loaded.pairs, loaded.captions, loaded.examples[:count])
 
 
+@every_tower
+def test_measuring_changes_nothing_and_each_image_is_measured_by_itself(
+    build: Build, config: Config, train: Split, tasks: Tasks
+) -> None:
+    """Also after training: two evaluations are equal to the last bit, and to those of single images."""
+    training, loader = build()
+    net, temperature = training.model, config.constraints.temperature
+    statistics = {name: value.clone() for name, value in net.clip.named_buffers()}
+    training.measure_old()
+    training.step(loader.get(0))
+    assert all(torch.equal(statistics[name], value) for name, value in net.clip.named_buffers())
+    before = net.weights()
+    rows = np.arange(40)
+    once, again = (evaluate(net, train, tasks, temperature, rows) for _ in range(2))
+    single = [evaluate(net, train, tasks, temperature, rows[i : i + 1]) for i in (0, 3, 17, 39)]
+    for attribute, loss in once.loss.items():
+        assert np.array_equal(loss, again.loss[attribute], equal_nan=True)
+        assert np.array_equal(loss[[0, 3, 17, 39]], [found.loss[attribute][0] for found in single], equal_nan=True)
+    assert all(torch.equal(value, before[name]) for name, value in net.weights().items())
+
+
 def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, train: Split, tasks: Tasks) -> None:
     training, _ = build()
     training.measure_old()
@@ -74,7 +111,9 @@ def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, tra
         assert np.array_equal(training.old_losses[k].numpy(), whole.loss[task.attribute][rows])
 
 
-@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize(
+    ("tower", "average"), [("", 0.0), *((name, 0.9) for name in ("", *TOWERS))], indirect=["tower"]
+)
 def test_two_and_two_steps_equal_four(build: Build, config: Config, average: float) -> None:
     """Invariant 3 on one process: weights and every piece of state, bit for bit."""
     config.select.average = average

@@ -4,59 +4,19 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from raymds.config import Config
 from raymds.data.shards import DataSet
-from raymds.data.split import Split
 from raymds.errors import StoppedError
+from raymds.method.verdict import refusal
 from raymds.model import load
 from raymds.tasks import resolve
 from raymds.train import checkpoint, select, worker
 from raymds.train.evaluate import Evaluation, evaluate, paired
-
-
-class Recorder:
-    """Stands in for Ray Train on one process, and writes down what happens in order."""
-
-    def __init__(self, directory: Path) -> None:
-        self.events: list[str] = []
-        self.stop_at = 1000
-        self.reports: list[Any] = []
-        self.push = SimpleNamespace(remote=self._push)
-        self.beat = SimpleNamespace(remote=lambda rank, step: step)
-        self._directory = directory
-
-    def _push(self, record: dict[str, Any]) -> None:
-        if record["event"] == "phase":
-            self.events.append(record["phase"])
-
-    def report(self, metrics: dict[str, Any], checkpoint: Any, *, checkpoint_upload_fn: Any, **_: Any) -> None:
-        checkpoint_upload_fn(checkpoint, "")
-        self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=checkpoint))
-
-
-@pytest.fixture
-def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    made = Recorder(tmp_path / "checkpoints")
-    read = DataSet.load
-
-    def noted(data: DataSet, name: str) -> Split:
-        made.events.append(f"read {name}")
-        return read(data, name)
-
-    monkeypatch.setattr(DataSet, "load", noted)
-    monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
-    monkeypatch.setattr(worker.ray.train, "report", made.report)
-    monkeypatch.setattr(worker.ray.train, "get_all_reported_checkpoints", lambda: made.reports)
-    monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: None)
-    monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: "cpu")
-    monkeypatch.setattr(worker.ray, "wait", lambda answers, timeout: (answers, []))
-    monkeypatch.setattr(worker.ray, "get", lambda step: step >= made.stop_at)
-    return made
+from tests.unit.train.conftest import Recorder
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
@@ -82,8 +42,13 @@ def test_the_test_split_is_read_once_after_the_choice(
         return evaluate(net, test, tasks, config.constraints.temperature)
 
     old, new = measured(config.model.weights), measured(result["weights"]["uri"])
-    for counts, task in zip(result["protected"], tasks.protected, strict=True):
-        assert counts == asdict(paired(old, new, task))  # the old model is the old one, after all that training
+    certificate = result["certificate"]
+    for entry, task in zip([certificate["target"], *certificate["tasks"]], tasks.all, strict=True):
+        counts = asdict(paired(old, new, task))  # the old model is the old one, after all that training
+        assert {name: entry[name] for name in counts if name in entry} == {
+            n: c for n, c in counts.items() if n in entry
+        }
+        assert entry["old"] == counts["old_right"] / counts["n"]
     assert recorder.events == [
         "read train",
         "read val",
@@ -92,6 +57,22 @@ def test_the_test_split_is_read_once_after_the_choice(
         "certifying on the test split",
         "read test",
     ]
+
+
+@pytest.mark.parametrize("require", ["certified", "undecided"])
+def test_weights_that_may_not_become_the_outcome_have_another_name(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, require: str
+) -> None:
+    """The worker names the weights and the driver the outcome, by one decision."""
+    config.select.require, config.select.tolerance = require, 0.0
+    monkeypatch.setattr(select, "choose", lambda found, evaluate_at: select.Choice(found[-1][0], 1.0, found[-1][1]))
+    result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    assert result["refused"] == refusal(result["certificate"], require, "gain")
+    name = "rejected" if result["refused"] else "weights"
+    assert result["weights"]["uri"] == f"{config.run.uri}/{name}.safetensors"
+    assert Path(result["weights"]["uri"]).is_file()
+    if require == "certified":
+        assert result["refused"]  # 120 images can't certify 13 tasks
 
 
 def test_without_a_choice_the_test_split_is_not_read(

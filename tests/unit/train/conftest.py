@@ -1,0 +1,51 @@
+"""Stands in for Ray Train on one process."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raymds.data.shards import DataSet
+from raymds.data.split import Split
+from raymds.train import worker
+
+
+class Recorder:
+    """Stands in for Ray Train on one process, and writes down what happens in order."""
+
+    def __init__(self, directory: Path) -> None:
+        self.events: list[str] = []
+        self.stop_at = 1000
+        self.reports: list[Any] = []
+        self.push = SimpleNamespace(remote=self._push)
+        self.beat = SimpleNamespace(remote=lambda rank, step: step)
+        self._directory = directory
+
+    def _push(self, record: dict[str, Any]) -> None:
+        if record["event"] == "phase":
+            self.events.append(record["phase"])
+
+    def report(self, metrics: dict[str, Any], checkpoint: Any, *, checkpoint_upload_fn: Any, **_: Any) -> None:
+        checkpoint_upload_fn(checkpoint, "")
+        self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=checkpoint))
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder(tmp_path / "checkpoints")
+    read = DataSet.load
+
+    def noted(data: DataSet, name: str) -> Split:
+        made.events.append(f"read {name}")
+        return read(data, name)
+
+    monkeypatch.setattr(DataSet, "load", noted)
+    monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
+    monkeypatch.setattr(worker.ray.train, "report", made.report)
+    monkeypatch.setattr(worker.ray.train, "get_all_reported_checkpoints", lambda: made.reports)
+    monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: None)
+    monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: "cpu")
+    monkeypatch.setattr(worker.ray, "wait", lambda answers, timeout: (answers, []))
+    monkeypatch.setattr(worker.ray, "get", lambda step: step >= made.stop_at)
+    return made
