@@ -171,6 +171,9 @@ class ClipWithHeads(nn.Module):
             if name in own and (name not in tensors or tensors[name].numel() == 1):
                 tensors[name] = tensors[name].reshape(own[name].shape) if name in tensors else own[name]
         self._refuse_others(tensors, own, source)
+        for name, tensor in tensors.items():
+            if own[name].is_floating_point() and not (tensor.is_floating_point() and tensor.isfinite().all()):
+                raise UsageError(f"{source}: {name} does not hold finite floating-point numbers; take another copy")
         self.clip.load_state_dict(tensors)
         self.heads.load(heads, source)
         own_heads = self.heads.weights()
@@ -293,7 +296,7 @@ def _create(identity: Identity, seed: int) -> Any:
         torch.manual_seed(seed)
         try:
             clip = CustomTextCLIP(**config)
-        except (TypeError, RuntimeError, ValueError) as error:
+        except (AssertionError, TypeError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"model.name={identity.called}: open_clip {open_clip.__version__} can't build it: {error}"
             ) from None

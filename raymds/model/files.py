@@ -24,7 +24,7 @@ from raymds.model.identity import Found, Identity
 from raymds.store import uri as storage
 
 _OPENAI = {"input_resolution", "context_length", "vocab_size"}  # entries of OpenAI's state dicts that are no weights
-_POSITIONS = "position_ids"  # of text towers saved by older programs: 0, 1, 2, …
+_CONSTANT = ("position_ids", "attn_mask")  # of text towers, saved by older programs and with TorchScript
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "net")  # where training programs put the weights
 _STACKED = ("heads.A", "heads.B"), ("projection_fn_A", "projection_fn_B")  # heads in the order of a list
 _TEXT = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
@@ -60,7 +60,8 @@ def read_weights(uri: str, heads: Sequence[str] | str | None = None) -> Weights:
         raise UsageError(f"{uri}: holds no tensors")
     _refuse_transformers(uri, state)
     openai = set(state) >= _OPENAI
-    state = {n: t for n, t in state.items() if n not in _OPENAI and n.rpartition(".")[2] != _POSITIONS}
+    constant = {n for n in state if not n.startswith("visual.") and n.rpartition(".")[2] in _CONSTANT}
+    state = {name: tensor for name, tensor in state.items() if name not in _OPENAI | constant}
     about = _about(uri, metadata)
     if about.get(_HEADLESS):
         raise UsageError(
@@ -138,9 +139,9 @@ def _pickled(uri: str, data: bytes) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+) was not", str(error))
-        names = f" (it names {code[1]})" if code else ""
+        wanted = f" (it names {code[1]})" if code else ""
         raise UsageError(
-            f"{uri}: can't be loaded without running code{names}; save its state_dict() alone with torch.save, or as "
+            f"{uri}: can't be loaded without running code{wanted}; save its state_dict() alone with torch.save, or as "
             "safetensors"
         ) from None
     except Exception as error:

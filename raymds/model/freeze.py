@@ -26,13 +26,10 @@ def freeze(tower: nn.Module, blocks: Any, key: str) -> None:
     if blocks == "all":
         tower.requires_grad_(False)
         return
-    frozen, between = set(order[:blocks]), []  # what stands between two blocks goes with the later one
+    before: list[nn.Parameter] = []  # what stands between two blocks goes with the later one
     for name, parameter in tower.named_parameters():
-        block = names[name]
-        if not block and name not in _ENDS:
-            between.append(parameter)
-        if block in frozen:
-            for one in (*between, parameter):
+        if names[name] in order[:blocks]:
+            for one in (*before, parameter):
                 one.requires_grad_(False)
-        if block:
-            between = []
+        elif not names[name] and name not in _ENDS:
+            before.append(parameter)

@@ -96,7 +96,7 @@ def trained(tensors: Mapping[str, Tensor], name: str) -> bool:
 def trained_rank(tensors: Mapping[str, Tensor], classes: Sequence[str]) -> int | None:
     """Rank of the trained heads of some classes and the shared one, else of any other; None where none is trained."""
     found = [tensors.get(f"{HEADS}{name}.B") for name in (*classes, SHARED, *head_names(tensors))]
-    return next((B.shape[0] for B in found if B is not None and B.any()), None)
+    return next((B.shape[0] for B in found if B is not None and B.ndim and B.any()), None)
 
 
 def _directions(name: str, width: int, rank: int, seed: int) -> Tensor:

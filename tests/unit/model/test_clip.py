@@ -1,17 +1,36 @@
-"""The model against open_clip itself, the heads, and what files may hold."""
+"""The model against open_clip itself, whatever its towers are, and a row's independence of its batch."""
 
-from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
-import safetensors.torch
 import torch
+from torch import Tensor
 
 from raymds.errors import UsageError
-from raymds.model import ClipWithHeads, load, pack_weights, read_weights
+from raymds.model import ClipWithHeads
+from tests.unit.model.small import CLASSES, RESNET, TEXT, TEXTS, VISION, of_config, trained
 
-CLASSES = ["weather:clear", "weather:foggy"]
-TEXTS = ["the weather is foggy.", "a", "driving on a highway on a partly cloudy day at night in the rain"]
+CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
+TOWERS = {  # of images, each with what makes a row random or dependent on its batch in training mode
+    "batch norm": RESNET,
+    "batch norm of timm": CONVNEXT | {"timm_model_name": "test_efficientnet", "timm_pool": "avg"},
+    "stochastic depth": CONVNEXT | {"timm_drop_path": 0.5, "timm_drop": 0.5},
+    "dropped patches": VISION | {"patch_dropout": 0.5},
+}
+TEXT_TOWERS = {
+    "causal": {},
+    "linear with bias": {"proj_bias": True},
+    "no projection": {"proj_type": "none", "width": 24},
+    "SigLIP": {"no_causal_mask": True, "pool_type": "last", "proj_bias": True},
+    "CLIPA": {"no_causal_mask": True, "pool_type": "last"},
+    "last, causal": {"pool_type": "last"},
+    "first": {"no_causal_mask": True, "pool_type": "first"},
+    "not causal": {"no_causal_mask": True},
+    "eos": {"pool_type": "eos", "eos_id": 49407},
+    "eos, a small id": {"pool_type": "eos", "eos_id": 269},  # "." at the end of a word
+    "eos, not causal": {"pool_type": "eos", "eos_id": 49407, "no_causal_mask": True},
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,78 +81,177 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_safetensors_round_trip_with_heads(net: ClipWithHeads, tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    path.write_bytes(pack_weights(net))
-    again = load("tiny-64", str(path), CLASSES, 4, seed=9)
-    assert all(torch.equal(value, again.weights()[name]) for name, value in net.weights().items())
+@pytest.mark.parametrize("more", TEXT_TOWERS.values(), ids=TEXT_TOWERS)
+def test_every_text_tower_gives_open_clips_embeddings(more: dict[str, Any]) -> None:
+    net = of_config(VISION, TEXT | more)
+    net.check_text_tower()
+    tokens, rows = net.tokenize(TEXTS), torch.arange(3)
+    want = net.clip.encode_text(net.tokenizer(TEXTS), normalize=True)
+    torch.testing.assert_close(net.encode_text(tokens, rows, torch.tensor([0, 1, -1])), want)
+    for i, text in enumerate(TEXTS):
+        alone = net.encode_text(net.tokenize([text]), torch.tensor([0]), torch.tensor([0]))
+        torch.testing.assert_close(alone, want[i : i + 1])
 
 
-def test_heads_of_other_classes_start_untrained(net: ClipWithHeads, tmp_path: Path) -> None:
-    trained = ClipWithHeads("tiny-64", CLASSES, 4, seed=0)
+@pytest.mark.parametrize("more", TEXT_TOWERS.values(), ids=TEXT_TOWERS)
+def test_the_context_is_whole_where_a_cut_would_change_something(more: dict[str, Any]) -> None:
+    causal = not more.get("no_causal_mask") and more.get("pool_type", "argmax") in {"argmax", "eos"}
+    assert (of_config(VISION, TEXT | more).tokenize(["a"]).shape[1] < 16) == causal
+
+
+@pytest.mark.parametrize("more", [{}, {"proj_bias": True}, {"proj_type": "none", "width": 24}], ids=str)
+def test_a_head_sits_behind_any_projection(more: dict[str, Any]) -> None:
+    """As a matrix that is added to the tower's own, in open_clip's text tower."""
+    net = of_config(VISION, TEXT | more)
     with torch.no_grad():
-        trained.heads.B.add_(1.0)
-    path = tmp_path / "w.safetensors"
-    path.write_bytes(pack_weights(trained))
-    again = load("tiny-64", str(path), [*CLASSES, "scene:tunnel"], 4, seed=0)
-    assert float(again.heads.B.detach().abs().max()) == 0.0
+        net.heads.B.normal_(generator=torch.Generator().manual_seed(0))
+        got = net.encode_text(net.tokenize(TEXTS), torch.arange(3), torch.tensor([1, 1, 1]))
+        text, product = net.clip.text, net.heads.A[1] @ net.heads.B[1]
+        if text.text_projection is None:
+            text.text_projection = torch.nn.Parameter(torch.eye(24) + product)
+        elif isinstance(text.text_projection, torch.nn.Linear):
+            text.text_projection.weight += product.T
+        else:
+            text.text_projection += product
+        want = net.clip.encode_text(net.tokenizer(TEXTS), normalize=True)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrapped", [True, False])
-def test_an_open_clip_pt_file_loads_without_code(tmp_path: Path, wrapped: bool) -> None:
-    """The plain CLIP layout, keys without `text.`, as open_clip saves it from a training run."""
-    source = open_clip.create_model("tiny-64", load_weights=False)
-    state = source.state_dict()
-    assert "token_embedding.weight" in state
-    path = tmp_path / "w.pt"
-    torch.save({"state_dict": {f"module.{n}": v for n, v in state.items()}} if wrapped else state, path)
-    net = load("tiny-64", str(path), CLASSES, 4, seed=0)
-    tokens = source.encode_text(net.tokenizer(TEXTS), normalize=True)
-    got = net.encode_text(net.tokenize(TEXTS), torch.arange(3), torch.zeros(3, dtype=torch.int64))
-    torch.testing.assert_close(got, tokens)
+def test_a_text_tower_that_raymds_does_not_know_is_refused() -> None:
+    """One that masks its padding gives other embeddings than those computed here: found where weights are loaded."""
+    net = of_config(VISION, TEXT | {"no_causal_mask": True, "pool_type": "last"})
+    net.clip.text.use_pad_mask = True
+    with pytest.raises(UsageError, match="its text tower is of a kind that raymds does not know"):
+        net.check_text_tower()
+    with pytest.raises(UsageError, match="its text tower is of a kind that raymds does not know"):
+        of_config(VISION, TEXT | {"embed_cls": True})
 
 
-class Harmful:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (exec, ("raise SystemExit('code ran')",))
+def test_a_cut_that_changes_something_is_given_up() -> None:
+    """Whatever a tower is built like: what counts is whether open_clip's own embeddings come out."""
+    net = of_config(VISION, TEXT | {"no_causal_mask": True})
+    net._cut = True
+    net.check_text_tower()
+    assert net.tokenize(["a"]).shape == (1, 16)
 
 
-def test_a_pt_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "w.pt"
-    torch.save({"state_dict": Harmful()}, path)
-    with pytest.raises(UsageError, match=r"w\.pt: can't be loaded without running code"):
-        read_weights(str(path))
+def pictures(net: ClipWithHeads, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, net.image_size, net.image_size), dtype=torch.uint8, generator=generator)
 
 
-def test_weights_of_another_architecture_are_named(net: ClipWithHeads, tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    path.write_bytes(pack_weights(net))
-    with pytest.raises(UsageError, match=r"w\.safetensors: holds another architecture than model\.name=ViT-B-32"):
-        load("ViT-B-32", str(path), CLASSES, 4, seed=0)
+@pytest.fixture(scope="module", params=["tiny-64", *TOWERS])
+def tower(request: pytest.FixtureRequest) -> ClipWithHeads:
+    """Heads trained, and statistics as after some training, in the mode of training as far as it can be had."""
+    net = trained() if request.param == "tiny-64" else of_config(TOWERS[request.param])
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        net.heads.B.normal_(generator=generator)
+        for name, buffer in net.named_buffers():
+            if name.endswith("running_var"):
+                buffer.uniform_(0.5, 2, generator=generator)
+            if name.endswith("running_mean"):
+                buffer.normal_(generator=generator)
+    net.train()
+    return net.train(True)
 
 
-def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    with pytest.raises(UsageError, match=r"w\.safetensors: no such file"):
-        read_weights(str(path))
-    path.write_bytes(b"\x10\0\0\0\0\0\0\0{junk")
-    with pytest.raises(UsageError, match=r"w\.safetensors: damaged"):
-        read_weights(str(path))
-    path.write_bytes(safetensors.torch.save({"a": torch.zeros(3)})[:-2])
-    with pytest.raises(UsageError, match=r"w\.safetensors: damaged"):
-        read_weights(str(path))
+def test_it_is_in_evaluation_mode_always(tower: ClipWithHeads) -> None:
+    assert not any(part.training for part in tower.modules())
+    pixels = pictures(tower, 3)
+    want = tower.clip.eval().encode_image((pixels / 255 - tower.mean) / tower.std, normalize=True)
+    torch.testing.assert_close(tower.encode_image(pixels), want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "roberta-ViT-B-32"])
+def test_an_images_cosines_are_its_own_to_the_last_bit(tower: ClipWithHeads) -> None:
+    """Alone, in sixteens, behind others, before others."""
+    pixels = pictures(tower, 20)
+    classifiers = tower.classifiers({"weather": {"clear": "the weather is clear.", "foggy": "the weather is foggy."}})
+
+    def cosines(images: Tensor) -> Tensor:
+        return tower.cosines(classifiers, images)["weather"]
+
+    whole = cosines(pixels)
+    assert float(whole.std()) > 0.01
+    for i in (0, 6, 15, 16, 19):
+        assert torch.equal(whole[i : i + 1], cosines(pixels[i : i + 1]))
+    assert torch.equal(whole, torch.cat([cosines(part) for part in pixels.split(16)]))
+    assert torch.equal(whole, cosines(pixels.flip(0)).flip(0))
+    assert torch.equal(whole, cosines(pixels.roll(5, 0)).roll(-5, 0))
+    features = tower.encode_image(pixels)
+    torch.testing.assert_close(whole, features @ classifiers["weather"].T, rtol=1e-4, atol=1e-5)
+
+
+def test_measuring_and_a_step_leave_every_statistic(tower: ClipWithHeads) -> None:
+    before = tower.weights()
+    tower.train()
+    image, text = tower(pictures(tower, 4), tower.tokenize(["a", "b"]), torch.tensor([0, 1]), torch.tensor([0, -1]))
+    (image[:2] * text).sum().backward()
+    tower.cosines(tower.classifiers({"weather": {"foggy": "fog"}}), pictures(tower, 4))
+    after = tower.weights()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    silent = {name for name, p in tower.named_parameters() if p.requires_grad and p.grad is None}
+    assert not silent
+
+
+def test_a_classifier_depends_on_no_other_attribute() -> None:
+    net = trained(["weather:clear", "weather:foggy", "scene:city"])
+    weather = {"clear": "the weather is clear.", "foggy": "the weather is foggy."}
+    alone = net.classifiers({"weather": weather})["weather"]
+    both = net.classifiers({"scene": {"city": "a far longer sentence of a city in the rain"}, "weather": weather})
+    assert torch.equal(alone, both["weather"])
+    tokens = net.tokenize(list(weather.values()))
+    torch.testing.assert_close(alone, net.encode_text(tokens, torch.tensor([0, 1]), torch.tensor([0, 1])))
+
+
+def test_no_images_have_no_cosines() -> None:
+    net = trained()
+    found = net.cosines(net.classifiers({"weather": {"clear": "a", "foggy": "b"}}), pictures(net, 0))
+    assert found["weather"].shape == (0, 2)
+
+
+def test_tables_are_no_matrices() -> None:
+    """What is looked up or added by position."""
+    assert trained().embeddings == {
+        "clip.visual.class_embedding",
+        "clip.visual.positional_embedding",
+        "clip.text.token_embedding.weight",
+        "clip.text.positional_embedding",
+    }
+
+
+def test_a_bias_of_the_logits_is_no_part_of_training() -> None:
+    net = of_config(VISION, init_logit_bias=-10)
+    assert not net.clip.logit_bias.requires_grad
+    state = net.weights()
+    del state["logit_bias"]
+    net.load_weights(state | {"logit_scale": torch.tensor([3.0])}, "w")
+    assert float(net.weights()["logit_bias"]) == -10
+    assert float(net.weights()["logit_scale"]) == 3
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "roberta-ViT-B-32", "coca_ViT-B-32"])
 def test_architectures_that_cant_be_used_are_named(name: str) -> None:
     with pytest.raises(UsageError, match=rf"model\.name={name}: "):
         ClipWithHeads(name, CLASSES, 4, seed=0)
 
 
-def test_standard_architectures_build() -> None:
-    net = ClipWithHeads("RN50", CLASSES, 4, seed=0)
+def test_a_config_that_open_clip_cant_build_is_named() -> None:
+    for wrong in ({"layers": "x"}, {"no_such_key": 1}, {"width": 33}):
+        with pytest.raises(UsageError, match=r"open_clip \S+ can't build it: "):
+            of_config(VISION | wrong)
+
+
+def test_a_tokenizer_that_cant_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*arguments: Any, **more: Any) -> None:
+        raise OSError("no connection\nand more")
+
+    monkeypatch.setattr("raymds.model.clip.HFTokenizer", absent)
+    with pytest.raises(UsageError, match=r"its tokenizer timm/x can't be had: no connection; it needs"):
+        of_config(VISION, TEXT | {"hf_tokenizer_name": "timm/x"})
+
+
+def test_a_standard_architecture_builds() -> None:
+    net = ClipWithHeads("ViT-S-32-alt", CLASSES, 4, seed=0)
     assert net.image_size == 224
-
-
-def test_the_same_weights_give_the_same_file(net: ClipWithHeads) -> None:
-    assert len({pack_weights(net) for _ in range(20)}) == 1
+    assert net.heads.A.shape == (3, 256, 4)
