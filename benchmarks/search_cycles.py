@@ -65,7 +65,7 @@ def train(config: Config) -> History:
             break
         if step % config.select.every == 0 or step == config.optim.steps:
             new = evaluate(training.candidate, val, tasks, limits.temperature)
-            history.append(Measurement.of(select.compare(old, new, tasks), step))
+            history.append(Measurement.of(select.compare(old, new, tasks, config.select.tolerance), step))
     loader.close()
     return history
 

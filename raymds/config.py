@@ -287,7 +287,7 @@ _RULES: list[Rule] = [
     ("optim.clip", *_POSITIVE),
     ("select.every", *_POSITIVE),
     ("select.average", lambda v: 0 <= v < 1, "is the decay of a mean: 0 or more and below 1"),
-    ("select.tolerance", _tolerances, "has to be a fraction, 0 or more and below 1, or one by task, attribute, default"),
+    ("select.tolerance", _tolerances, "has to be a fraction (0 or more, below 1), or one by task, attribute, default"),
     ("select.confidence", *_SHARE),
     ("select.require", lambda v: v in VERDICTS[1:], f"has to be one of {', '.join(VERDICTS[:0:-1])}"),
     ("select.require_target", lambda v: v in {"gain", "proven"}, "has to be gain or proven"),

@@ -35,9 +35,16 @@ class RunDirectory:
         """
         text = to_yaml(config)
         # Created, not written: of two commands that begin at the same moment one finds the other's.
-        if storage.create(self.path("config.yaml"), text.encode()):
+        if not storage.create(self.path("config.yaml"), text.encode()):
+            self.check(config, search)
+
+    def check(self, config: Config, search: bool = False) -> None:
+        """As `claim`, without storing anything: what it would refuse is an error here."""
+        stored, text = self.read("config.yaml"), to_yaml(config)
+        if stored is None:
+            storage.check_writable(self.uri)
             return
-        found = _settled(storage.read(self.path("config.yaml")).decode(), search)
+        found = _settled(stored.decode(), search)
         if found != (given := _settled(text, search)):
             changes = difflib.unified_diff(found, given, n=0, lineterm="")
             lines = [line for line in changes if line[:3] not in {"---", "+++"} and line[0] in "+-"]
@@ -114,10 +121,10 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def digests(config: Config, data: str, parent: str, weights: str) -> dict[str, str]:
-    """What a certificate rests on; `data`, `parent` and `weights` are digests already."""
+def digests(config: str, data: str, parent: str, weights: str) -> dict[str, str]:
+    """What a certificate rests on: digests of the stored config.yaml, of data and of weights, and of the code."""
     return {
-        "config": storage.sha256(to_yaml(config).encode()),
+        "config": config,
         "data": data,
         "parent": parent,
         "weights": weights,

@@ -16,7 +16,7 @@ from raymds.store import uri as storage
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 good, 1 crash, 2 bad usage, 3 nothing feasible or violated."""
+    """Run a command and return its exit status: 0 good, 1 crash, 2 bad usage, 3 old model or below select.require."""
     options = _parse(arguments)
     terminal = Terminal(options.json)
     # What libraries print, Ray of a lost node for instance, is no record.
@@ -61,6 +61,9 @@ def finetune(options: argparse.Namespace, terminal: Terminal) -> int:
     from raymds.train import driver
 
     config = load(Config, options.preset, options.overrides, _CYCLE_KEYS)
+    if options.dry_run:
+        terminal.prepared(driver.prepare(config, terminal.show).summary())
+        return 0
     outcome = driver.finetune(config, terminal.show)
     terminal.outcome(outcome, RunDirectory(config.run.uri).read_json("certificate.json"))
     return 0 if outcome["outcome"] == "new" else 3
@@ -80,11 +83,16 @@ def tune(options: argparse.Namespace, terminal: Terminal) -> int:
     else:
         raise UsageError("give a preset, or --resume with the directory of a search to go on with")
     config = load(Config, preset, given, _CYCLE_KEYS)
+    if options.dry_run:
+        ready, _, at_once = tuning.prepare(config, terminal.show)
+        terminal.prepared(ready.summary() | {"trials": config.search.trials, "trials_at_once": at_once})
+        return 0
     outcome = tuning.search(config, terminal.show)
     terminal.outcome(outcome, RunDirectory(config.run.uri).read_json("certificate.json"))
     return 0 if outcome["outcome"] == "new" else 3
 
 
+_DRY_RUN = "check everything that can be known before the first step, say what the test split can show, and stop"
 _SUBMITTED = {"pretrain": ("data.uri", "run.uri"), "finetune": _CYCLE_KEYS, "tune": _CYCLE_KEYS}
 
 
@@ -118,7 +126,9 @@ def evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def certify(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Certificate of a new model against an old one on a test split."""
+    """Certificate of a new model against an old one on a test split; status 3 where select.require asks for more."""
+    from raymds.method.certificate import unchanged
+    from raymds.method.verdict import below
     from raymds.train import measure as measuring
 
     config = load(Config, options.preset, [*options.overrides, f"model.weights={options.old}"], _CYCLE_KEYS[:3])
@@ -126,8 +136,11 @@ def certify(options: argparse.Namespace, terminal: Terminal) -> int:
     if options.out:
         storage.write_json(options.out, certificate)
     terminal.certificate(certificate, f"{options.split} split, verdict: {certificate['verdict']}")
-    terminal.result({"certificate": certificate})
-    return 3 if certificate["verdict"] == "violated" else 0
+    same = unchanged(certificate)
+    if same:
+        terminal.say(same)
+    terminal.result({"certificate": certificate, "unchanged": same})
+    return 3 if below(certificate["verdict"], config.select.require) else 0
 
 
 def report(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -172,10 +185,12 @@ def _parser() -> argparse.ArgumentParser:
     example = "raymds finetune demo data.uri=data/scenes model.weights=runs/old/weights.safetensors run.uri=runs/fog"
     verb = verb_parser(verbs, "finetune", finetune, example)
     add_preset(verb)
+    verb.add_argument("--dry-run", action="store_true", help=_DRY_RUN)
 
     verb = verb_parser(verbs, "tune", tune, example.replace("finetune", "tune").replace("fog", "search"))
     verb.add_argument("preset", nargs="?", metavar="PRESET", help="YAML file, or the name of a built-in preset")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    verb.add_argument("--dry-run", action="store_true", help=_DRY_RUN)
     verb.add_argument("--resume", metavar="RUN", help="go on with the search in this directory, with its own preset")
 
     verb = verb_parser(

@@ -6,16 +6,16 @@ import time
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 Mode = Literal["live", "plain", "json"]
 Record = dict[str, Any]
 
 _PLAIN_SECONDS = 5.0  # between two lines of one phase on a pipe
 _WIDTH = 100
-_MARKS = {"certified": "green", "retained": "yellow", "violated": "bold red"}
+_MARKS = {"certified": "green", "retained": "yellow", "undecided": "magenta", "violated": "bold red"}
 
 
 class Terminal:
@@ -40,7 +40,7 @@ class Terminal:
             self.console.print(f"[bold]{text}[/bold]")
 
     def show(self, record: Record) -> None:
-        """One record of a run: phase, ray, start, step, eval, or progress (what, done, total)."""
+        """One record of a run: phase, note, ray, start, step, eval, or progress (what, done, total)."""
         if self.mode == "json":
             print(json.dumps(record), file=self._records, flush=True)
             return
@@ -82,17 +82,17 @@ class Terminal:
             self._live, self._bar = None, None
 
     def certificate(self, certificate: Record, title: str) -> None:
-        """The final table, at most 100 columns."""
+        """The final table, at most 100 columns; `lower` is the one-sided joint bound."""
         if self.mode == "json":
             return
         self.stop()
-        table = Table(title=title, title_justify="left", width=None)
+        table = Table(title=Text(title), title_justify="left", width=None)
         for name in ("task", "n", "old %", "new %", "Δ points", "lower", "flips −/+", "verdict"):
             table.add_column(name, justify="left" if name in {"task", "verdict"} else "right", no_wrap=True)
         for entry in [certificate["target"], *certificate["tasks"]]:
             verdict = entry.get("verdict")
             table.add_row(
-                entry["task"],
+                Text(entry["task"]),
                 str(entry["n"]),
                 f"{100 * entry['old']:.1f}",
                 f"{100 * entry['new']:.1f}",
@@ -104,18 +104,36 @@ class Terminal:
             )
         self.console.print(table)
 
+    def prepared(self, summary: Record) -> None:
+        """What a dry run found: config, examples of every task, what the test split can show (`train.prepared`)."""
+        if self.mode != "json":
+            self.say(summary["config"])
+            table = Table(title="examples", title_justify="left", width=None)
+            table.add_column("task", overflow="fold")
+            for name in ("train", "val", "test", "tolerance, points"):
+                table.add_column(name, justify="right", no_wrap=True)
+            for entry in summary["tasks"]:
+                allowed = f"{100 * entry['tolerance']:g}" if "tolerance" in entry else "target"
+                table.add_row(Text(entry["task"]), *(str(entry[split]) for split in ("train", "val", "test")), allowed)
+            self.console.print(table)
+            if "trials" in summary:
+                self.say(f"{summary['trials']} trials, {summary['trials_at_once']} at a time")
+            self.say(summary["outlook"])
+            self.say(f"run: {summary['run']['uri']} ({summary['run']['state']}); a dry run writes nothing")
+        self.result({"prepared": summary})
+
     def accuracies(self, measured: Record) -> None:
         """One model's table, as of `measuring.evaluate_model`."""
         if self.mode == "json":
             return
         self.stop()
-        table = Table(title=f"{measured['split']} split", title_justify="left", width=None)
+        table = Table(title=Text(f"{measured['split']} split"), title_justify="left", width=None)
         table.add_column("task", overflow="fold")
         for name in ("n", "accuracy %", "loss"):
             table.add_column(name, justify="right", no_wrap=True)
         for entry in measured["tasks"]:
             numbers = str(entry["n"]), f"{100 * entry['accuracy']:.1f}", f"{entry['loss']:.3f}"
-            table.add_row(escape(entry["task"]), *numbers)
+            table.add_row(Text(entry["task"]), *numbers)
         self.console.print(table)
 
     def classes(self, counts: Record) -> None:
@@ -132,9 +150,9 @@ class Terminal:
         for attribute, classes in counts["classes"].items():
             undefined = counts["undefined"][attribute]
             for name, rows in classes.items():
-                table.add_row(escape(attribute), escape(name), *map(str, rows.values()))
+                table.add_row(Text(attribute), Text(name), *map(str, rows.values()))
             if any(undefined.values()):
-                table.add_row(escape(attribute), "undefined", *map(str, undefined.values()), style="dim")
+                table.add_row(Text(attribute), "undefined", *map(str, undefined.values()), style="dim")
             table.add_section()
         self.console.print(table)
 
@@ -149,10 +167,13 @@ class Terminal:
         if self.mode == "live":
             self._advance(None, None, record["phase"])
         else:
-            self.console.print(f"  {record['phase']}")
+            self.console.print(f"  {record['phase']}", markup=False)
+
+    def _note(self, record: Record) -> None:
+        self.console.print(f"  {record['note']}", markup=False, soft_wrap=True)
 
     def _ray(self, record: Record) -> None:
-        self.console.print(f"  Ray's own output is in {record['logs']}", style="dim")
+        self.console.print(f"  Ray's own output is in {record['logs']}", style="dim", markup=False)
 
     def _start(self, record: Record) -> None:
         self._steps = record["steps"]
@@ -171,7 +192,7 @@ class Terminal:
             f"worst {worst['task']} {100 * worst['delta']:+.1f}"
         )
         if self.mode == "plain" and record["step"]:
-            self.console.print(f"  val at step {record['step']}: {self._val}")
+            self.console.print(f"  val at step {record['step']}: {self._val}", markup=False)
 
     def _trial(self, record: Record) -> None:
         """A line when a trial of a search begins, measures, ends."""
@@ -193,10 +214,11 @@ class Terminal:
         if self.mode == "plain":
             if done is not None and (done == total or time.monotonic() - self._last > _PLAIN_SECONDS):
                 self._last = time.monotonic()
-                self.console.print(f"  {done}/{total}  {text}")
+                self.console.print(f"  {done}/{total}  {text}", markup=False)
             return
         if self._live is None:
-            columns = [BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")]
+            words = TextColumn("{task.description}", markup=False)
+            columns = [BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), words]
             self._live = Progress(*columns, console=self.console, transient=True)
             self._live.start()
             self._bar = self._live.add_task("", total=None)

@@ -12,7 +12,7 @@ probability `error` at most, and the worst of what is not excluded is a corner o
 θ alone decides the sign, so that with a tolerance of 0 the verdict is an exact sign test of the flips.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +134,23 @@ def certify(
         "tasks": tasks,
         "digests": digests,
     }
+
+
+def unchanged(certificate: Mapping[str, Any]) -> str | None:
+    """Where no example flipped, what that shows and what it can't, in a sentence; None where one did."""
+    entries = [certificate["target"], *certificate["tasks"]]
+    if any(entry["negative_flips"] or entry["positive_flips"] for entry in entries):
+        return None
+    open_ = min(certificate["tasks"], key=lambda entry: entry["lower"])
+    limit = (
+        f"at {100 * certificate['confidence']:g} % joint confidence the test images alone exclude only losses of more "
+        f"than {-100 * open_['lower']:.2g} points (in {open_['task']}, with its {open_['n']} images)"
+    )
+    if certificate["digests"]["parent"] == certificate["digests"]["weights"]:
+        return (
+            f"The old and the new model are the same file, so nothing can be lost, whatever the verdict says: {limit}."
+        )
+    return f"Both models answer alike on every test image. They need not be equal: {limit}."
 
 
 def _measured(counts: PairedCounts, error: float) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from raymds.method.certificate import Numbers, lower_bound, upper_bound
-from raymds.method.verdict import Tolerance, Verdict, below, tolerance_of
+from raymds.method.verdict import Tolerance, below, tolerance_of
 
 FLIPS = 0.02
 _CHANGES = (*(digit * power for power in (0.001, 0.01, 0.1) for digit in (1, 1.5, 2, 3, 5, 7)), 0.95)
 _NEARLY = 0.95  # "nearly always"
-_MOST = 10**7  # examples
-_NEGLIGIBLE = 1e-9  # probability of a number of flips that is left out
+_MOST = 10**6  # examples
+_NEGLIGIBLE = 1e-9  # probability of numbers of flips that are left out
+_POINTS = 60  # numbers of flips that are looked at; up to so many all of them
 
 
 def proven(n: int, change: float, error: float, tolerance: float, flips: float = FLIPS) -> float:
@@ -38,7 +39,7 @@ def kept(n: int, change: float, tolerance: float, flips: float = FLIPS) -> float
     return _chance(n, change, flips, lambda b, c: (c - b) / n >= -tolerance)
 
 
-def outlook(counts: Mapping[str, int], tolerance: Tolerance, confidence: float, require: Verdict) -> str:
+def outlook(counts: Mapping[str, int], tolerance: Tolerance, confidence: float, require: str) -> str:
     """What a test split can show, in sentences for people; `counts`: test examples of each protected task."""
     error = (1 - confidence) / len(counts)
     fewest = min(counts, key=lambda task: counts[task])
@@ -92,7 +93,7 @@ def _certifies(n: int, error: float, tolerance: float) -> str:
     low, high = n, n
     while certified(high, 0.0, error, tolerance) < _NEARLY and high < _MOST:
         low, high = high, 2 * high
-    while high - low > 0.01 * high:
+    while high - low > max(1, 0.01 * high):
         middle = (low + high) // 2
         low, high = (low, middle) if certified(middle, 0.0, error, tolerance) >= _NEARLY else (middle, high)
     return words + f"; where nothing changes, {float(f'{high:.2g}'):,.0f} images would"
@@ -116,9 +117,11 @@ def _chance(n: int, change: float, flips: float, holds: Callable[[Numbers, Numbe
     down, up = min(flips + max(-change, 0.0), 1.0), flips + max(change, 0.0)
     up = min(up, 1 - down) if change <= 0 else min(up, 1.0)
     down = min(down, 1 - up)
-    t = np.arange(n + 1.0)
-    weight = binom.pmf(t, n, down + up)
-    t, weight = t[weight > _NEGLIGIBLE], weight[weight > _NEGLIGIBLE]
+    fewest, most = binom.ppf((_NEGLIGIBLE, 1 - _NEGLIGIBLE), n, down + up)
+    # Of many numbers of flips a few stand for their neighbours: what is asked for has two digits.
+    edges = np.unique(np.linspace(fewest - 1, most, _POINTS + 1).round())
+    weight = np.diff(binom.cdf(edges, n, down + up))
+    t = np.ceil((edges[:-1] + edges[1:]) / 2)
     low, high = np.full_like(t, -1), t + 1  # fails at low, holds at high
     while (high - low > 1).any():
         middle = np.floor((low + high) / 2)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Verdict = Literal["violated", "undecided", "retained", "certified"]
-VERDICTS: tuple[Verdict, ...] = ("violated", "undecided", "retained", "certified")  # from the worst to the best
+VERDICTS: tuple[str, ...] = ("violated", "undecided", "retained", "certified")  # from the worst to the best
 Tolerance = float | Mapping[str, float]  # one for all, or by task, by attribute and `default`
 _NAMED = 5  # tasks that a reason names; a hundred would hide what it says
 
@@ -31,12 +31,12 @@ def worst(verdicts: Sequence[Verdict]) -> Verdict:
     return min(verdicts, key=VERDICTS.index, default="certified")
 
 
-def below(verdict: Verdict, required: Verdict) -> bool:
+def below(verdict: str, required: str) -> bool:
     """Whether a verdict is less than what is asked for."""
     return VERDICTS.index(verdict) < VERDICTS.index(required)
 
 
-def refusal(certificate: Mapping[str, Any], require: Verdict, require_target: str) -> str | None:
+def refusal(certificate: Mapping[str, Any], require: str, require_target: str) -> str | None:
     """Why a certified model may not become the outcome, or None where it may.
 
     Its verdict has to be `require` (select.require) or better, and the target has to gain on test: Δtarget > 0

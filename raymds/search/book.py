@@ -29,7 +29,7 @@ class Book:
         self._own = own_setting(config, space)
         self.run = RunDirectory(config.run.uri)
         found = self.run.read_json("tune.json")
-        self.trials = restored(found) if found else []
+        self.trials = restored(found, self.run.path("tune.json")) if found else []
         self._given = {trial.number for trial in self.trials if trial.status != RUNNING}
         for trial in self.trials:
             if trial.status == RUNNING:

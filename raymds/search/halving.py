@@ -23,15 +23,15 @@ def verdict(history: History, others: Sequence[History], steps: int) -> str | No
     `others` are the other trials' histories as far as they are known, `steps` the budget of each. Called after every
     measurement; only the first at or past a quarter, a half and three quarters of the budget can end a trial.
 
-    First feasibility. A trial ends when one of its protected tasks can't be back at 0 by the end any more: when
+    First feasibility. A trial ends when one of its protected tasks can't be back within its tolerance by the end: when
 
         now + gain·(steps left)/(steps of a quarter) + 0.2·(share left)²  <  0
 
-    where `now` is the task's best delta in the last quarter of the budget and `gain` what that is above its worst in
-    the quarter before, if it is. So a recovery is taken to go on as steeply as it was at its best, and a task that
-    shows none is allowed 11 points at the first rung, 5 at the second, 1.2 at the last: as the learning rate decays
-    by a cosine, the path that is left shrinks with the square of the steps left. Early infeasibility alone ends no
-    trial.
+    where `now` is the task's best margin (delta + tolerance) in the last quarter of the budget and `gain` what that is
+    above its worst in the quarter before, if it is. So a recovery is taken to go on as steeply as it was at its best,
+    and a task that shows none is allowed 11 points at the first rung, 5 at the second, 1.2 at the last: as the learning
+    rate decays by a cosine, the path that is left shrinks with the square of the steps left. Early infeasibility alone
+    ends no trial.
 
     Then the target, from a half on. The trial ends when half of those that came to this rung have a good candidate by
     then (feasible and above the old model) with a higher target than this one can reach, extrapolated alike. So an
@@ -43,8 +43,9 @@ def verdict(history: History, others: Sequence[History], steps: int) -> str | No
     if not passed or step >= steps:
         return None
     rung, left = passed[-1], 1 - step / steps
+    margins = [(m.step, m.margins) for m in history]
     reached = {
-        task: _reach([(m.step, m.tasks[task]) for m in history], steps) + _HOPE * left**2 for task in history[-1].tasks
+        task: _reach([(at, each[task]) for at, each in margins], steps) + _HOPE * left**2 for task in history[-1].tasks
     }
     worst = min(reached, key=lambda task: reached[task])
     if reached[worst] < 0:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from raymds.config import Config
+from raymds.errors import UsageError
 from raymds.search.space import Space
 from raymds.search.trials import FAILED, RUNNING, Measurement, Trial
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def outcome(config: Config, space: Space, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -15,8 +16,9 @@ def outcome(config: Config, space: Space, trials: Sequence[Trial]) -> dict[str, 
 
     schema, outcome (new | old | running), reason, search {algorithm, scheduler, seed, trials, steps, space},
     counts {finished, stopped, failed, running, feasible}, trials [{number, params, status, reason, best, history}],
-    winner {number, params, step, alpha, target, devsafety, tasks} or null, nearest (the same with lost [task, …]) or
-    null. `importance` {key: share of what decides how a trial ends} is added where enough trials have ended.
+    winner {number, params, step, alpha, target, devsafety, margin, feasible, tasks} or null, nearest (the same with
+    lost [task, …]) or null. `importance` {key: share of what decides how a trial ends} is added where enough trials
+    have ended.
 
     The winner is the good candidate (feasible and above the old model) with the highest target. An infeasible trial
     can't win, nor one that failed or still runs; one that was stopped can, by what it had measured. Where there is no
@@ -49,8 +51,13 @@ def outcome(config: Config, space: Space, trials: Sequence[Trial]) -> dict[str, 
     }
 
 
-def restored(content: dict[str, Any]) -> list[Trial]:
-    """The trials of a `tune.json`, to go on from."""
+def restored(content: dict[str, Any], where: str) -> list[Trial]:
+    """The trials of the `tune.json` at `where`, to go on from; UsageError where another version wrote it."""
+    if content["schema"] != SCHEMA:
+        raise UsageError(
+            f"{where}: schema version {content['schema']}, this raymds reads {SCHEMA} and can't go on with it; give "
+            "another run.uri, or finish the search with the version that began it"
+        )
     return [Trial.from_json(record) for record in content["trials"]]
 
 
@@ -72,8 +79,9 @@ def _reason(best: tuple[Trial, Measurement] | None, counts: dict[str, int]) -> s
 
 
 def _lost(measured: Measurement) -> list[str]:
-    """Tasks below the old model, worst first."""
-    return sorted((task for task, delta in measured.tasks.items() if delta < 0), key=lambda task: measured.tasks[task])
+    """Tasks that lost more than they may, worst first."""
+    margins = measured.margins
+    return sorted((task for task, margin in margins.items() if margin < 0), key=lambda task: margins[task])
 
 
 def _entry(measured: Measurement | None) -> dict[str, Any] | None:
@@ -84,7 +92,8 @@ def _entry(measured: Measurement | None) -> dict[str, Any] | None:
         "alpha": measured.alpha,
         "target": measured.target,
         "devsafety": measured.devsafety,
-        "feasible": measured.devsafety >= 0,
+        "margin": measured.margin,
+        "feasible": measured.feasible,
         "tasks": measured.tasks,
     }
 

@@ -47,13 +47,13 @@ def propose(space: Space, own: Params, algorithm: str, seed: int, trials: int, p
 
 
 def constraints(trial: Trial) -> dict[str, float]:
-    """A finished trial's constraints by name, kept iff ≤ 0: −Δacc per protected task, and −Δtarget.
+    """A finished trial's constraints by name, kept iff ≤ 0: −(Δacc + tolerance) per protected task, and −Δtarget.
 
     Accuracies, not h_k: the slack, which may be searched, is part of h_k. The target is among them because a model
     that keeps everything and gained nothing is no better than the old one, and a near miss tells more than it does.
     """
     assert trial.best is not None
-    return {task: -delta for task, delta in trial.best.tasks.items()} | {"target": -trial.best.target}
+    return {task: -margin for task, margin in trial.best.margins.items()} | {"target": -trial.best.target}
 
 
 def importance(space: Space, past: Sequence[Trial]) -> dict[str, float]:

@@ -17,12 +17,14 @@ class Measurement:
     target: float  # Δtarget
     tasks: dict[str, float]  # protected task -> Δacc
     alpha: float = 1.0  # below 1: of w_old + α(w − w_old), with which a trial that had ended was rescued
+    tolerances: dict[str, float] = field(default_factory=dict)  # task -> the loss that it may have; none: 0
 
     @classmethod
     def of(cls, record: Mapping[str, Any], step: int, alpha: float = 1.0) -> "Measurement":
         """From what `select.compare` found: an `eval` record of metrics.jsonl, or the `val` of an outcome."""
         tasks = {task["task"]: task["delta"] for task in record["tasks"]}
-        return cls(step, record["target"]["delta"], tasks, alpha)
+        tolerances = {task["task"]: task["tolerance"] for task in record["tasks"] if task["tolerance"]}
+        return cls(step, record["target"]["delta"], tasks, alpha, tolerances)
 
     @property
     def devsafety(self) -> float:
@@ -30,16 +32,34 @@ class Measurement:
         return min(self.tasks.values())
 
     @property
+    def margins(self) -> dict[str, float]:
+        """Per task how far it is from what it may lose: Δacc + tolerance, below 0 where it lost more."""
+        return {task: delta + self.tolerances.get(task, 0.0) for task, delta in self.tasks.items()}
+
+    @property
+    def margin(self) -> float:
+        """The smallest of the tasks' margins."""
+        return min(self.margins.values())
+
+    @property
+    def feasible(self) -> bool:
+        """Whether no task lost more than it may."""
+        return self.margin >= 0
+
+    @property
     def good(self) -> bool:
         """Feasible, and better at the target than the old model: what a search looks for."""
-        return self.devsafety >= 0 and self.target > 0
+        return self.feasible and self.target > 0
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Orders candidates: the good ones by target, then by the worst task those that gained, then all others."""
+        """Orders candidates: the good ones by target, then by the smallest margin those that gained, then all others.
+
+        As `train.select.score` does.
+        """
         if self.good:
-            return 1 + self.target, self.devsafety
-        return min(self.devsafety, 0.0) - (self.target <= 0), self.target
+            return 1 + self.target, self.margin
+        return min(self.margin, 0.0) - 2 * (self.target <= 0), self.target
 
 
 @dataclass(frozen=True)
@@ -59,10 +79,13 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """As `tune.json` stores it."""
-        return asdict(self) | {"history": [asdict(m) | {"devsafety": m.devsafety} for m in self.history]}
+        return asdict(self) | {
+            "history": [asdict(m) | {"devsafety": m.devsafety, "margin": m.margin} for m in self.history]
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Trial":
         """From what `to_json` gave."""
-        history = tuple(Measurement(m["step"], m["target"], m["tasks"], m["alpha"]) for m in record["history"])
+        names = ("step", "target", "tasks", "alpha", "tolerances")
+        history = tuple(Measurement(*(measured[name] for name in names)) for measured in record["history"])
         return cls(record["number"], record["params"], record["status"], history, record["reason"])

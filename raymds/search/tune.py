@@ -24,10 +24,12 @@ from raymds.search.space import Space, parse, trial_config
 from raymds.search.trials import FAILED, FINISHED, Measurement
 from raymds.store import objects
 from raymds.store import uri as storage
-from raymds.tasks import Tasks, resolve
+from raymds.tasks import Tasks, check_tolerance, resolve
 from raymds.train import driver, worker
+from raymds.train.conclude import SCHEMA, effort
 from raymds.train.driver import Show
 from raymds.train.placement import concurrent
+from raymds.train.prepared import Prepared, check_examples
 
 _LOOK = 5.0  # seconds between two looks at how far the trials are
 _ANSWER = 0.5  # seconds for their monitors to answer; one that starts does not yet
@@ -40,16 +42,13 @@ def search(config: Config, show: Show) -> dict[str, Any]:
     Goes on where the run directory holds a search of the same config: trials that ended stay ended, those cut off go
     on from their checkpoints. RaymdsError where every trial failed, StoppedError where it was asked to stop.
     """
-    objects.configure(config.storage)
-    run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
-    space = parse(config)
-    tasks = _check_ends(config, space, data)
-    config, at_once = concurrent(config, driver.resources(show))
-    driver.preflight(config, data, tasks.heads)
+    ready, space, at_once = prepare(config, show)
+    config, run = ready.config, ready.run
     run.claim(config, search=True)
     finished = run.read_json("outcome.json")
     if finished is not None:
         return finished
+    show({"event": "note", "note": ready.outlook})
     if at_once < config.search.concurrency:
         asked = f"search.concurrency={config.search.concurrency}"
         show({"event": "phase", "phase": f"{asked}: there is room for {at_once}"})
@@ -67,14 +66,30 @@ def search(config: Config, show: Show) -> dict[str, Any]:
     return outcome
 
 
+def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
+    """Everything that can be known before the first trial, as `driver.prepare` does for one cycle; writes nothing.
+
+    Also the space, and how many trials there is room for at a time.
+    """
+    objects.configure(config.storage)
+    run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
+    space = parse(config)
+    tasks = _check_ends(config, space, data)
+    config, at_once = concurrent(config, driver.resources(show))
+    driver.preflight(config, data, tasks.heads)
+    run.check(config, search=True)
+    return Prepared(config, run, data, tasks), space, at_once
+
+
 def _check_ends(config: Config, space: Space, data: DataSet) -> Tasks:
     """The tasks, if the data set has what a step draws at both ends of every range; else UsageError naming the key."""
     tasks = resolve(config.task, data.attributes)
-    driver.check_examples(trial_config(config, {}), data, tasks)
+    check_tolerance(config.select.tolerance, tasks)
+    check_examples(trial_config(config, {}), data, tasks)
     for key, dimension in space.items():
         for value in dimension.grid(2):
             try:
-                driver.check_examples(trial_config(config, {key: value}), data, tasks)
+                check_examples(trial_config(config, {key: value}), data, tasks)
             except UsageError as error:
                 raise UsageError(f"search.space.{key}: {value} can't be tried: {error}") from None
     return tasks
@@ -241,7 +256,7 @@ def _conclude(book: Book, config: Config, show: Show) -> dict[str, Any]:
     trial = book.trials[won["number"]]
     own = book.config_of(trial)
     directory = RunDirectory(own.run.uri)
-    common = {"trial": won["number"], "params": won["params"], **driver.effort(directory, own, 0.0)}
+    common = {"trial": won["number"], "params": won["params"], **effort(directory, own, 0.0)}
     common |= {"solver": own.constraints.solver, "seed": own.run.seed, "skipped_images": {}}
     concluded = directory.read_json("outcome.json") if trial.status == FINISHED else None
     if content["winner"] is not None and concluded is not None:
@@ -250,7 +265,7 @@ def _conclude(book: Book, config: Config, show: Show) -> dict[str, Any]:
         step, alpha, weights = won["step"], 1.0, worker.checkpoint_uri(own, f"step-{won['step']:07d}")
         val = next(r for r in MetricsLog(directory).records if r["event"] == "eval" and r["step"] == step)
     if content["winner"] is None:
-        old = {"schema": driver.SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": config.model.weights}
+        old = {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": config.model.weights}
         return common | old | {"reason": content["reason"], "val": val, "candidate": {"step": step, "alpha": alpha}}
     choice = {"step": step, "alpha": alpha, "record": val}
     verdict = driver.certify_winner(own, book.run, weights, choice, show)

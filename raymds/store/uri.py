@@ -153,6 +153,21 @@ def create(uri: str, data: bytes) -> bool:
     return True
 
 
+def check_writable(uri: str) -> None:
+    """UsageError where files below a local directory, there or not yet, could not be written. Writes nothing.
+
+    Of a bucket that can't be known without writing.
+    """
+    filesystem, path = resolve(uri)
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return
+    found = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
+    if not found.is_dir():
+        raise UsageError(f"{uri}: can't be written: {found} is no directory")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise UsageError(f"{uri}: can't be written: no permission to write in {found}")
+
+
 def write_json(uri: str, content: dict[str, Any]) -> None:
     """Publish a JSON file."""
     write(uri, (json.dumps(content, indent=1) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Starts Ray Train, follows the run, and turns what the workers return into outcome and certificate."""
+"""Prepares a run, starts Ray Train, follows the run."""
 
 import contextlib
 import copy
@@ -21,17 +21,17 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import RaymdsError, UsageError
-from raymds.method.certificate import PairedCounts, certify
-from raymds.run import MetricsLog, RunDirectory, digests
+from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
-from raymds.tasks import Tasks, resolve
+from raymds.tasks import check_tolerance, resolve
 from raymds.train import worker
+from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.net import open_net
 from raymds.train.placement import placed
+from raymds.train.prepared import Prepared, check_examples
 from raymds.train.watch import EndAtOnce, Monitor
 
-SCHEMA = 1
 _KEPT = 5  # candidates kept beside the last checkpoint
 _POLL = 0.25  # seconds between looks at the monitor
 
@@ -58,6 +58,22 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     return weights
 
 
+def prepare(config: Config, show: Show) -> Prepared:
+    """Everything that can be known before the first step; UsageError naming what is wrong. Writes nothing.
+
+    Ray is started only where RAY_ADDRESS names a cluster, to see what it has.
+    """
+    objects.configure(config.storage)
+    run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
+    tasks = resolve(config.task, data.attributes)
+    check_tolerance(config.select.tolerance, tasks)
+    check_examples(config, data, tasks)
+    config = placed(config, resources(show))
+    preflight(config, data, tasks.heads)
+    run.check(config)
+    return Prepared(config, run, data, tasks)
+
+
 def finetune(config: Config, show: Show, shared: str | None = None, monitor: Any = None) -> dict[str, Any]:
     """One constrained cycle; writes certificate.json and, last, outcome.json, and returns the outcome.
 
@@ -65,19 +81,17 @@ def finetune(config: Config, show: Show, shared: str | None = None, monitor: Any
     `shared`, the directory of the old model's results, and a `monitor` through which the search may stop it; its
     outcome is chosen on val and has no certificate.
     """
-    objects.configure(config.storage)
-    run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
-    tasks = resolve(config.task, data.attributes)
-    check_examples(config, data, tasks)
-    config = placed(config, resources(show))
-    preflight(config, data, tasks.heads)
+    ready = prepare(config, show)
+    config, run = ready.config, ready.run
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is not None:
         return finished
+    if not shared:
+        show({"event": "note", "note": ready.outlook})
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
     result, seconds = _fit(config, run, worker.run_cycle, keep, show, monitor, shared=shared)
-    outcome = _conclude(config, run, data, result) | effort(run, config, seconds)
+    outcome = conclude(config, run, ready.data, result) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     outcome["skipped_images"] = result["skipped_images"]
     run.write_json("outcome.json", outcome)
@@ -98,48 +112,7 @@ def certify_winner(
     here.run.uri = run.uri
     here = placed(here, resources(show))
     result, _ = _fit(here, run, worker.run_certification, CheckpointConfig(num_to_keep=1), show, winner=winner)
-    return _conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
-
-
-def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
-    """That every pool holds what a step draws from it, and val and test every class; UsageError naming the task."""
-    absent = [split for split in ("train", "val", "test") if not data.splits.get(split)]
-    if absent:
-        raise UsageError(f"data.uri={data.uri}: has no split {absent[0]!r}; a cycle needs train, val and test")
-    for task in tasks.all:
-        label = task.name.partition(":")[2]
-        for split in ("train", "val", "test"):
-            if data.count(split, task.attribute, label) == 0:
-                key = "task.target" if task == tasks.target else "task.protect"
-                raise UsageError(
-                    f"{key}: {task.name} has no examples in the {split} split of {data.uri}; leave it out, for "
-                    f"example by listing the classes of {task.attribute} one by one"
-                )
-    drawn = config.constraints.images_per_task
-    for task in tasks.protected:
-        found = min(config.task.retained, data.count("train", task.attribute, task.name.partition(":")[2]))
-        if found < drawn:
-            raise UsageError(
-                f"constraints.images_per_task={drawn}: {task.name} has {found} retained examples; lower it to {found}"
-            )
-    if config.constraints.tasks_per_step != "all" and config.constraints.tasks_per_step > len(tasks.protected):
-        raise UsageError(
-            f"constraints.tasks_per_step={config.constraints.tasks_per_step}: has to be {len(tasks.protected)}, the "
-            "number of protected tasks, or less"
-        )
-    positives = round(config.objective.batch * config.objective.positive_share)
-    attribute, _, label = tasks.target.name.partition(":")
-    showing = data.count("train", attribute, label)
-    others = sum(data.count("train", attribute, other) for other in data.attributes[attribute]) - showing
-    for name, needed, found in (
-        (f"pairs that show {tasks.target.name}", positives, showing),
-        (f"pairs of another {attribute}", config.objective.batch - positives, others),
-    ):
-        if found < needed:
-            raise UsageError(
-                f"objective.batch={config.objective.batch}: a step draws {needed} {name}, the train split has {found}; "
-                "lower objective.batch or change objective.positive_share"
-            )
+    return conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
 
 
 def resources(show: Show) -> dict[str, float]:
@@ -291,61 +264,3 @@ class _Follower:
     def _drain(self) -> None:
         for record in ray.get(self._monitor.drain.remote()):
             self._show(record)
-
-
-def _conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> dict[str, Any]:
-    """The outcome's verdict: the chosen model, or the old one where nothing was feasible or the test says otherwise."""
-    parent = storage.sha256(storage.read(str(config.model.weights)))
-    old = {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": config.model.weights}
-    choice = result.get("choice")
-    if choice is None:
-        nearest = max(result["candidates"], key=lambda metrics: metrics["record"]["devsafety"])
-        worst = min(nearest["record"]["tasks"], key=lambda task: task["delta"])
-        reason = (
-            f"no candidate improved the target and kept every protected task on val; nearest: step {nearest['step']} "
-            f"with {worst['task']} {100 * worst['delta']:+.1f} points and the target "
-            f"{100 * nearest['record']['target']['delta']:+.1f}"
-        )
-        return {**old, "reason": reason, "val": nearest["record"], "candidate": {"step": nearest["step"], "alpha": 1.0}}
-    if "target" not in result:
-        return _new(choice, result, "; the winner of the search alone is certified")
-    certificate = certify(
-        PairedCounts(**result["target"]),
-        [PairedCounts(**counts) for counts in result["protected"]],
-        tolerance=config.select.tolerance,
-        confidence=config.select.confidence,
-        digests=digests(config, data.digest, parent, result["weights"]["sha256"]),
-    )
-    run.write_json("flips.json", {"schema": SCHEMA, "flips": result["flips"]})
-    run.write_json("certificate.json", certificate)
-    if certificate["verdict"] == "violated":
-        lost = [task["task"] for task in certificate["tasks"] if task["verdict"] == "violated"]
-        reason = f"the test split shows a loss of {', '.join(lost)}"
-        candidate = {"step": choice["step"], "alpha": choice["alpha"]}
-        return {**old, "reason": reason, "val": choice["record"], "candidate": candidate}
-    return _new(choice, result)
-
-
-def _new(choice: dict[str, Any], result: dict[str, Any], more: str = "") -> dict[str, Any]:
-    """The outcome of a chosen candidate."""
-    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
-    return {
-        "schema": SCHEMA,
-        "outcome": "new",
-        "reason": f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}{more}",
-        "step": choice["step"],
-        "alpha": choice["alpha"],
-        "weights": result["weights"]["uri"],
-        "val": choice["record"],
-    }
-
-
-def effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
-    """What an outcome says of the work: steps, seconds, workers, images per second (the median step's)."""
-    speeds = sorted(r["images_per_second"] for r in MetricsLog(run).records if r["event"] == "step")
-    return {
-        "steps": config.optim.steps,
-        "seconds": seconds,
-        "workers": config.run.workers,
-        "images_per_second": speeds[len(speeds) // 2] if speeds else None,
-    }

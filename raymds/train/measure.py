@@ -5,15 +5,16 @@ from typing import Any
 
 import torch
 
-from raymds.config import Config
+from raymds.config import Config, to_yaml
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.method.certificate import certify
+from raymds.model.files import tensors_digest
 from raymds.run import digests
 from raymds.store import objects
 from raymds.store import uri as storage
-from raymds.tasks import resolve
-from raymds.train.evaluate import Evaluation, evaluate, paired
+from raymds.tasks import check_tolerance, resolve
+from raymds.train.evaluate import Evaluation, evaluate, evidence, paired
 from raymds.train.net import open_net
 
 Show = Callable[[dict[str, Any]], None]
@@ -27,7 +28,9 @@ class _Measure:
         self._config, self._show = config, show
         self.data = DataSet.open(config.data.uri, config.data)
         self.tasks = resolve(config.task, self.data.attributes)
+        check_tolerance(config.select.tolerance, self.tasks)
         self.rows = self.data.load(split)
+        self.digests: dict[str, str] = {}  # of the tensors of each model as it was loaded
         for task in self.tasks.all:
             if not len(self.rows.rows_of(task.attribute, task.label)):
                 raise UsageError(f"task.protect: {task.name} has no examples in the {split} split of {self.data.uri}")
@@ -36,6 +39,7 @@ class _Measure:
         """Every task's results of the model with these weights, called `name` in progress records."""
         config = self._config
         net = open_net(config, self.tasks.heads, weights)
+        self.digests[name] = tensors_digest(net.weights())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
         def progress(done: int) -> None:
@@ -56,7 +60,12 @@ def evaluate_model(config: Config, split: str, show: Show) -> dict[str, Any]:
     return {
         "split": split,
         "tasks": [{"task": c.task, "n": c.n, "accuracy": c.old_right / c.n, "loss": c.loss_old} for c in counts],
-        "digests": {"data": measure.data.digest, "weights": storage.sha256(storage.read(weights))},
+        "label_sets": measure.tasks.label_sets,
+        "digests": {
+            "data": measure.data.digest,
+            "weights": storage.sha256(storage.read(weights)),
+            "tensors": measure.digests["given"],
+        },
     }
 
 
@@ -68,10 +77,17 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
     measure, parent = _Measure(config, split, show), str(config.model.weights)
     before, after = measure(parent, "old"), measure(new, "new")
     tasks, digest = measure.tasks, measure.data.digest
-    return certify(
+    certificate = certify(
         paired(before, after, tasks.target),
         [paired(before, after, task) for task in tasks.protected],
         tolerance=config.select.tolerance,
         confidence=config.select.confidence,
-        digests=digests(config, digest, storage.sha256(storage.read(parent)), storage.sha256(storage.read(new))),
+        digests=digests(
+            storage.sha256(to_yaml(config).encode()),
+            digest,
+            storage.sha256(storage.read(parent)),
+            storage.sha256(storage.read(new)),
+        ),
     )
+    temperature = config.constraints.temperature
+    return certificate | evidence(tasks, temperature, measure.digests["old"], measure.digests["new"])

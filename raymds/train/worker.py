@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -23,7 +22,8 @@ from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import StoppedError
 from raymds.method import dist
-from raymds.method.certificate import PairedCounts
+from raymds.method.certificate import certify
+from raymds.method.verdict import refusal
 from raymds.model.files import tensors_digest
 from raymds.store import objects
 from raymds.store import uri as storage
@@ -31,7 +31,7 @@ from raymds.tasks import Tasks, resolve
 from raymds.train import checkpoint, cycle, flips, pretrain, select
 from raymds.train import old as old_model
 from raymds.train.emit import Emit
-from raymds.train.evaluate import Evaluation, evaluate, paired
+from raymds.train.evaluate import Evaluation, evaluate, evidence, paired
 from raymds.train.net import open_net
 from raymds.train.step import Training
 
@@ -86,19 +86,20 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
                 training.old_losses = known[1]
             else:
                 training.measure_old()
-            emit({"event": "eval", "step": 0, **select.compare(old, old, tasks)})
+            emit({"event": "eval", "step": 0, **select.compare(old, old, tasks, config.select.tolerance)})
             if shared and known is None and dist.rank() == 0:
                 old_model.keep(shared, name, old, training.old_losses)
 
         def candidate(step: int) -> dict[str, Any]:
             new = evaluate(training.candidate, val, tasks, config.constraints.temperature)
-            record = select.compare(old, new, tasks)
+            record = select.compare(old, new, tasks, config.select.tolerance)
             emit({"event": "eval", "step": step, **record})
             return {"step": step, "record": record, "score": select.score(record)}
 
         _loop(config, training, train, sampler, start, emit, candidate)
         emit({"event": "phase", "phase": "choosing among candidates"})
-        choice = _choose(config, w_old, lambda weights: select.compare(old, measure(val, weights), tasks))
+        tolerance = config.select.tolerance
+        choice = _choose(config, w_old, lambda weights: select.compare(old, measure(val, weights), tasks, tolerance))
         if choice is None:
             candidates = [report.metrics for report in _candidates()]
             return {"choice": None, "candidates": candidates, "skipped_images": _skipped({"train": train, "val": val})}
@@ -140,27 +141,35 @@ def _certified(
     weights: dict[str, Tensor],
     emit: Emit,
 ) -> dict[str, Any]:
-    """The one measurement of the test split; publishes the weights, under another name where the old model stays."""
+    """The one measurement of the test split: certificate, why the old model stays (None: it does not), a few pictures.
+
+    Publishes the weights, under another name where the old model stays.
+    """
     emit({"event": "phase", "phase": "certifying on the test split"})
     test = data.load("test")
 
-    def measure(name: str, state: dict[str, Tensor]) -> Evaluation:
+    temperature = config.constraints.temperature
+
+    def measure(name: str, state: dict[str, Tensor]) -> tuple[Evaluation, str]:
         net.load_weights(state, name)
-        return evaluate(net, test, tasks, config.constraints.temperature)
+        return evaluate(net, test, tasks, temperature), tensors_digest(net.weights())
 
-    report = test_report(test, measure("old", w_old), measure("candidate", weights), tasks)
-    deltas = [PairedCounts(**counts).delta for counts in report["protected"]]
-    name = "weights.safetensors" if min(deltas) >= -config.select.tolerance else "rejected.safetensors"
-    published = _publish(config, net, weights, name, _developed(config, net, tasks))
-    return {"weights": published, "skipped_images": _skipped({"test": test}), **report}
-
-
-def test_report(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks) -> dict[str, Any]:
-    """Paired counts per task and a few pictures of negative flips, JSON-ready."""
+    (before, old), (after, new) = measure("old", w_old), measure("candidate", weights)
+    certificate = certify(
+        paired(before, after, tasks.target),
+        [paired(before, after, task) for task in tasks.protected],
+        tolerance=config.select.tolerance,
+        confidence=config.select.confidence,
+        digests={},  # the driver's, who knows the run directory
+    ) | evidence(tasks, temperature, old, new)
+    refused = refusal(certificate, config.select.require, config.select.require_target)
+    name = "rejected.safetensors" if refused else "weights.safetensors"
     return {
-        "target": asdict(paired(before, after, tasks.target)),
-        "protected": [asdict(paired(before, after, task)) for task in tasks.protected],
+        "certificate": certificate,
+        "refused": refused,
+        "weights": _publish(config, net, weights, name, _developed(config, net, tasks)),
         "flips": flips.pictures(test, before, after, tasks),
+        "skipped_images": _skipped({"test": test}),
     }
 
 
@@ -315,9 +324,9 @@ def _developed(config: Config, net: model.ClipWithHeads, tasks: Tasks) -> model.
 def _publish(
     config: Config, net: model.ClipWithHeads, weights: dict[str, Tensor], name: str, identity: model.Identity
 ) -> dict[str, str]:
-    """Write weights into the run directory; their URI, and the digests of file and tensors."""
+    """Write weights into the run directory; their URI and digest."""
     data = model.pack_weights(net, weights, identity)
     uri = storage.join(config.run.uri, name)
     if dist.rank() == 0:
         storage.write(uri, data)
-    return {"uri": uri, "sha256": storage.sha256(data), "tensors": tensors_digest(weights)}
+    return {"uri": uri, "sha256": storage.sha256(data)}

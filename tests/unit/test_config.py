@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from raymds.config import Config, load, to_yaml
 from raymds.data.config import ScenesConfig
@@ -24,6 +25,10 @@ from raymds.errors import UsageError
         ("optim.warmup=24000", r"optim\.warmup=24000: has to be below optim\.steps=24000"),
         ("run.workers=200", r"objective\.batch=256: gives 128 positives .* fewer than run\.workers=200"),
         ("select.confidence=95", r"select\.confidence=95\.0: has to lie between 0 and 1"),
+        ("select.tolerance=1", r"select\.tolerance=1: has to be a fraction"),
+        ("select.tolerance={weather: x}", r"select\.tolerance=\{'weather': 'x'\}: has to be a fraction"),
+        ("select.require=violated", r"select\.require=violated: has to be one of certified, retained, undecided"),
+        ("select.require_target=yes", r"select\.require_target=.*: has to be gain or proven"),
         ("search.algorithm=bayes", r"search\.algorithm=bayes: has to be tpe, gp, random or grid"),
         ("search.trials=0", r"search\.trials=0: has to be above 0"),
         ("search.space=3", r"search\.space: "),
@@ -39,6 +44,14 @@ def test_errors_name_the_key(override: str, message: str) -> None:
 def test_a_required_key_without_value_is_named() -> None:
     with pytest.raises(UsageError, match=r"data\.uri: has no value; give it in the preset or as data\.uri=VALUE"):
         load(Config, None, ["model.name=a"], ("model.name", "data.uri"))
+
+
+def test_a_tolerance_is_a_number_or_one_by_name_and_the_stored_config_has_it() -> None:
+    assert load(Config, None, ["select.tolerance=0.01"]).select.tolerance == 0.01
+    given = {"default": 0.01, "weather": 0, "weather:rainy": 0.03}
+    config = load(Config, None, ['select.tolerance={default: 0.01, weather: 0, "weather:rainy": 0.03}'])
+    assert config.select.tolerance == given
+    assert yaml.safe_load(to_yaml(config))["select"]["tolerance"] == given
 
 
 def test_overrides_win_over_the_preset(tmp_path: Path) -> None:

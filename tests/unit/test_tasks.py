@@ -4,7 +4,7 @@ import pytest
 
 from raymds.config import TaskConfig
 from raymds.errors import UsageError
-from raymds.tasks import resolve
+from raymds.tasks import check_tolerance, resolve
 
 VOCABULARIES = {"weather": ["clear", "rainy", "foggy"], "scene": ["street", "tunnel"]}
 PROMPTS = {"weather": "the weather is {}.", "scene": "the scene is a {}."}
@@ -38,6 +38,17 @@ def test_naming_a_task_twice_protects_it_once() -> None:
 def test_errors(target: str, protect: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve(TaskConfig(target, protect, 10, PROMPTS), VOCABULARIES)
+
+
+def test_a_tolerance_of_no_protected_task_is_an_error_that_names_the_nearest() -> None:
+    tasks = resolve(TaskConfig("weather:foggy", ["weather", "scene"], 10, PROMPTS), VOCABULARIES)
+    check_tolerance(0.01, tasks)
+    check_tolerance({"default": 0.0, "scene": 0.01, "scene:tunnel": 0.02}, tasks)
+    for key in ("scene:tunel", "weather:foggy"):
+        with pytest.raises(UsageError, match=f"select\\.tolerance: '{key}' is no protected task"):
+            check_tolerance({key: 0.01}, tasks)
+    with pytest.raises(UsageError, match=r"did you mean 'scene:tunnel'\?"):
+        check_tolerance({"scene:tunel": 0.01}, tasks)
 
 
 def test_a_prompt_without_a_place_for_the_class() -> None:

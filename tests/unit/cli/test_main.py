@@ -1,6 +1,7 @@
 """What a user sees: exit statuses and messages, before anything expensive starts."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import ray
 import torch
 
 from raymds.cli.main import main
+from raymds.config import Config
 from raymds.data import verify as verifying
+from raymds.data.shards import DataSet
 from raymds.model import ClipWithHeads, load, pack_weights
+from raymds.run import RunDirectory
 from tests.conftest import overrides
 
 
@@ -106,9 +110,10 @@ def test_certify_works_alone(
     assert certificate["devsafety"] == 0.0
     assert all(task["delta"] == task["negative_flips"] == 0 for task in certificate["tasks"])
     assert certificate["digests"]["parent"] == certificate["digests"]["weights"]
-    table = capsys.readouterr().out
+    table, said = capsys.readouterr().out.rstrip().rsplit("\n", 1)
     assert "weather:rainy" in table
     assert max(len(line) for line in table.splitlines()) <= 100
+    assert said.startswith("The old and the new model are the same file, so nothing can be lost, whatever the verdict")
 
 
 def test_evaluate_says_what_the_certificate_says_of_a_model(
@@ -155,6 +160,78 @@ def test_certifying_a_worse_model_ends_with_status_3(
     assert main(command) == 3
     result: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["certificate"]["verdict"] == "violated"
+
+
+@pytest.mark.parametrize(("require", "status"), [("certified", 3), ("retained", 0), ("undecided", 0)])
+def test_certify_ends_with_status_3_below_what_is_required(
+    settings: list[str], old_weights: str, require: str, status: int
+) -> None:
+    """A model against itself flips nothing: retained, as no number of images certifies it without a tolerance."""
+    wanted = ["select.tolerance=0", f"select.require={require}"]
+    assert main(["certify", *settings, "--old", old_weights, "--new", old_weights, *wanted]) == status
+
+
+@pytest.mark.parametrize("verb", ["finetune", "tune"])
+def test_a_dry_run_says_what_there_is_and_writes_nothing(
+    settings: list[str], verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    assert main([verb, *settings, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "  target: weather:foggy\n" in out
+    assert re.search(r"│ weather:rainy +│ +\d+ │ +\d+ │ +\d+ │ +50 │", out)
+    assert "13 protected tasks with " in out
+    assert f"run: {tmp_path / 'run'} (new); a dry run writes nothing\n" in out
+    assert main([verb, *settings, "--dry-run", "--json", 'select.tolerance={"weather:rainy": 0.02}']) == 0
+    prepared = json.loads(capsys.readouterr().out.splitlines()[-1])["prepared"]
+    allowed = {task["task"]: task.get("tolerance") for task in prepared["tasks"]}
+    assert (allowed["weather:foggy"], allowed["weather:rainy"], allowed["weather:clear"]) == (None, 0.02, 0.0)
+    assert prepared["tasks"][0] == {"task": "weather:foggy", **counted(settings, "weather", "foggy")}
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not ray.is_initialized()
+
+
+def counted(settings: list[str], attribute: str, label: str) -> dict[str, int]:
+    uri = next(item for item in settings if item.startswith("data.uri=")).removeprefix("data.uri=")
+    data = DataSet.open(uri)
+    return {name: int((data.load(name).labels[attribute] == data.attributes[attribute].index(label)).sum())
+            for name in ("train", "val", "test")}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["finetune", "tune"])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", "optim.lrr: unknown key"),
+        ("select.tolerance={weather:rany: 0.1}", "select.tolerance: 'weather:rany' is no protected task"),
+        ("model.weights=nowhere.safetensors", "nowhere.safetensors: no such file"),
+        ("run.workers=8", "run.workers=8: asks for 8 CPUs, there are"),
+        ("objective.batch=400", "objective.batch=400: a step draws 200 pairs that show weather:foggy"),
+    ],
+)
+def test_a_dry_run_ends_with_the_error_of_the_run(
+    settings: list[str], verb: str, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = []
+    for flag in (["--dry-run"], []):
+        assert main([verb, *settings, override, *flag]) == 2
+        errors.append(capsys.readouterr().err)
+    assert message in errors[0]
+    assert errors[0] == errors[1]
+    assert not ray.is_initialized()
+
+
+def test_a_dry_run_finds_a_run_directory_that_can_not_be_had(
+    settings: list[str], config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["finetune", *settings, "--dry-run", f"run.uri={tmp_path}/file/run"]) == 2
+    assert f"can't be written: {tmp_path}/file is no directory" in capsys.readouterr().err
+    RunDirectory(config.run.uri).claim(config)
+    assert main(["finetune", *settings, "--dry-run"]) == 0
+    assert f"run: {config.run.uri} (begun)" in capsys.readouterr().out
+    assert main(["finetune", *settings, "--dry-run", "optim.lr=2e-4"]) == 2
+    assert "holds a run with another config" in capsys.readouterr().err
 
 
 def test_weights_with_other_heads_are_fine_but_another_shape_is_not(

@@ -43,7 +43,7 @@ def test_the_final_table_fits_100_columns(capsys: pytest.CaptureFixture[str]) ->
         numbers = {"n": 123456, "old": 0.5, "new": 1.0, "delta": 0.5, "lower": -0.123}
         return {"task": task, **numbers, "negative_flips": 12345, "positive_flips": 12345, **more}
 
-    tasks = [entry("weather:partly cloudy", verdict=v) for v in ("certified", "retained", "violated")]
+    tasks = [entry("weather:partly cloudy", verdict=v) for v in ("certified", "retained", "undecided", "violated")]
     Terminal().certificate({"target": entry("weather:foggy"), "tasks": tasks}, "test split")
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines) <= 100
@@ -63,3 +63,36 @@ def test_a_table_of_365_classes_fits_100_columns(capsys: pytest.CaptureFixture[s
 def test_a_line_for_people_is_not_broken_or_taken_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal().say(f"[red]/data/{'x' * 150} row 3: damaged")
     assert capsys.readouterr().out == f"[red]/data/{'x' * 150} row 3: damaged\n"
+
+
+ODD = ["weather:[fog]", "weather:a[b]c", "weather:[/red]", "weather:[bold]$x_1$\\", "[green]w:x"]
+
+
+def test_class_names_with_brackets_are_names_wherever_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal()
+    numbers = {"n": 9, "old": 0.5, "new": 0.5, "delta": 0.0, "lower": -0.1, "negative_flips": 0, "positive_flips": 0}
+    entries = [{"task": name, **numbers, "verdict": "retained"} for name in ODD]
+    evaluated = [{"task": name, "new": 0.5, "delta": 0.0} for name in ODD]
+    terminal.certificate({"target": {"task": ODD[0], **numbers}, "tasks": entries}, "[test] split")
+    certified = capsys.readouterr().out
+    terminal.accuracies({"split": "[test]", "tasks": [{"task": n, "n": 9, "accuracy": 0.5, "loss": 1.0} for n in ODD]})
+    measured = capsys.readouterr().out
+    examples = [{"task": name, "train": 1, "val": 2, "test": 3, "tolerance": 0.01} for name in ODD]
+    run = {"uri": "runs/[red]", "state": "new"}
+    terminal.prepared({"config": f"target: {ODD[0]}\n", "tasks": examples, "outlook": ODD[1], "run": run})
+    prepared = capsys.readouterr().out
+    for table in (certified, measured, prepared):
+        assert all(f" {name} " in table for name in ODD)
+    assert "[test]" in certified
+    assert "runs/[red]" in prepared
+    for name in ODD:
+        for record in (
+            {"event": "start", "step": 0, "steps": 3},
+            {"event": "eval", "step": 3, "target": evaluated[0], "tasks": [{"task": name, "new": 0.5, "delta": -0.1}]},
+            {"event": "step", "step": 3, "loss": 0.1, "images_per_second": 3.0},
+            {"event": "phase", "phase": name},
+            {"event": "note", "note": name},
+            {"event": "progress", "what": name, "done": 3, "total": 3},
+        ):
+            terminal.show(record)
+        assert capsys.readouterr().out.count(name) == 5 + (name == ODD[0]) * 2

@@ -12,6 +12,7 @@ from raymds.method.certificate import (
     lower_bound,
     more_examples,
     steps,
+    unchanged,
     upper_bound,
 )
 
@@ -187,3 +188,20 @@ def test_the_same_bound_is_lower_with_more_tasks() -> None:
     alone = certify(task, [task], tolerance=0.0, confidence=0.95, digests=DIGESTS)["tasks"][0]["lower"]
     among = certify(task, [task] * 20, tolerance=0.0, confidence=0.95, digests=DIGESTS)["tasks"][0]["lower"]
     assert among < alone
+
+
+def test_two_models_that_answer_alike_are_told_what_that_shows() -> None:
+    tasks = [counts("w:a", 200, 0, 0), counts("w:[b]", 100, 0, 0)]
+    made = certify(counts("w:t", 50, 0, 0), tasks, tolerance=0.0, confidence=0.95, digests=DIGESTS)
+    limit = f"{100 * upper_bound(0, 0, 100, 0.05 / 2):.2g} points (in w:[b], with its 100 images)."
+    said = unchanged(made)
+    assert said is not None
+    assert said.startswith("The old and the new model are the same file, so nothing can be lost")
+    assert said.endswith(limit)
+    said = unchanged(made | {"digests": DIGESTS | {"weights": "1"}})
+    assert said is not None
+    assert said.startswith("Both models answer alike on every test image. They need not be equal: at 95 % joint")
+    assert said.endswith(limit)
+    tasks[0] = counts("w:a", 200, 1, 0)
+    flipped = certify(counts("w:t", 50, 0, 0), tasks, tolerance=0.0, confidence=0.95, digests=DIGESTS)
+    assert unchanged(flipped) is None

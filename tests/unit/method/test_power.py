@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -45,6 +46,20 @@ def test_the_smallest_task_is_named_and_the_median_beside_it() -> None:
     assert "where nothing changes, " in said
     one = outlook({"scene:highway": 50_000}, 0.02, 0.95, "undecided")
     assert "A task that does not change is certified nearly always" in one
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 9, 30])
+@pytest.mark.parametrize("tolerance", [0.0, 0.3, 0.5, 0.9])
+def test_few_images_are_spoken_of_too(n: int, tolerance: float) -> None:
+    assert outlook({"w:a": n, "w:b": 3 * n}, tolerance, 0.95, "retained").startswith("2 protected tasks with ")
+
+
+def test_images_said_to_certify_what_does_not_change_do_so() -> None:
+    said = outlook({"w:a": 100}, 0.01, 0.95, "undecided")
+    found = re.search(r"where nothing changes, ([\d,]+) images would", said)
+    assert found
+    images = int(found[1].replace(",", ""))
+    assert certified(round(1.05 * images), 0.0, 0.05, 0.01) >= 0.95 > certified(round(0.9 * images), 0.0, 0.05, 0.01)
 
 
 def benchmark() -> ModuleType:

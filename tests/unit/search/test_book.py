@@ -28,7 +28,7 @@ def opened(folder: Path, *more: str, show: Any = lambda record: None) -> Book:
 
 
 def record(step: int, target: float, worst: float) -> dict[str, Any]:
-    entry = {"n": 10, "old": 0.5, "new": 0.5 + worst}
+    entry = {"n": 10, "old": 0.5, "new": 0.5 + worst, "tolerance": 0.0}
     tasks = [{"task": "weather:clear", "delta": worst, **entry}]
     goal = {"task": "weather:foggy", "n": 10, "old": 0.2, "new": 0.2 + target, "delta": target}
     return {"event": "eval", "step": step, "target": goal, "tasks": tasks, "devsafety": worst, "feasible": worst >= 0}

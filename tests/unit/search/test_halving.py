@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,14 @@ def test_a_violation_that_does_not_fall_ends_a_trial_the_sooner_the_deeper(depth
     ends = ended(made(stuck, lambda s: 0.9), [])
     assert (ends and ends[0]) == step
     assert ends is None or "worst" in ends[1]
+
+
+def test_a_loss_within_its_tolerance_ends_no_trial() -> None:
+    """A tenth is lost for good: too much at half the budget, unless it may be."""
+    lost = made(lambda s: max(-0.1, -2 * s) + 0.002 * (-1) ** round(20 * s))
+    allowed = [replace(m, tolerances={"worst": 0.11}) for m in lost]
+    assert (ended(lost, []) or (None,))[0] == 50
+    assert ended(allowed, []) is None
 
 
 def test_one_bad_measurement_ends_no_trial() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from raymds.config import Config, load
+from raymds.errors import UsageError
 from raymds.search.outcome import outcome, restored
 from raymds.search.space import Space, Uniform, own_setting, parse
 from raymds.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Measurement, Trial
@@ -65,7 +66,7 @@ def test_the_best_candidate_is_the_one_that_a_cycle_chooses(seed: int) -> None:
 
     def record(m: Measurement) -> dict[str, Any]:
         target = {"old": 0.3, "new": 0.3 + m.target, "delta": m.target}
-        return {"target": target, "devsafety": m.devsafety, "feasible": m.devsafety >= 0}
+        return {"target": target, "devsafety": m.devsafety, "margin": m.margin, "feasible": m.feasible}
 
     chosen = select.choose([(m.step, record(m)) for m in one.history[1:]], None)
     assert one.best is not None
@@ -103,8 +104,9 @@ def test_the_old_model_itself_does_not_win() -> None:
 def test_a_search_goes_on_from_its_file() -> None:
     trials = [trial(1, (0, 0), (0.1, 0.1)), trial(0, (0, 0), (0.2, -0.1), status=STOPPED), trial(2, status=RUNNING)]
     content = json.loads(json.dumps(outcome(config(), SPACE, trials)))
-    assert restored(content) == sorted(trials, key=lambda t: t.number)
-    assert content["schema"] == 1
+    assert restored(content, "tune.json") == sorted(trials, key=lambda t: t.number)
+    with pytest.raises(UsageError, match=r"run/tune\.json: schema version 1, this raymds reads 2 and can't go on"):
+        restored(content | {"schema": 1}, "run/tune.json")
     assert content["trials"][1]["best"]["feasible"] is True
     assert content["trials"][2]["best"] is None
 
@@ -120,5 +122,21 @@ def test_the_file_says_what_was_searched_and_how() -> None:
 
 
 def test_a_measurement_comes_from_a_record_of_the_log() -> None:
-    record = {"event": "eval", "step": 40, "target": {"delta": 0.1}, "tasks": [{"task": "a", "delta": -0.1, "n": 3}]}
-    assert Measurement.of(record, 40) == Measurement(40, 0.1, {"a": -0.1})
+    tasks = [
+        {"task": "a", "delta": -0.1, "n": 3, "tolerance": 0.0}, {"task": "b", "delta": 0.1, "n": 3, "tolerance": 0.2}
+    ]  # fmt: skip
+    record = {"event": "eval", "step": 40, "target": {"delta": 0.1}, "tasks": tasks}
+    assert Measurement.of(record, 40) == Measurement(40, 0.1, {"a": -0.1, "b": 0.1}, 1.0, {"b": 0.2})
+
+
+def test_each_task_may_lose_what_it_is_allowed_to() -> None:
+    def one(number: int, target: float, a: float, b: float) -> Trial:
+        return Trial(number, {}, FINISHED, (Measurement(10, target, {"a": a, "b": b}, 1.0, {"a": 0.02}),))
+
+    found = outcome(config(), SPACE, [one(0, 0.1, 0.0, 0.0), one(1, 0.3, -0.02, 0.0), one(2, 0.9, 0.0, -0.01)])
+    assert (found["winner"]["number"], found["counts"]["feasible"]) == (1, 2)
+    assert (found["winner"]["devsafety"], found["winner"]["margin"]) == (-0.02, 0.0)
+    near = outcome(config(), SPACE, [one(0, 0.1, -0.05, -0.02), one(1, 0.3, -0.02, -0.01)])
+    assert (near["nearest"]["number"], near["nearest"]["lost"]) == (1, ["b"])
+    assert outcome(config(), SPACE, [one(0, 0.1, -0.05, -0.02)])["nearest"]["lost"] == ["a", "b"]
+    assert restored(json.loads(json.dumps(found)), "tune.json")[1] == one(1, 0.3, -0.02, 0.0)

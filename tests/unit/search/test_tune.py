@@ -40,7 +40,7 @@ def test_where_nothing_can_be_kept_the_outcome_is_the_old_model_and_the_reason_n
     assert trial is not None
 
     def entry(task: str, delta: float) -> dict[str, object]:
-        return {"task": task, "n": 100, "old": 0.5, "new": 0.5 + delta, "delta": delta}
+        return {"task": task, "n": 100, "old": 0.5, "new": 0.5 + delta, "delta": delta, "tolerance": 0.0}
 
     def record(step: int, target: float, tunnel: float) -> dict[str, object]:
         tasks = [entry("scene:tunnel", tunnel), entry("weather:clear", 0.1)]

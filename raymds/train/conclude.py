@@ -1,0 +1,72 @@
+"""From what the workers of a cycle return to its outcome and certificate, METHOD 6."""
+
+from typing import Any
+
+from raymds.config import Config
+from raymds.data.shards import DataSet
+from raymds.run import MetricsLog, RunDirectory, digests
+from raymds.store import uri as storage
+from raymds.train import select
+
+SCHEMA = 1
+
+
+def conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> dict[str, Any]:
+    """The outcome's verdict: the chosen model, or the old one where nothing was feasible or the test says otherwise.
+
+    Writes flips.json and certificate.json where the choice was measured on test.
+    """
+    old = {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": config.model.weights}
+    choice = result.get("choice")
+    if choice is None:
+        nearest = max(result["candidates"], key=lambda metrics: select.score(metrics["record"]))
+        candidate = {"step": nearest["step"], "alpha": 1.0}
+        return {**old, "reason": _nearest(nearest), "val": nearest["record"], "candidate": candidate}
+    if "certificate" not in result:
+        return _new(choice, result, "; the winner of the search alone is certified")
+    parent = storage.sha256(storage.read(str(config.model.weights)))
+    stored = storage.sha256(run.read("config.yaml") or b"")
+    made = digests(stored, data.digest, parent, result["weights"]["sha256"])
+    run.write_json("flips.json", {"schema": SCHEMA, "flips": result["flips"]})
+    run.write_json("certificate.json", result["certificate"] | {"digests": made})
+    if result["refused"]:
+        candidate = {"step": choice["step"], "alpha": choice["alpha"]}
+        return {**old, "reason": result["refused"], "val": choice["record"], "candidate": candidate}
+    return _new(choice, result)
+
+
+def _nearest(metrics: dict[str, Any]) -> str:
+    """Why there is no choice: the candidate nearest to one, by the task that violates most."""
+    record = metrics["record"]
+    worst = min(record["tasks"], key=lambda task: task["delta"] + task["tolerance"])
+    kept = f"with {worst['task']} {100 * worst['delta']:+.1f} points and the target"
+    kept = "which keeps every protected task, the target" if record["feasible"] else kept
+    return (
+        f"no candidate improved the target and kept every protected task on val; nearest: step {metrics['step']} "
+        f"{kept} {100 * record['target']['delta']:+.1f}"
+    )
+
+
+def _new(choice: dict[str, Any], result: dict[str, Any], more: str = "") -> dict[str, Any]:
+    """The outcome of a chosen candidate."""
+    interpolated = "" if choice["alpha"] == 1 else f", interpolated towards the old model with α = {choice['alpha']}"
+    return {
+        "schema": SCHEMA,
+        "outcome": "new",
+        "reason": f"step {choice['step']} has the best target accuracy among feasible candidates{interpolated}{more}",
+        "step": choice["step"],
+        "alpha": choice["alpha"],
+        "weights": result["weights"]["uri"],
+        "val": choice["record"],
+    }
+
+
+def effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
+    """What an outcome says of the work: steps, seconds, workers, images per second (the median step's)."""
+    speeds = sorted(r["images_per_second"] for r in MetricsLog(run).records if r["event"] == "step")
+    return {
+        "steps": config.optim.steps,
+        "seconds": seconds,
+        "workers": config.run.workers,
+        "images_per_second": speeds[len(speeds) // 2] if speeds else None,
+    }
