@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from raymds import __version__
 from raymds.cli import data as cli_data
+from raymds.cli import release as cli_release
 from raymds.cli.data import OVERRIDES, add_preset, verb_parser
 from raymds.cli.terminal import Terminal
 from raymds.config import Config, load
@@ -216,6 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     verb = verb_parser(verbs, "follow", follow, "raymds follow raysubmit_abc --address http://127.0.0.1:8265")
     verb.add_argument("job", metavar="JOB", help="name of the job")
     verb.add_argument("--address", metavar="URL", help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)")
+
+    cli_release.add(verbs)
 
     verb = verb_parser(verbs, "report", report, "raymds report runs/fog --beside runs/none")
     verb.add_argument("run_uri", metavar="RUN", help="run directory")

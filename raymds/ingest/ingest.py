@@ -14,10 +14,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import ray
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image
 
 from raymds.data.config import IngestConfig
 from raymds.data.shards import MANIFEST, DataSet, Row, Shard, write_manifest, write_shard
+from raymds.data.upright import orientation, turned
 from raymds.errors import RaymdsError, UsageError
 from raymds.ingest.sources import Entry, Plan, shuffled
 from raymds.store import objects
@@ -27,7 +28,6 @@ Broken = dict[str, str]  # image as its plan names it (or id of its row) -> wher
 
 _NAMED = 10  # broken images in a message
 _QUEUED = 2  # tasks in flight per CPU: one runs, one waits
-_ORIENTATION = 0x0112  # EXIF
 # What Pillow and simplejpeg raise on damaged bytes.
 _UNDECODABLE = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)
 
@@ -196,20 +196,19 @@ def shrink(data: bytes, side: int, quality: int) -> bytes:
     """
     image: Image.Image = Image.open(io.BytesIO(data))
     size, short = image.size, min(image.size)
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    way_up = orientation(image)
     if simplejpeg.is_jpeg(data):
         # Decoded at the smallest of libjpeg's scales that is not below `side`; fast DCTs lose accuracy at high quality.
         least = min(side or short, short)
         image = Image.fromarray(simplejpeg.decode_jpeg(data, fastdct=False, min_height=least, min_width=least))
     else:
         image.load()
-    if side == 0 or (short <= side and orientation == 1):
+    if side == 0 or (short <= side and way_up == 1):
         return data
     image = image.convert("RGB")
     if short > side:
         width, height = (round(length * side / short) for length in size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    image.getexif()[_ORIENTATION] = orientation
-    pixels = np.ascontiguousarray(ImageOps.exif_transpose(image))
+    pixels = np.ascontiguousarray(turned(image, way_up))
     encoded: bytes = simplejpeg.encode_jpeg(pixels, quality, fastdct=False)
     return encoded

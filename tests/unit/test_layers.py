@@ -66,12 +66,13 @@ def test_no_circles_inside_a_room() -> None:
 @pytest.mark.parametrize(
     ("package", "places"),
     [
-        ("ray", {"train", "search.tune", "ingest", "cli.jobs"}),
+        ("ray", {"train", "search.tune", "ingest", "cli.jobs", "release.classify"}),
         ("torch.distributed", {"method.dist"}),
         ("pyarrow.fs", {"store"}),
         ("rich", {"cli.terminal"}),
         ("optuna", {"search.sampler"}),
         ("mlflow", {"report.mlflow"}),
+        ("onnxruntime", {"release.onnx_file"}),
     ],
 )
 def test_libraries_stay_in_their_rooms(package: str, places: set[str]) -> None:

@@ -1,0 +1,162 @@
+"""Labels for many images as a table: in this process, or on a cluster of Ray with a model on each of its devices.
+
+The same rows in the same order either way, and the same numbers: a row depends on nothing but its image and the model.
+(Another number of threads, or another device, may round the last bit of a product in another way.)
+"""
+
+import io
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import torch
+from numpy.typing import NDArray
+
+from raymds.data.reader import table_bytes
+from raymds.data.upright import decode_upright
+from raymds.errors import RaymdsError, UsageError
+from raymds.model import Preprocess
+from raymds.release import images
+from raymds.release.images import Item
+from raymds.release.recogniser import Recogniser, load
+from raymds.store import objects
+from raymds.store import uri as storage
+from raymds.store.objects import StorageConfig
+
+Show = Callable[[dict[str, Any]], None]
+Pixels = NDArray[np.uint8]  # (3, S, S)
+
+_BLOCK = 256  # images of a table's part: decoded, classified and reported together
+_AHEAD = 2  # blocks that are decoded while one is classified
+_PART_ON_GPU = 4  # blocks that a worker gets at once, so that decoding keeps ahead of its GPU; of CPUs all are busy
+_NUMBER = "number"  # column of an image's place in the order, where blocks come back in another
+
+
+def classify(weights: str, model: Recogniser, items: Sequence[Item], show: Show, *, on_ray: bool) -> Any:
+    """A table with a row per image: `image`, per attribute `A`, `A.probability` and `A.margin`, and `error`.
+
+    An image that can't be decoded has an error and no labels; UsageError where a bucket or data set can't be read.
+    `model` is that of `weights`, a path or URI that the machines of the cluster read too where `on_ray`: Ray has to be
+    started then. `show` gets progress records.
+    """
+    model.require_classes()
+    tables, done = [], 0
+    for table in _on_ray(weights, items) if on_ray else _here(model, items, 0):
+        tables.append(table)
+        done += len(table)
+        show({"event": "progress", "what": "images classified", "done": done, "total": len(items)})
+    return pa.concat_tables(tables).sort_by(_NUMBER).drop_columns([_NUMBER])
+
+
+def save(table: Any, uri: str) -> None:
+    """Publish a table as Parquet or CSV, whichever its name ends with."""
+    if uri.endswith(".parquet"):
+        storage.write(uri, table_bytes(table))
+        return
+    buffer = io.BytesIO()
+    pacsv.write_csv(table, buffer)
+    storage.write(uri, buffer.getvalue())
+
+
+def check_name(uri: str) -> None:
+    """UsageError where a table's name has another ending than those that `save` knows."""
+    if not uri.endswith((".parquet", ".csv")):
+        raise UsageError(f"--out {uri}: has to end with .parquet or .csv")
+
+
+def _here(model: Recogniser, items: Sequence[Item], first: int) -> Iterator[Any]:
+    """Tables of the items in blocks, the next ones being decoded while one is classified; numbered from `first`."""
+    fit, threads = model.model.preprocess, len(os.sched_getaffinity(0))
+    waiting: deque[list[Future[tuple[str, Pixels | str]]]] = deque()
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        for start in range(0, len(items) + _AHEAD * _BLOCK, _BLOCK):
+            block = items[start : start + _BLOCK]
+            if block:
+                images.ahead(block)
+                waiting.append([pool.submit(_decoded, item, fit) for item in block])
+            if waiting and (len(waiting) > _AHEAD or not block):
+                decoded = [future.result() for future in waiting.popleft()]
+                yield _table(model, first, decoded)
+                first += len(decoded)
+
+
+def _decoded(item: Item, fit: Preprocess) -> tuple[str, Pixels | str]:
+    """An image's name with its pixels, or with what is wrong with it."""
+    try:
+        name, encoded = images.read(item)
+    except UsageError as error:
+        if item.split or not storage.is_local(item.place):  # a store that is gone is no broken image
+            raise
+        return item.place, str(error)
+    try:
+        return name, fit(decode_upright(encoded, turn=not item.split)).transpose(2, 0, 1)
+    except ValueError as error:
+        return name, str(error)
+
+
+def _table(model: Recogniser, first: int, decoded: Sequence[tuple[str, Pixels | str]]) -> Any:
+    """The rows of one block."""
+    good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
+    answers = iter(model.answers(torch.from_numpy(np.stack(good))) if good else [])
+    rows = [None if isinstance(pixels, str) else next(answers) for _, pixels in decoded]
+    columns = {_NUMBER: pa.array(range(first, first + len(decoded))), "image": pa.array([name for name, _ in decoded])}
+    for attribute in model.classes:
+        said = [row and row[attribute] for row in rows]
+        columns[attribute] = pa.array([p and p.label for p in said], pa.string())
+        columns[f"{attribute}.probability"] = pa.array([p and p.probability for p in said], pa.float32())
+        columns[f"{attribute}.margin"] = pa.array([p and p.margin for p in said], pa.float32())
+    errors = [pixels if isinstance(pixels, str) else None for _, pixels in decoded]
+    return pa.table([*columns.values(), pa.array(errors, pa.string())], [*columns, "error"])
+
+
+class _Worker:
+    """A model on one device of the cluster."""
+
+    def __init__(self, weights: str) -> None:
+        objects.configure(StorageConfig(), lambda record: None)  # a store that is gone is waited for
+        self._model = load(weights)
+
+    def __call__(self, part: Any) -> Iterator[Any]:
+        """Consecutive items with their numbers, as a table -> tables of what they are."""
+        items = [Item(*row) for row in zip(*(part[name].to_pylist() for name in Item._fields), strict=True)]
+        return _here(self._model, items, part[_NUMBER][0].as_py())
+
+
+def _on_ray(weights: str, items: Sequence[Item]) -> Iterator[Any]:
+    """The items' tables, as they come."""
+    import ray  # noqa: PLC0415 - takes seconds, and one machine needs none of it
+    import ray.data  # noqa: PLC0415
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    resources = cast(Any, ray).cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    size = _BLOCK * (_PART_ON_GPU if gpus else 1)
+    parts = [_part(items, range(start, min(start + size, len(items)))) for start in range(0, len(items), size)]
+    tables = ray.data.from_arrow(parts).map_batches(
+        _Worker,
+        fn_constructor_args=(storage.absolute(weights),),
+        batch_size=None,
+        batch_format="pyarrow",
+        concurrency=(1, min(gpus or int(resources.get("CPU", 1)), len(parts))),
+        num_cpus=1,
+        num_gpus=1 if gpus else 0,
+    )
+    try:
+        yield from tables.iter_batches(batch_size=None, batch_format="pyarrow")
+    except ray.exceptions.RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise RaymdsError(f"a worker of the cluster failed: {last}") from error
+
+
+def _part(items: Sequence[Item], numbers: range) -> Any:
+    """Some items as a table, with their numbers."""
+    part = items[numbers.start : numbers.stop]
+    return pa.table({_NUMBER: numbers} | {name: [getattr(item, name) for item in part] for name in Item._fields})
