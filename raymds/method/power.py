@@ -21,7 +21,7 @@ _CHANGES = (*(digit * power for power in (0.001, 0.01, 0.1) for digit in (1, 1.5
 _NEARLY = 0.95  # "nearly always"
 _MOST = 10**6  # examples
 _NEGLIGIBLE = 1e-9  # probability of numbers of flips that are left out
-_POINTS = 25  # numbers of flips that are looked at; up to so many all of them
+_POINTS = 60  # numbers of flips that are looked at; up to so many all of them
 
 
 def proven(n: int, change: float, error: float, tolerance: float, flips: float = FLIPS) -> float:
