@@ -244,7 +244,9 @@ Rule = tuple[str, Callable[[Any], bool], str]
 
 
 def _names_classes(heads: Any) -> bool:
-    listed = isinstance(heads, list) and heads and all(isinstance(h, str) and ":" in h for h in heads[:-1])
+    listed = (
+        isinstance(heads, list) and heads and all(isinstance(h, str) and (":" in h or h == "shared") for h in heads)
+    )
     return heads in (None, "drop") or bool(listed)
 
 
@@ -260,7 +262,7 @@ _BLOCKS = (lambda v: v == "all" or (type(v) is int and v >= 0), "has to be all, 
 _GAMMA = (lambda v: 0 < v <= 1, "has to lie in (0, 1]")
 _RULES: list[Rule] = [
     ("model.activation", lambda v: v in {None, "gelu", "quickgelu"}, "has to be gelu or quickgelu"),
-    ("model.heads", _names_classes, "has to be a list of attribute:class, or drop"),
+    ("model.heads", _names_classes, "has to be a list of attribute:class (the last one may be shared), or drop"),
     ("model.head_rank", lambda v: v is None or v > 0, "has to be above 0"),
     ("model.freeze.image", *_BLOCKS),
     ("model.freeze.text", *_BLOCKS),

@@ -57,6 +57,7 @@ class ClipWithHeads(nn.Module):
         self._cut = text.attn_mask is not None and text.pool_type in {"argmax", "eos"}
         width = text.width if text.text_projection is None else text.output_dim
         self.heads = TaskHeads(classes, text.width, width, head_rank or RANK, seed)
+        self.note = ""  # what people should know of how its file was read
         self._carried: dict[str, Tensor] = {}  # heads of classes that are not asked for
         self.preprocess = self.identity.preprocess
         self.image_size = self.preprocess.size
@@ -259,6 +260,7 @@ def load(
     model = ClipWithHeads(identify(asked, found.found), classes, rank, seed)
     model.load_weights(found.tensors, weights)
     model.check_text_tower()
+    model.note = found.found.note
     return model
 
 

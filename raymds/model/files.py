@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from raymds.errors import UsageError
+from raymds.model import torchscript
 from raymds.model.heads import HEADS, SHARED, head_names, place, trained
 from raymds.model.identity import Found, Identity
 from raymds.store import uri as storage
@@ -68,13 +69,15 @@ def read_weights(uri: str, heads: Sequence[str] | str | None = None) -> Weights:
             f"{uri}: was exported for open_clip, without the class heads that the model was measured with; give the "
             "weights.safetensors that it was exported from"
         )
+    stacked = any(set(pair) <= set(state) for pair in _STACKED)
+    note = f"model.heads=drop: the class heads of {uri} are left out" if stacked and heads == "drop" else ""
     state = _named_heads(uri, state, about.get("classes"), heads)
     tensors = {_separate(name): _plain(tensor) for name, tensor in state.items()}
     for name in tensors:
         if name.startswith(HEADS) and not all(f"{name[:-2]}.{part}" in tensors for part in "AB"):
             raise UsageError(f"{uri}: {name} is half a head, the other half is missing; take the file as written")
     beside = None if about else _beside(uri)
-    return Weights(tensors, Found(uri, about, beside, storage.sha256(data), openai))
+    return Weights(tensors, Found(uri, about, beside, storage.sha256(data), openai, note))
 
 
 def pack_weights(
@@ -126,15 +129,11 @@ def _tensors(uri: str, data: bytes) -> tuple[Any, Mapping[str, str]]:
 def _pickled(uri: str, data: bytes) -> Any:
     if data[:2] == b"PK":
         try:
-            names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-        except zipfile.BadZipFile as error:
+            archive = zipfile.ZipFile(io.BytesIO(data))
+            if torchscript.is_torchscript(archive.namelist()):
+                return torchscript.state_dict(archive)
+        except Exception as error:
             raise UsageError(f"{uri}: damaged: {error}; copy it again") from None
-        if any(name.endswith("constants.pkl") or "/code/" in name for name in names):
-            raise UsageError(
-                f"{uri}: is a TorchScript archive, as OpenAI gives its models, which can't be read without running its "
-                'code; convert it once where you trust it: python -c "import sys, torch; torch.save(torch.jit.load('
-                "sys.argv[1], map_location='cpu').state_dict(), sys.argv[2])\" FILE.pt NEW.pt"
-            )
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -80,6 +80,7 @@ class Found:
     config: Mapping[str, Any] | None = None  # open_clip_config.json beside it
     sha256: str = ""  # of its bytes
     openai: bool = False  # has the three entries that OpenAI's state dicts have beside the weights
+    note: str = ""  # what people should know of how the file was read
 
 
 def identify(asked: Asked, found: Found | None) -> Identity:

@@ -76,7 +76,7 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     space = parse(config)
     tasks = _check_ends(config, space, data)
     config, at_once = concurrent(config, driver.resources(show))
-    driver.preflight(config, data, tasks.heads)
+    driver.preflight(config, data, tasks.heads, show)
     run.check(config, search=True)
     return Prepared(config, run, data, tasks), space, at_once
 

@@ -46,7 +46,7 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     if rows < config.objective.batch:
         raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
     config = placed(config, resources(show))
-    preflight(config, data, [])
+    preflight(config, data, [], show)
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is None:
@@ -69,7 +69,7 @@ def prepare(config: Config, show: Show) -> Prepared:
     check_tolerance(config.select.tolerance, tasks)
     check_examples(config, data, tasks)
     config = placed(config, resources(show))
-    preflight(config, data, tasks.heads)
+    preflight(config, data, tasks.heads, show)
     run.check(config)
     return Prepared(config, run, data, tasks)
 
@@ -123,9 +123,11 @@ def resources(show: Show) -> dict[str, float]:
     return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
 
 
-def preflight(config: Config, data: DataSet, heads: list[str]) -> None:
+def preflight(config: Config, data: DataSet, heads: list[str], show: Show) -> None:
     """What would fail later is found before anything expensive starts."""
     net = open_net(config, heads)
+    if net.note:
+        show({"event": "note", "note": net.note})
     net.freeze(config.model.freeze.image, config.model.freeze.text)
     if config.data.image_size not in {0, net.image_size}:
         raise UsageError(

@@ -5,6 +5,7 @@ Legend of shapes: B images, C classes of a label set, D embedding width, n rows.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,6 +58,15 @@ def paired(old: Evaluation, new: Evaluation, task: Task) -> PairedCounts:
         loss_old=old.mean_loss(task),
         loss_new=new.mean_loss(task),
     )
+
+
+def evidence(tasks: Tasks, temperature: float, old: str, new: str) -> dict[str, Any]:
+    """What a certificate's numbers were measured with: label sets and their sentences, τ₀, digests of both models.
+
+    `old` and `new` are `tensors_digest` of the models as they were loaded, whatever files they came from.
+    """
+    models = {"parent": old, "weights": new}
+    return {"measured": {"label_sets": tasks.label_sets, "temperature": temperature, "tensors": models}}
 
 
 @torch.no_grad()

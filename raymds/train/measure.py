@@ -39,6 +39,8 @@ class _Measure:
         """Every task's results of the model with these weights, called `name` in progress records."""
         config = self._config
         net = open_net(config, self.tasks.heads, weights)
+        if net.note:
+            self._show({"event": "note", "note": net.note})
         self.digests[name] = tensors_digest(net.weights())
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -113,15 +113,17 @@ def test_every_verb_measures_the_delivered_model(
 
     certificate = measure.certify_models(config, str(config.model.weights), "test", silent)
     result = worker.run_certification({"config": config, "monitor": recorder, "winner": config.model.weights})
+    digest = tensors_digest(read_weights(delivered).tensors)
     for found in (certificate, result["certificate"]):
         entries = [found["target"], *found["tasks"]]
         shared({e["task"]: (e["new"], e["loss_new"]) for e in entries}, expected)
         shared({e["task"]: (e["old"], e["loss_old"]) for e in entries}, expected)
+        assert found["measured"]["tensors"] == dict.fromkeys(("parent", "weights"), digest)
+        assert set(found["measured"]["label_sets"]) == {entry["task"].partition(":")[0] for entry in entries}
         assert {e["negative_flips"] + e["positive_flips"] for e in entries} == {0}
 
     # And what was published again is the model that came in.
-    tensors = read_weights(result["weights"]["uri"]).tensors
-    assert tensors_digest(tensors) == tensors_digest(read_weights(delivered).tensors)
+    assert tensors_digest(read_weights(result["weights"]["uri"]).tensors) == digest
 
 
 @pytest.mark.parametrize("interpolate", ["true", "false"])
