@@ -41,7 +41,7 @@ def is_torchscript(names: list[str]) -> bool:
 
 
 def state_dict(archive: zipfile.ZipFile) -> dict[str, Any]:
-    """Tensors by their dotted names, and the model's own whole numbers; UnpicklingError where it names anything else."""
+    """Tensors by their dotted names, and the model's whole numbers; UnpicklingError where it names anything else."""
     [described] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     root = _Unpickler(archive, described.removesuffix(".pkl")).load()
     return dict(_walk(root, ""))
