@@ -23,8 +23,8 @@ def worst(tasks: Sequence[Json]) -> list[Json]:
 
 
 @styled()
-def accuracies(target: Json, tasks: Sequence[Json], tolerance: float) -> str:
-    """Old → new accuracy of every task, with the joint interval of the change laid around the new one."""
+def accuracies(target: Json, tasks: Sequence[Json]) -> str:
+    """Old → new accuracy of every task, with the joint bounds of the change laid around the new one."""
     figure, axes, rows = _rows([target, *worst(tasks)], {target["task"]: "target"}, "accuracy, %")
     for y, task in rows:
         old, new = 100 * task["old"], 100 * task["new"]
@@ -33,7 +33,7 @@ def accuracies(target: Json, tasks: Sequence[Json], tolerance: float) -> str:
         axes.plot([low, high], [y, y], color=MUTED, alpha=0.35, linewidth=7, solid_capstyle="butt")
         axes.plot([old, new], [y, y], color=MUTED, linewidth=1.2)
         axes.plot(old, y, "o", markersize=6.5, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.4)
-        colour, marker, fill = _mark(task, tolerance) if task is not target else (LINES[0], "D", LINES[0])
+        colour, marker, fill = _mark(task) if task is not target else (LINES[0], "D", LINES[0])
         axes.plot(new, y, marker, markersize=6.5, color=colour, markerfacecolor=fill, markeredgewidth=1.8)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -1), min(high, 101))
@@ -41,20 +41,27 @@ def accuracies(target: Json, tasks: Sequence[Json], tolerance: float) -> str:
 
 
 @styled()
-def changes(tasks: Sequence[Json], tolerance: float) -> str:
-    """Change of accuracy of every protected task with its joint interval, against zero and against the tolerance."""
+def changes(tasks: Sequence[Json], tolerance: float | None) -> str:
+    """Change of accuracy of every protected task with its joint bounds, against zero and against its tolerance.
+
+    `tolerance` is that of all tasks, None where each has its own.
+    """
     figure, axes, rows = _rows(worst(tasks), {}, "change of accuracy, points")
     axes.axvline(0, color=INK, linewidth=1)
-    if tolerance > 0:
+    if tolerance:
         axes.axvline(-100 * tolerance, color=BAD, linewidth=1.2, linestyle=(0, (4, 2)))
     for y, task in rows:
-        colour, marker, fill = _mark(task, tolerance)
+        colour, marker, fill = _mark(task)
+        if tolerance is None and task["tolerance"]:
+            axes.plot(
+                [-100 * task["tolerance"]] * 2, [y - 0.4, y + 0.4], color=BAD, linewidth=1.2, linestyle=(0, (4, 2))
+            )
         low, high = _interval(task)
         axes.plot([low, high], [y, y], color=colour, linewidth=1.6)
         for end in (low, high) if low < high else ():
             axes.plot(end, y, "|", color=colour, markersize=7, markeredgewidth=1.6)
         axes.plot(100 * task["delta"], y, marker, color=colour, markerfacecolor=fill, markersize=7, markeredgewidth=1.8)
-    return svg(figure, "changes", "Change of accuracy of each protected capability with its joint interval")
+    return svg(figure, "changes", "Change of accuracy of each protected capability with its joint bounds")
 
 
 @styled()
@@ -178,15 +185,16 @@ def _absent(number: float | None) -> bool:
 
 
 def _interval(task: Json) -> tuple[float, float]:
-    """The joint interval of the change, in points; a side that the certificate does not give ends at the estimate."""
+    """The joint bounds of the change, in points; a side that the certificate does not give ends at the estimate."""
     low, high = task.get("lower"), task.get("upper")
     return 100 * (task["delta"] if low is None else low), 100 * (task["delta"] if high is None else high)
 
 
-def _mark(task: Json, tolerance: float) -> tuple[str, str, str]:
+def _mark(task: Json) -> tuple[str, str, str]:
     """Colour, shape and fill that say the task's verdict; the shape says it alone."""
-    verdict = task.get("verdict") or ("violated" if task["delta"] < -tolerance else "retained")
-    return {"violated": (BAD, "X", BAD), "certified": (GOOD, "o", GOOD)}.get(verdict, (INK, "^", "none"))
+    verdict = task.get("verdict") or ("violated" if task["delta"] < -task["tolerance"] else "retained")
+    looks = {"violated": (BAD, "X", BAD), "undecided": (INK, "v", "none"), "certified": (GOOD, "o", GOOD)}
+    return looks.get(verdict, (INK, "^", "none"))
 
 
 def _rows(

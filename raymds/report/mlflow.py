@@ -1,5 +1,7 @@
 """A run as a run of MLflow (pip install mlflow-skinny): params, metrics, certificate, outcome and page."""
 
+import posixpath
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,11 +36,11 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
         tags = {"raymds.run": run.uri, "mlflow.runName": run.uri}
         created: str = client.create_run(experiment, round(1000 * begin), tags).info.run_id
         config = yaml.safe_load(run.read("config.yaml") or b"")
-        params = [Param(name, str(value)) for name, value in _flat(config)]
+        params = [Param(accepted(name), str(value)) for name, value in _flat(config)]
         for first in range(0, len(params), _PARAMS):
             client.log_batch(created, params=params[first : first + _PARAMS])
         metrics = [
-            Metric(name, value, round(1000 * begin) + record["step"], record["step"])
+            Metric(accepted(name), value, round(1000 * begin) + record["step"], record["step"])
             for record in records
             for name, value in scalars(record).items()
         ]
@@ -52,6 +54,19 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
     except mlflow.MlflowException as error:
         raise UsageError(f"--mlflow {tracking_uri}: MLflow says: {str(error).splitlines()[0]}") from error
     return created
+
+
+def accepted(name: str) -> str:
+    """A name as MLflow takes it: what it refuses, such as [brackets] in the name of a class, as `-5b-`.
+
+    MLflow takes names for paths too: a/../b and a//b are refused.
+    """
+    name = re.sub(r"[^\w\-. :/]", _code, name)
+    return name if posixpath.normpath(name) == name else re.sub("/", _code, name)
+
+
+def _code(found: re.Match[str]) -> str:
+    return f"-{ord(found[0]):x}-"
 
 
 def _flat(config: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

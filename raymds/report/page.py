@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,32 +12,8 @@ from markupsafe import Markup
 from raymds.errors import UsageError
 from raymds.report import charts, search
 from raymds.report.files import RunFiles
-from raymds.report.words import Json, count, label, losses, named, percent, points
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The figures that the page is about: the certificate's, or else the validation split's."""
-
-    split: str
-    target: Json
-    tasks: list[Json]
-    devsafety: float
-    tolerance: float
-    """Of the certificate; on the validation split a feasible step loses nothing, so 0 there."""
-    role: str
-    """chosen, or where the outcome is the old model: rejected (by the test split), nearest miss (nothing feasible)."""
-    step: int | None
-    validation: Json
-    """Target, tasks and DevSafety of the same model on the validation split."""
-    trial: int | None
-    """Of a search: the one that the figures are of."""
-
-    @property
-    def where(self) -> str:
-        """`step 160`, in a search `trial 7, step 160`; empty where there is no step."""
-        trial = "" if self.trial is None else f"trial {self.trial}, "
-        return "" if self.step is None else f"{trial}step {count(self.step)}"
+from raymds.report.verdict import Measured, measured_of, verdict
+from raymds.report.words import Json, count, percent, points
 
 
 def render(run: RunFiles, beside: RunFiles | None = None) -> str:
@@ -57,92 +32,13 @@ def render(run: RunFiles, beside: RunFiles | None = None) -> str:
         raise UsageError(f"a file of the run lacks a field ({error}): is it another version's?") from error
 
 
-def verdict(run: RunFiles) -> tuple[str, str]:
-    """The outcome as one word (certified, retained, violated, old, uncertified) and as one plain sentence."""
-    outcome, certificate, measured = run.outcome or {}, run.certificate, _measured(run)
-    word = certificate["verdict"] if certificate else "uncertified"
-    if outcome["outcome"] == "old" and word != "violated":
-        return "old", _old(measured)
-    m, head = len(measured.tasks), _moved(measured.target, measured.split)
-    lose = f" more than the tolerance of {points(measured.tolerance, sign=False)} points" if measured.tolerance else ""
-    lose = lose or " accuracy"
-    bad = sorted((t for t in measured.tasks if t["delta"] < -measured.tolerance), key=lambda t: t["delta"])
-    if bad:
-        lost = losses([(t["task"], t["delta"]) for t in bad])
-        end = "the outcome is the old model" if measured.role == "rejected" else "keep the old model in service"
-        return word, f"{head}, but {len(bad)} of {m} protected capabilities lost{lose}: {lost}; {end}."
-    if word == "certified":
-        joint = f"{100 * (certificate or {})['confidence']:g} % joint confidence"
-        return word, f"{head} and none of {m} protected capabilities lost{lose}: certified at {joint}."
-    head += f" and none of {m} protected capabilities was measured to lose{lose}"
-    if certificate is None:
-        return word, f"{head}: there is no certificate, so nothing is known about the test split."
-    return word, f"{head}: retained but not certified, because {_undecided(certificate)}."
-
-
-def _undecided(certificate: Json) -> str:
-    """What a retained model lacks: which capabilities the joint bound leaves open, and how many images would decide."""
-    still = [t for t in certificate["tasks"] if t.get("lower") is None or t["lower"] < -certificate["tolerance"]]
-    words = f"at {100 * certificate['confidence']:g} % joint confidence a "
-    words += f"{'larger ' if certificate['tolerance'] else ''}loss is not yet ruled out for {len(still)} of them"
-    known = [t for t in still if t.get("more_examples") is not None]
-    if known:
-        most = max(known, key=lambda t: (t["more_examples"], t["task"]))
-        words += f", which up to {count(most['more_examples'])} more test images each would decide"
-        words += f" ({named(most['task'])} needs the most)" if len(known) > 1 else ""
-    if len(known) < len(still):
-        words += f"; {len(still) - len(known)} of those lie too close to the tolerance for any number to decide"
-    return words
-
-
-def _old(measured: Measured) -> str:
-    """The sentence for a cycle in which nothing was feasible."""
-    target, loser = measured.target, min(measured.tasks, key=lambda t: t["delta"])
-    loss = f"but lost {points(-loser['delta'], sign=False)} points on {named(loser['task'])}"
-    if loser["delta"] >= 0:
-        loss = "and lost nothing"
-    old, new = percent(target["old"]), percent(target["new"])
-    where = f", {measured.where}," if measured.where else ""
-    return (
-        f"No candidate both improved {label(target['task'])} and kept all {len(measured.tasks)} protected "
-        f"capabilities, so the outcome is the old model; on the validation split the nearest miss{where} "
-        f"took it from {old} to {new} {loss}."
-    )
-
-
-def _moved(target: Json, split: str) -> str:
-    old, new = percent(target["old"]), percent(target["new"])
-    how = "rose" if target["new"] > target["old"] else "fell"
-    change = f"stayed at {old}" if target["new"] == target["old"] else f"{how} from {old} to {new}"
-    name = label(target["task"])
-    return f"{name[:1].upper()}{name[1:]} recognition {change} on {count(target['n'])} {split} images"
-
-
-def _measured(run: RunFiles) -> Measured:
-    """The test split's figures where there is a certificate of a new model, else the validation split's."""
-    outcome = run.outcome
-    if outcome is None:
-        raise UsageError("outcome.json is missing: the run has not finished (or this is no run directory)")
-    val, certificate = outcome["val"], run.certificate
-    if outcome["outcome"] == "new":
-        role, step = "chosen", outcome["step"]
-    else:
-        # A search of which no trial measured anything has no candidate.
-        role, step = "rejected" if certificate else "nearest miss", (outcome.get("candidate") or {}).get("step")
-    found, tolerance = (certificate, float(certificate["tolerance"])) if certificate else (val, 0.0)
-    split = "test" if certificate else "validation"
-    return Measured(
-        split, found["target"], found["tasks"], found["devsafety"], tolerance, role, step, val, outcome.get("trial")
-    )
-
-
 def _context(run: RunFiles, beside: RunFiles | None) -> Json:
     """Everything the template writes."""
-    measured = _measured(run)
+    measured = measured_of(run)
     word, sentence = verdict(run)
     evals, steps, starts = (_records(run, event) for event in ("eval", "step", "start"))
     drawn = {
-        "accuracies": charts.accuracies(measured.target, measured.tasks, measured.tolerance),
+        "accuracies": charts.accuracies(measured.target, measured.tasks),
         "changes": charts.changes(measured.tasks, measured.tolerance) if measured.tasks else "",
         **_progress(measured, run.outcome or {}, evals),
         **_histories(steps),
@@ -179,6 +75,7 @@ def _progress(measured: Measured, outcome: Json, evals: Sequence[Json]) -> dict[
     def mark(value: float) -> tuple[int, float, str] | None:
         return None if measured.step is None else (measured.step, value, words)
 
+    below = {"tolerance": -measured.tolerance} if measured.tolerance else {}
     steps, feasible = [e["step"] for e in evals], [bool(e["feasible"]) for e in evals]
     before = evals[0]["target"]["old"]
     return {
@@ -187,7 +84,7 @@ def _progress(measured: Measured, outcome: Json, evals: Sequence[Json]) -> dict[
             mark(at["target"]["new"]), name="target", title="Target accuracy in percent by step",
         ),
         "devsafety": charts.progress(
-            steps, [e["devsafety"] for e in evals], feasible, {"none lost": 0.0},
+            steps, [e["devsafety"] for e in evals], feasible, {"none lost": 0.0} | below,
             mark(at["devsafety"]), name="devsafety", title="DevSafety in points by step",
         ),
     }  # fmt: skip
@@ -216,7 +113,10 @@ def _beside(run: RunFiles, reference: RunFiles) -> Json:
     deltas = [{t["task"]: t for t in [side["target"], *side["tasks"]]} for side in sides]
     shared = [task for task in deltas[0] if task in deltas[1]]
     mine, other = ({task: t["delta"] for task, t in side.items()} for side in deltas)
-    rows = [{"task": t, "target": t == targets[0], "mine": mine[t], "other": other[t]} for t in shared]
+    rows = [
+        {"task": t, "target": t == targets[0], "mine": mine[t], "other": other[t],
+         "tolerance": deltas[0][t].get("tolerance", 0.0)} for t in shared
+    ]  # fmt: skip
     names = [side["solver"] for side in sides]
     if names[0] == names[1]:
         names = [f"{names[0]}, this run", f"{names[1]}, the other run"]
@@ -229,7 +129,7 @@ def _handed_over(run: RunFiles) -> Json:
     A solver that ignores the constraints is shown as it is used without them: at its step of highest target accuracy,
     not where the choice among feasible steps, or the rescue, has led it back towards the old model.
     """
-    measured, solver = _measured(run), str((run.outcome or {})["solver"])
+    measured, solver = measured_of(run), str((run.outcome or {})["solver"])
     trained = [e for e in _records(run, "eval") if e["step"] > 0]
     if solver in ("none", "regularize") and trained:
         best = max(trained, key=lambda e: (e["target"]["new"], -e["step"]))

@@ -25,7 +25,7 @@ def context(tune: Json) -> Json:
     space, importance = tune["search"]["space"], tune.get("importance") or {}
     panels = _panels(space, importance)
     drawn = {
-        "trade": search_charts.trade(dots, ringed) if dots else "",
+        "trade": search_charts.trade(dots, ringed, _tolerated(tune)) if dots else "",
         "course": search_charts.course(dots, ringed, 1 + max(trial["number"] for trial in tune["trials"]))
         if dots
         else "",
@@ -72,7 +72,17 @@ def _finite(value: float | None) -> bool:
 
 def _dot(trial: Json) -> Dot:
     best = trial["best"]
-    return Dot(trial["number"], 100 * best["target"], 100 * best["devsafety"], trial["params"])
+    return Dot(trial["number"], 100 * best["target"], 100 * _margin(best), trial["params"])
+
+
+def _margin(best: Json) -> float:
+    """The worst task's change plus what it may lose; a search of an older version tolerated nothing."""
+    return float(best["margin"] if "margin" in best else best["devsafety"])
+
+
+def _tolerated(tune: Json) -> bool:
+    """Whether some task may lose something."""
+    return any(_margin(trial["best"]) != trial["best"]["devsafety"] for trial in tune["trials"] if _counts(trial))
 
 
 def _panels(space: Json, importance: Json) -> list[str]:
@@ -102,9 +112,9 @@ def _order(trial: Json) -> tuple[int, float, int]:
     if not _counts(trial):
         return 2, 0.0, trial["number"]
     best = trial["best"]
-    if best["devsafety"] >= 0:
+    if _margin(best) >= 0:
         return 0, -best["target"], trial["number"]
-    return 1, -best["devsafety"], trial["number"]
+    return 1, -_margin(best), trial["number"]
 
 
 def _row(trial: Json, tune: Json, space: Sequence[str]) -> dict[str, Any]:
@@ -125,7 +135,7 @@ def _row(trial: Json, tune: Json, space: Sequence[str]) -> dict[str, Any]:
         "link": f"{run}/report.html" if trial.get("page") and _OWN_DIRECTORY.fullmatch(run) else None,
         "step": _step(best).removeprefix("step ") if best else "–",
         "target": best["target"] if best else None, "devsafety": best["devsafety"] if best else None,
-        "worst": named(worst) if worst else "", "lost": bool(best) and (best["devsafety"] or 0) < 0,
+        "worst": named(worst) if worst else "", "lost": bool(best) and _finite(best["devsafety"]) and _margin(best) < 0,
         "params": [setting(trial["params"].get(key)) for key in space],
     }  # fmt: skip
 

@@ -25,27 +25,30 @@ CORNERS = ((1, 1), (-1, 1), (1, -1), (-1, -1))  # of a dot, where its name may s
 
 @dataclass(frozen=True)
 class Dot:
-    """A trial's best candidate. Both changes are in points."""
+    """A trial's best candidate. Target and margin are in points."""
 
     number: int
     target: float
-    devsafety: float
+    margin: float  # the worst task's change, plus what it may lose
     params: Json
 
     @property
     def feasible(self) -> bool:
         """Whether it keeps every protected task."""
-        return self.devsafety >= 0
+        return self.margin >= 0
 
 
 Place = Callable[[Dot], float | None]  # where a dot lies on the x axis; None: nowhere
 
 
 @styled()
-def trade(dots: Sequence[Dot], ringed: int | None) -> str:
-    """Target change against the worst retention, with the region in which everything is kept and the target gains."""
+def trade(dots: Sequence[Dot], ringed: int | None, tolerated: bool = False) -> str:
+    """Target change against the worst retention, with the region in which everything is kept and the target gains.
+
+    `tolerated`: tasks may lose something, so what is kept begins below a retention of 0.
+    """
     figure, axes = _axes(3.3)
-    left, right = _range([dot.devsafety for dot in dots])
+    left, right = _range([dot.margin for dot in dots])
     bottom, top = _range([dot.target for dot in dots])
     right += 0.2 * (right - left)  # for the names of those that keep everything, which often lie in a narrow band
     axes.set_xlim(left, right)
@@ -53,9 +56,9 @@ def trade(dots: Sequence[Dot], ringed: int | None) -> str:
     axes.add_patch(Rectangle((0, 0), right, top, facecolor=GOOD, edgecolor="none", alpha=0.15))
     axes.axvline(0, color=INK, linewidth=1)
     axes.axhline(0, color=INK, linewidth=1)
-    _draw(axes, dots, lambda dot: dot.devsafety, ringed)
+    _draw(axes, dots, lambda dot: dot.margin, ringed)
     _name(axes, dots, {PRESET: "preset"} | ({} if ringed is None else {ringed: f"trial {ringed}"}))
-    axes.set_xlabel("worst retention, points")
+    axes.set_xlabel("worst retention + tolerance, points" if tolerated else "worst retention, points")
     return svg(figure, "trade", "Target change against worst retention of every trial's best candidate")
 
 
@@ -108,7 +111,7 @@ def shares(importance: Mapping[str, float]) -> str:
 
 def clipped(dots: Sequence[Dot]) -> tuple[bool, bool]:
     """Whether some dot lies so far to the left, and so far down, that it is drawn at the edge."""
-    across, down = [dot.devsafety for dot in dots], [dot.target for dot in dots]
+    across, down = [dot.margin for dot in dots], [dot.target for dot in dots]
     return min(across, default=0.0) < _range(across)[0], min(down, default=0.0) < _range(down)[0]
 
 
@@ -157,7 +160,7 @@ def _draw(axes: Axes, dots: Sequence[Dot], place: Place, ringed: int | None) -> 
 def _name(axes: Axes, dots: Sequence[Dot], names: Mapping[int, str]) -> None:
     """Words beside the dots of these numbers, each at the corner where it covers the fewest dots and other words."""
     (left, _), (bottom, _) = axes.get_xlim(), axes.get_ylim()
-    at = {dot.number: (max(dot.devsafety, left), max(dot.target, bottom)) for dot in dots}
+    at = {dot.number: (max(dot.margin, left), max(dot.target, bottom)) for dot in dots}
     pixels = {number: tuple(map(float, axes.transData.transform(place))) for number, place in at.items()}
     frame, taken = axes.get_window_extent(), [*pixels.values()]
     for number, words in names.items():

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from raymds.method.verdict import verdict_of
+
 TARGET = "weather:foggy"
 CLASSES = {
     "weather": ["clear", "overcast", "partly cloudy", "rainy", "snowy"],
@@ -25,7 +27,7 @@ select: {every: 25, interpolate: true, tolerance: 0.02, confidence: 0.95}
 
 
 def run(verdict: str = "certified", solver: str = "squared_hinge") -> dict[str, bytes]:
-    """File name → bytes. `verdict`: certified, retained, violated, or old (nothing was feasible, no certificate)."""
+    """File name → bytes. `verdict`: certified, retained, undecided, violated, or old (none was feasible)."""
     made: dict[str, Any] = {"outcome.json": outcome(verdict, solver), "flips.json": flips()}
     if verdict != "old":
         made["certificate.json"] = certificate(verdict)
@@ -54,17 +56,21 @@ def certificate(verdict: str) -> dict[str, Any]:
     tasks: list[dict[str, Any]] = []
     for i, task in enumerate(TASKS):
         delta = 0.031 - 0.003 * i
-        lower = delta - 0.012
+        lower, upper = delta - 0.012, delta + 0.013
         if verdict == "retained" and i >= 10:
-            delta, lower = -0.004, -0.031
+            delta, lower, upper = -0.004, -0.031, 0.009
         if verdict == "violated" and task in ("timeofday:night", "scene:tunnel"):
-            delta, lower = {"timeofday:night": (-0.034, -0.052), "scene:tunnel": (-0.022, -0.041)}[task]
-        word = "violated" if delta < -0.02 else "certified" if lower >= -0.02 else "retained"
+            losses = {"timeofday:night": (-0.034, -0.052, -0.021), "scene:tunnel": (-0.0222, -0.041, -0.0201)}
+            delta, lower, upper = losses[task]
+        if verdict == "undecided" and i >= 11:
+            delta, lower, upper = -0.03 - 0.001 * i, -0.08, -0.004
+        word: str = verdict_of(delta, lower, upper, 0.02)
         tasks.append({
             "task": task, "n": 1000, "old": 0.7 + 0.01 * i, "new": 0.7 + 0.01 * i + delta, "delta": delta,
-            "lower": lower, "upper": delta + 0.013, "negative_flips": 40, "positive_flips": 40 + round(1000 * delta),
+            "lower": lower, "upper": upper, "tolerance": 0.02,
+            "negative_flips": 40, "positive_flips": 40 + round(1000 * delta),
             "loss_old": 0.8, "loss_new": 0.79, "verdict": word,
-            "more_examples": 1200 + 100 * i if word == "retained" else None,
+            "more_examples": 1200 + 100 * i if word in ("retained", "undecided") else None,
         })  # fmt: skip
     target = {"task": TARGET, "n": 1000, "old": 0.412, "new": 0.63, "delta": 0.218, "lower": 0.171, "upper": 0.26,
               "negative_flips": 9, "positive_flips": 227, "loss_old": 1.4, "loss_new": 0.9}  # fmt: skip
@@ -110,9 +116,9 @@ def evaluation(step: int, sinks: bool) -> dict[str, Any]:
     for i, task in enumerate(TASKS):
         fall = -0.004 * i * gain / 0.04 if sinks else 0.02 * gain - (0.006 if step in (50, 75) and i == 4 else 0.0)
         tasks.append({"task": task, "n": 500, "old": 0.9 - 0.01 * i, "new": 0.9 - 0.01 * i + fall, "delta": fall,
-                      "loss_old": 0.8, "loss_new": 0.8 - fall})  # fmt: skip
+                      "tolerance": 0.0, "loss_old": 0.8, "loss_new": 0.8 - fall})  # fmt: skip
     worst = min(float(task["delta"]) for task in tasks)
-    return {"target": target, "tasks": tasks, "devsafety": worst, "feasible": worst >= 0}
+    return {"target": target, "tasks": tasks, "devsafety": worst, "margin": worst, "feasible": worst >= 0}
 
 
 def _loss(i: int, step: int, sinks: bool) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
 from raymds.errors import UsageError
@@ -48,6 +49,22 @@ def test_a_run_is_logged_once_however_often(run: RunDirectory, store: str, tmp_p
         "certificate.json", "outcome.json", "report.html",
     }  # fmt: skip
     assert Path(client.download_artifacts(second, "report.html", str(tmp_path))).read_text() == "<html>"
+
+
+def test_class_names_that_mlflow_refuses_are_logged_all_the_same(run: RunDirectory, store: str) -> None:
+    odd = ["weather:[fog]", "weather:(fog)", "weather:a[b]c", "weather:[/red]", "weather:a/../$x$", "weather://"]
+    lines = [json.loads(line) for line in (run.read("metrics.jsonl") or b"").splitlines()]
+    last = next(record for record in reversed(lines) if record["event"] == "eval")
+    last["tasks"] = [task | {"task": name} for task, name in zip(last["tasks"], odd, strict=False)]
+    Path(run.path("metrics.jsonl")).write_text(json.dumps(last) + "\n")
+    config = yaml.safe_load(run.read("config.yaml") or b"")
+    config["select"]["tolerance"] = dict.fromkeys(odd, 0.01)
+    Path(run.path("config.yaml")).write_text(yaml.safe_dump(config))
+    client = MlflowClient(store)
+    logged = client.get_run(tracking.log(run, "", store)).data
+    assert logged.metrics["delta/weather:-5b-fog-5d-"] == last["tasks"][0]["delta"]
+    assert len([name for name in logged.metrics if name.startswith("delta")]) == 1 + len(odd)  # the target's, too
+    assert len([name for name in logged.params if name.startswith("select.tolerance")]) == len(odd)
 
 
 def test_a_server_that_refuses_is_named(run: RunDirectory, tmp_path: Path) -> None:

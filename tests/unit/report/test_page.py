@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from raymds.errors import UsageError
-from raymds.report import RunFiles, render
-from raymds.report.page import verdict
+from raymds.method.verdict import VERDICTS
+from raymds.report import RunFiles, charts, render
+from raymds.report.verdict import verdict
 from raymds.report.words import points
 from tests.unit.report import browser, report_run
 
@@ -42,6 +43,13 @@ def changed(run: RunFiles, name: str, change: Callable[[Any], None]) -> RunFiles
             f"{ROSE} and none of 13 protected capabilities was measured to lose more than the tolerance of 2.0 points: "
             "retained but not certified, because at 95 % joint confidence a larger loss is not yet ruled out for 3 of "
             "them, which up to 2,400 more test images each would decide (night (timeofday) needs the most).",
+        ),
+        (
+            "undecided",
+            f"{ROSE}; 2 of 13 protected capabilities were measured to lose more than the tolerance of 2.0 points: "
+            "night (timeofday) 4.2 points, dawn/dusk (timeofday) 4.1 points, but at 95 % joint confidence no loss is "
+            "proven: chance alone puts some there, which up to 2,400 more test images each would decide "
+            "(night (timeofday) needs the most).",
         ),
         (
             "violated",
@@ -80,7 +88,8 @@ def test_a_new_model_without_certificate_is_not_praised() -> None:
 
 def test_without_a_tolerance_no_tolerance_is_spoken_of() -> None:
     def strict(certificate: Any) -> None:
-        certificate["tolerance"], certificate["tasks"] = 0.0, certificate["tasks"][:7]
+        tasks = [task | {"tolerance": 0.0} for task in certificate["tasks"][:7]]
+        certificate["tolerance"], certificate["tasks"] = 0.0, tasks
 
     _, sentence = verdict(changed(parsed(), "certificate", strict))
     assert sentence == f"{ROSE} and none of 7 protected capabilities lost accuracy: certified at 95 % joint confidence."
@@ -96,6 +105,64 @@ def test_a_model_that_the_test_split_rejects_is_told_with_its_step() -> None:
     assert word == "violated"
     assert sentence.endswith("tunnel (scene) 2.2 points; the outcome is the old model.")
     assert render(run).count(">rejected: step 225</text>") == 2
+
+
+def rejected(kind: str, reason: str) -> RunFiles:
+    def old(outcome: Any) -> None:
+        outcome.update(outcome="old", reason=reason, step=0, alpha=0.0, candidate={"step": 225, "alpha": 1.0})
+
+    return changed(parsed(verdict=kind), "outcome", old)
+
+
+@pytest.mark.parametrize("kind", ["certified", "retained", "undecided"])
+def test_a_model_that_is_not_good_enough_is_told_as_the_old_one_that_stays(kind: str) -> None:
+    """By select.require, or because the target gains nothing on test; the recorded reason says which."""
+    run = rejected(kind, "the target weather:foggy (-1.0 points) does not gain on the test split")
+    word, sentence = verdict(run)
+    assert word == "old"
+    assert sentence.startswith(ROSE)
+    assert sentence.endswith("; that is not enough, and the outcome is the old model.")
+    assert "Recorded reason: the target weather:foggy (-1.0 points) does not gain on the test split" in render(run)
+
+
+def test_every_verdict_has_a_mark_of_its_own() -> None:
+    """In the table and in the legend; in the charts by the shape of the marker alone."""
+    page = render(parsed(verdict="undecided"))
+    for mark, word in (("●", "certified"), ("▽", "undecided")):
+        assert f'<span class="mark {word}">{mark} {word}</span>' in page
+    assert "● certified, △ retained, ▽ undecided, ✕ violated" in page
+    assert page.count('<span class="mark undecided">') == 2
+    task = {"task": "w:a", "old": 0.5, "new": 0.5, "delta": 0.0, "lower": -0.1, "upper": 0.1, "tolerance": 0.0}
+    drawn = {charts.changes([task | {"verdict": word}], 0.0) for word in VERDICTS}
+    assert len(drawn) == 4
+
+
+def test_tolerances_of_their_own_are_shown() -> None:
+    def own(certificate: Any) -> None:
+        certificate["tolerance"] = {"default": 0.02, "weather:clear": 0.05}
+        certificate["tasks"][0]["tolerance"] = 0.05
+
+    run = changed(parsed(verdict="violated"), "certificate", own)
+    _, sentence = verdict(run)
+    assert "2 of 13 protected capabilities lost more than their tolerance: night" in sentence
+    page = render(run)
+    assert "each capability has a tolerance of its own" in page
+    row = re.search(r'<th scope="row">weather:clear</th>(.*)', page)
+    assert row
+    assert "<td>5.0</td>" in row[1]
+
+
+def test_a_certificate_of_an_older_version_still_has_a_page() -> None:
+    """Of schema 1: no tolerance per task, and every measured loss is violated."""
+
+    def older(certificate: Any) -> None:
+        for task in certificate["tasks"]:
+            del task["tolerance"]
+
+    for kind in ("certified", "violated"):
+        run = changed(parsed(verdict=kind), "certificate", older)
+        assert verdict(run) == verdict(parsed(verdict=kind))
+        assert "the tolerance is 2.0 points" in render(run)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +297,7 @@ def test_of_a_step_done_twice_the_later_record_counts() -> None:
 
 
 def test_a_run_with_hundreds_of_tasks_and_odd_names_and_few_records_still_has_a_page() -> None:
-    names = [f"scene:{i} $x_{i}$ 幻 natural history museum" for i in range(364)]
+    names = [f"scene:{i} [b] [/red] $x_{i}$ _{{{i}}} 幻 natural history museum" for i in range(364)]
 
     def many(certificate: Any) -> None:
         certificate["tasks"] = [certificate["tasks"][i % 13] | {"task": name} for i, name in enumerate(names)]
