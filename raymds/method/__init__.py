@@ -1,1 +1,1 @@
-"""The mathematics of METHOD 2 and 3 as pure functions: no process group, no files, state in and out."""
+"""The mathematics of METHOD 2, 3 and 6 as pure functions: no process group, no files, state in and out."""

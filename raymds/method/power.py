@@ -7,6 +7,7 @@ cycles on real images, so that nothing is lost by them. Given the flips t ~ Bin(
 import math
 import statistics
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -55,14 +56,31 @@ def outlook(counts: Mapping[str, int], tolerance: Tolerance, confidence: float, 
     if middle >= 2 * n:
         words.insert(1, f"With the median of {middle:,} images {_losses(middle, error, allowed, 'a task')}")
     if below("undecided", require):
-        chances = {(size, tolerance_of(tolerance, task)) for task, size in counts.items()}
-        each_kept = {key: kept(key[0], 0.0, key[1]) for key in chances}
-        lost = 1 - math.prod(each_kept[size, tolerance_of(tolerance, task)] for task, size in counts.items())
+        lost = 1 - kept_all(counts, tolerance)
         words.append(
             f"Where nothing is truly lost, chance alone measures a loss of some task {_often(lost)}: "
             f"select.require={require} refuses such a model, select.require=undecided does not"
         )
     return ". ".join(words) + f" (assumed: {100 * FLIPS:g} % of a task's images flip either way beside the change)."
+
+
+def choice(counts: Mapping[str, int], tolerance: Tolerance) -> str | None:
+    """What chance does to the choice on val, in a sentence; None where it does little. `counts`: as of `outlook`."""
+    refused = 1 - kept_all(counts, tolerance)
+    if refused < 1 - _NEARLY:
+        return None
+    words = (
+        "On val a candidate is feasible where no task is measured to lose more than select.tolerance; of those that "
+        f"truly lose nothing chance alone refuses one {_often(refused)}"
+    )
+    enough = next((allowed for allowed in _CHANGES if kept_all(counts, allowed) >= _NEARLY), None)
+    return f"{words}." if enough is None else f"{words}, with select.tolerance={enough:g} hardly ever."
+
+
+def kept_all(counts: Mapping[str, int], tolerance: Tolerance) -> float:
+    """Probability that every task is measured to keep where none truly changes, each drawn by itself."""
+    tasks = Counter((size, tolerance_of(tolerance, task)) for task, size in counts.items())
+    return math.prod(kept(size, 0.0, allowed) ** number for (size, allowed), number in tasks.items())
 
 
 def _losses(n: int, error: float, tolerance: float, where: str) -> str:

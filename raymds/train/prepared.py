@@ -6,7 +6,7 @@ from typing import Any
 from raymds.config import Config, to_yaml
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
-from raymds.method.power import outlook
+from raymds.method import power
 from raymds.method.verdict import tolerance_of
 from raymds.run import RunDirectory
 from raymds.tasks import Tasks
@@ -25,10 +25,13 @@ class Prepared:
 
     @property
     def outlook(self) -> str:
-        """What the test split can show at all, in sentences."""
-        settings = self.config.select
-        counts = {task.name: self._count("test", task.name) for task in self.tasks.protected}
-        return outlook(counts, settings.tolerance, settings.confidence, settings.require)
+        """What the test split can show at all, and what chance does to the choice on val, in sentences."""
+        select = self.config.select
+        val, test = (
+            {task.name: self._count(split, task.name) for task in self.tasks.protected} for split in SPLITS[1:]
+        )
+        said = power.outlook(test, select.tolerance, select.confidence, select.require)
+        return " ".join(filter(None, (said, power.choice(val, select.tolerance))))
 
     def summary(self) -> dict[str, Any]:
         """What a dry run says, JSON-ready."""

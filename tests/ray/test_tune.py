@@ -1,5 +1,6 @@
 """A search on one machine: two trials at a time, one that fails and one that wins; its book, its page, its claim."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ import ray
 from raymds.cli.main import main
 from raymds.config import Config, load
 from raymds.errors import UsageError
+from raymds.method.verdict import refusal
 from raymds.search import tune
 from raymds.search.trials import FAILED, FINISHED
 from tests.conftest import records, silent
@@ -74,11 +76,14 @@ def test_the_winner_keeps_everything_and_is_certified_once(searched: Path) -> No
     outcome, content = json.loads((searched / "outcome.json").read_text()), book(searched)
     winner = content["winner"]
     assert winner is not None
-    assert winner["devsafety"] >= 0
+    assert winner["margin"] == min(winner["tasks"].values()) + 0.5  # select.tolerance of the settings
+    assert winner["margin"] >= 0
     assert (outcome["trial"], outcome["params"]) == (winner["number"], winner["params"]) == (0, {"optim.lr": 1e-4})
     assert outcome["val"]["devsafety"] == winner["devsafety"]
     certificate = json.loads((searched / "certificate.json").read_text())
-    assert outcome["outcome"] == ("old" if certificate["verdict"] == "violated" else "new")
+    assert outcome["outcome"] == ("old" if refusal(certificate, "retained", "gain") else "new")
+    stored = hashlib.sha256((searched / "config.yaml").read_bytes()).hexdigest()
+    assert certificate["digests"]["config"] == stored
     assert not list(searched.glob("trials/*/certificate.json"))  # no trial has seen the test split
     assert (searched / "weights.safetensors").exists() or (searched / "rejected.safetensors").exists()
 

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import multinomial
 
 from raymds.method.certificate import lower_bound, upper_bound
-from raymds.method.power import certified, kept, outlook, proven
+from raymds.method.power import certified, choice, kept, kept_all, outlook, proven
 
 
 @pytest.mark.parametrize(("change", "tolerance"), [(-0.3, 0.0), (-0.1, 0.02), (0.0, 0.1), (0.2, 0.0), (0.0, 0.0)])
@@ -60,6 +60,18 @@ def test_images_said_to_certify_what_does_not_change_do_so() -> None:
     assert found
     images = int(found[1].replace(",", ""))
     assert certified(round(1.05 * images), 0.0, 0.05, 0.01) >= 0.95 > certified(round(0.9 * images), 0.0, 0.05, 0.01)
+
+
+def test_what_chance_does_to_the_choice_is_said_where_it_does_much() -> None:
+    """364 tasks of 500 images: below 0 by chance; the tolerance that is named is the first of those tried to do."""
+    counts = {f"place:{n}": 500 for n in range(364)}
+    said = choice(counts, 0.0)
+    assert said is not None
+    assert "chance alone refuses one nearly always, with select.tolerance=0.05 hardly ever." in said
+    assert kept(500, 0.0, 0.05) ** 364 >= 0.95 > kept(500, 0.0, 0.03) ** 364
+    assert choice(counts, 0.05) is None
+    assert choice({"w:a": 10_000, "w:b": 100}, {"w:a": 0.01, "w:b": 0.1}) is None
+    assert kept_all({"w:a": 50, "w:b": 100}, {"w:b": 0.1}) == kept(50, 0.0, 0.0) * kept(100, 0.0, 0.1)
 
 
 def benchmark() -> ModuleType:
