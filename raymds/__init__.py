@@ -4,6 +4,7 @@ From Python: `load` a delivered model and ask it, `finetune` one cycle, `certify
 seconds to import, PyTorch and Ray, is imported when it is used.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,11 +26,11 @@ def load(uri: str) -> "Recogniser":
     return release.load(uri)
 
 
-def finetune(preset: "str | Config", *overrides: str) -> dict[str, Any]:
+def finetune(preset: "str | Mapping[str, Any] | Config", *overrides: str) -> dict[str, Any]:
     """One constrained cycle, on the Ray cluster of RAY_ADDRESS or on this machine; the content of outcome.json.
 
-    `preset` is a YAML file, the name of a built-in preset, or a Config; `overrides` are `key=value`. UsageError naming
-    the key where the config can't be used. A cycle that was stopped goes on.
+    `preset` is a YAML file, the name of a built-in preset, a dict of its sections, or a Config; `overrides` are
+    `key=value`. UsageError naming the key where the config can't be used. A cycle that was stopped goes on.
     """
     from raymds.train import driver
 
@@ -37,7 +38,9 @@ def finetune(preset: "str | Config", *overrides: str) -> dict[str, Any]:
     return driver.finetune(config, lambda record: None)
 
 
-def certify(preset: "str | Config", old: str, new: str, *overrides: str, split: str = "test") -> dict[str, Any]:
+def certify(
+    preset: "str | Mapping[str, Any] | Config", old: str, new: str, *overrides: str, split: str = "test"
+) -> dict[str, Any]:
     """The certificate of the weights `new` against the weights `old` on a split; the content of certificate.json.
 
     Weights are paths or URIs; the preset says data set, tasks and tolerance, as for `finetune`. UsageError as there,
@@ -52,7 +55,9 @@ def certify(preset: "str | Config", old: str, new: str, *overrides: str, split: 
     return measure.certify_models(config, new, split, lambda record: None)
 
 
-def _config(preset: "str | Config", overrides: tuple[str, ...], require: tuple[str, ...]) -> "Config":
+def _config(
+    preset: "str | Mapping[str, Any] | Config", overrides: tuple[str, ...], require: tuple[str, ...]
+) -> "Config":
     from operator import attrgetter
 
     from raymds.config import Config, check

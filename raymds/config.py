@@ -6,7 +6,7 @@ a value is `???` the user has to give it.
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from operator import attrgetter
@@ -162,8 +162,10 @@ class Config:
 T = TypeVar("T")
 
 
-def load(schema: type[T], preset: str | None, overrides: Sequence[str], require: Iterable[str] = ()) -> T:
-    """A checked config from a preset (path, URI, or the name of a built-in one) and `key=value` overrides.
+def load(
+    schema: type[T], preset: str | Mapping[str, Any] | None, overrides: Sequence[str], require: Iterable[str] = ()
+) -> T:
+    """A checked config from a preset (path, URI, name of a built-in one, or its content) and `key=value` overrides.
 
     Raises UsageError naming the key for unknown keys, wrong types, missing values and values out of range.
     """
@@ -190,7 +192,9 @@ def to_yaml(config: object) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _preset(name: str) -> DictConfig:
+def _preset(name: str | Mapping[str, Any]) -> DictConfig:
+    if not isinstance(name, str):
+        return OmegaConf.create(dict(name))
     path = Path(name)
     built_in = resources.files("raymds") / "presets" / f"{name}.yaml"
     if path.is_file():
