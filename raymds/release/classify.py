@@ -1,7 +1,7 @@
 """Labels for many images as a table: in this process, or on a cluster of Ray with a model on each of its devices.
 
-The same rows in the same order either way, and the same numbers: a row depends on nothing but its image and the model.
-(Another number of threads, or another device, may round the last bit of a product in another way.)
+The same rows in the same order either way, and on CPUs the same numbers to the last bit, however many there are: a row
+depends on nothing but its image and the model.
 """
 
 import io
@@ -24,7 +24,7 @@ from raymds.errors import RaymdsError, UsageError
 from raymds.model import Preprocess
 from raymds.release import images
 from raymds.release.images import Item
-from raymds.release.recogniser import Recogniser, load
+from raymds.release.recogniser import Recogniser, load, one_thread
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.store.objects import StorageConfig
@@ -32,9 +32,8 @@ from raymds.store.objects import StorageConfig
 Show = Callable[[dict[str, Any]], None]
 Pixels = NDArray[np.uint8]  # (3, S, S)
 
-_BLOCK = 256  # images of a table's part: decoded, classified and reported together
-_AHEAD = 2  # blocks that are decoded while one is classified
-_PART_ON_GPU = 4  # blocks that a worker gets at once, so that decoding keeps ahead of its GPU; of CPUs all are busy
+_BLOCK = {"cpu": 64, "cuda": 256}  # images that are decoded, classified and reported together
+_PART = 1024  # images that a worker of a cluster gets at a time
 _NUMBER = "number"  # column of an image's place in the order, where blocks come back in another
 
 
@@ -47,7 +46,8 @@ def classify(weights: str, model: Recogniser, items: Sequence[Item], show: Show,
     """
     model.require_classes()
     tables, done = [], 0
-    for table in _on_ray(weights, items) if on_ray else _here(model, items, 0):
+    here = len(os.sched_getaffinity(0))
+    for table in _on_ray(weights, items) if on_ray else _here(model, items, 0, here):
         tables.append(table)
         done += len(table)
         show({"event": "progress", "what": "images classified", "done": done, "total": len(items)})
@@ -70,20 +70,20 @@ def check_name(uri: str) -> None:
         raise UsageError(f"--out {uri}: has to end with .parquet or .csv")
 
 
-def _here(model: Recogniser, items: Sequence[Item], first: int) -> Iterator[Any]:
-    """Tables of the items in blocks, the next ones being decoded while one is classified; numbered from `first`."""
-    fit, threads = model.model.preprocess, len(os.sched_getaffinity(0))
-    waiting: deque[list[Future[tuple[str, Pixels | str]]]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        for start in range(0, len(items) + _AHEAD * _BLOCK, _BLOCK):
-            block = items[start : start + _BLOCK]
-            if block:
-                images.ahead(block)
-                waiting.append([pool.submit(_decoded, item, fit) for item in block])
-            if waiting and (len(waiting) > _AHEAD or not block):
-                decoded = [future.result() for future in waiting.popleft()]
-                yield _table(model, first, decoded)
-                first += len(decoded)
+def _here(model: Recogniser, items: Sequence[Item], first: int, threads: int) -> Iterator[Any]:
+    """Tables of the items in blocks, numbered from `first`; `threads` blocks at a time, each computed by one."""
+    size = _BLOCK[model.model.mean.device.type]
+    blocks = [items[start : start + size] for start in range(0, len(items), size)]
+    working: deque[Future[Any]] = deque()
+    with one_thread(), ThreadPoolExecutor(threads, thread_name_prefix="classify") as pool:
+        for block in blocks:
+            images.ahead(block)
+            working.append(pool.submit(_table, model, block, first))
+            first += len(block)
+            if len(working) > threads:
+                yield working.popleft().result()
+        while working:
+            yield working.popleft().result()
 
 
 def _decoded(item: Item, fit: Preprocess) -> tuple[str, Pixels | str]:
@@ -100,8 +100,9 @@ def _decoded(item: Item, fit: Preprocess) -> tuple[str, Pixels | str]:
         return name, str(error)
 
 
-def _table(model: Recogniser, first: int, decoded: Sequence[tuple[str, Pixels | str]]) -> Any:
+def _table(model: Recogniser, items: Sequence[Item], first: int) -> Any:
     """The rows of one block."""
+    decoded = [_decoded(item, model.model.preprocess) for item in items]
     good = [pixels for _, pixels in decoded if not isinstance(pixels, str)]
     answers = iter(model.answers(torch.from_numpy(np.stack(good))) if good else [])
     rows = [None if isinstance(pixels, str) else next(answers) for _, pixels in decoded]
@@ -118,14 +119,14 @@ def _table(model: Recogniser, first: int, decoded: Sequence[tuple[str, Pixels | 
 class _Worker:
     """A model on one device of the cluster."""
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, threads: int) -> None:
         objects.configure(StorageConfig(), lambda record: None)  # a store that is gone is waited for
-        self._model = load(weights)
+        self._model, self._threads = load(weights), threads
 
     def __call__(self, part: Any) -> Iterator[Any]:
         """Consecutive items with their numbers, as a table -> tables of what they are."""
         items = [Item(*row) for row in zip(*(part[name].to_pylist() for name in Item._fields), strict=True)]
-        return _here(self._model, items, part[_NUMBER][0].as_py())
+        return _here(self._model, items, part[_NUMBER][0].as_py(), self._threads)
 
 
 def _on_ray(weights: str, items: Sequence[Item]) -> Iterator[Any]:
@@ -137,16 +138,17 @@ def _on_ray(weights: str, items: Sequence[Item]) -> Iterator[Any]:
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources = cast(Any, ray).cluster_resources()
-    gpus = int(resources.get("GPU", 0))
-    size = _BLOCK * (_PART_ON_GPU if gpus else 1)
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    each = max(1, cpus // gpus) if gpus else 1  # cores of a worker
+    size = _PART if gpus else _PART // 4  # of slow workers the last one should not be waited for long
     parts = [_part(items, range(start, min(start + size, len(items)))) for start in range(0, len(items), size)]
     tables = ray.data.from_arrow(parts).map_batches(
         _Worker,
-        fn_constructor_args=(storage.absolute(weights),),
+        fn_constructor_args=(storage.absolute(weights), each),
         batch_size=None,
         batch_format="pyarrow",
-        concurrency=(1, min(gpus or int(resources.get("CPU", 1)), len(parts))),
-        num_cpus=1,
+        concurrency=(1, min(gpus or cpus, len(parts))),
+        num_cpus=each,
         num_gpus=1 if gpus else 0,
     )
     try:

@@ -3,6 +3,7 @@
 Legend of shapes: B images, C classes of an attribute, D embedding width, S pixels a side.
 """
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -43,7 +44,7 @@ class Recogniser:
         self.temperature = temperature
         sentences = label_sets(model)
         self.classes = {attribute: list(labels) for attribute, labels in sentences.items()}
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():  # the same bits on machines with more cores or fewer
             self.classifiers = self.model.classifiers(sentences)
 
     def classify(self, images: Iterable[Picture]) -> list[dict[str, Prediction]]:
@@ -102,6 +103,17 @@ class Recogniser:
         numbered = enumerate(images)
         while pictures := [fit(_picture(image, f"images[{i}]")) for i, image in islice(numbered, _BATCH)]:
             yield torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes each product in one thread, as another number of them may round its last bit in another way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load(uri: str) -> Recogniser:

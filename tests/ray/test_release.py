@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import raymds
@@ -27,8 +28,9 @@ def test_a_cluster_gives_the_table_of_one_process(
     cluster: None, fog_run: Path, items: list[images.Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = raymds.load(str(fog_run))
+    torch.set_num_threads(2)  # a worker has one
     here = classifying.classify(str(fog_run), model, items, silent, on_ray=False)
-    monkeypatch.setattr(classifying, "_BLOCK", 16)  # so that there are parts for several workers
+    monkeypatch.setattr(classifying, "_PART", 64)  # so that there are parts for several workers
     seen = []
     there = classifying.classify(str(fog_run), model, items, seen.append, on_ray=True)
     assert there.equals(here)

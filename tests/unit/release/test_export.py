@@ -73,7 +73,6 @@ def outside(script: str, *arguments: str, cwd: Path | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def exported(fog_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)  # another number may round the last bit in another way
     folder = tmp_path_factory.mktemp("export") / "fog"
     assert main(["export", str(fog_run), "--to", str(folder), "--onnx"]) == 0
     return folder
