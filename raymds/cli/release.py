@@ -40,7 +40,6 @@ def classify(options: argparse.Namespace, terminal: Terminal) -> int:
     if spread:
         from raymds.train import driver
 
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray Data's workers make it print of its own affairs
         driver.start_ray(terminal.show)
     table = classifying.classify(options.model, model, items, terminal.show, on_ray=spread)
     broken = len(table) - table["error"].null_count
