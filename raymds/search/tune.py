@@ -26,7 +26,7 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, check_tolerance, resolve
 from raymds.train import driver, worker
-from raymds.train.conclude import SCHEMA, effort
+from raymds.train.conclude import effort, old_outcome
 from raymds.train.driver import Show
 from raymds.train.placement import concurrent
 from raymds.train.prepared import Prepared, check_examples
@@ -265,8 +265,8 @@ def _conclude(book: Book, config: Config, show: Show) -> dict[str, Any]:
         step, alpha, weights = won["step"], 1.0, worker.checkpoint_uri(own, f"step-{won['step']:07d}")
         val = next(r for r in MetricsLog(directory).records if r["event"] == "eval" and r["step"] == step)
     if content["winner"] is None:
-        old = {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": config.model.weights}
-        return common | old | {"reason": content["reason"], "val": val, "candidate": {"step": step, "alpha": alpha}}
+        candidate = {"step": step, "alpha": alpha}
+        return common | old_outcome(config) | {"reason": content["reason"], "val": val, "candidate": candidate}
     choice = {"step": step, "alpha": alpha, "record": val}
     verdict = driver.certify_winner(own, book.run, weights, choice, show)
     reason = content["reason"] if verdict["outcome"] == "new" else f"trial {trial.number}: {verdict['reason']}"

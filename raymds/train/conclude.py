@@ -11,12 +11,18 @@ from raymds.train import select
 SCHEMA = 1
 
 
+def old_outcome(config: Config) -> dict[str, Any]:
+    """That the old model stays, wherever the outcome is read from."""
+    weights = storage.absolute(str(config.model.weights))
+    return {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": weights}
+
+
 def conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> dict[str, Any]:
     """The outcome's verdict: the chosen model, or the old one where nothing was feasible or the test says otherwise.
 
     Writes flips.json and certificate.json where the choice was measured on test.
     """
-    old = {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": config.model.weights}
+    old = old_outcome(config)
     choice = result.get("choice")
     if choice is None:
         nearest = max(result["candidates"], key=lambda metrics: select.score(metrics["record"]))
