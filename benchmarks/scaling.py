@@ -34,7 +34,8 @@ from raymds.model import ClipWithHeads, pack_weights
 from raymds.model import load as load_model
 from raymds.scenes import dataset as scene_set
 from raymds.tasks import resolve
-from raymds.train.cycle import ConstrainedCycle, build_sampler
+from raymds.train.cycle import ConstrainedCycle
+from raymds.train.limits import build_sampler
 
 RANKS = range(1, 9)
 

@@ -26,7 +26,7 @@ from raymds.model import ClipWithHeads, pack_weights
 from raymds.model import load as load_model
 from raymds.scenes import dataset as scene_set
 from raymds.tasks import resolve
-from raymds.train import cycle
+from raymds.train import cycle, limits
 
 PAIRS, PER_TASK = 128, 8
 
@@ -36,7 +36,7 @@ def build(config: Config, violated: float | None) -> tuple[cycle.ConstrainedCycl
     data = DataSet.open(config.data.uri)
     tasks, train = resolve(config.task, data.attributes), data.load("train")
     net = load_model("tiny-64", config.model.weights, tasks.heads, config.model.head_rank, 0)
-    sampler = cycle.build_sampler(train, tasks, config)
+    sampler = limits.build_sampler(train, tasks, config)
     images = PAIRS + PER_TASK * len(tasks.protected)
     if violated is None:
         sampler = dataclasses.replace(sampler, tasks_per_step=0, positives=images // 2, negatives=images - images // 2)

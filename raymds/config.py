@@ -5,8 +5,7 @@ a value is `???` the user has to give it.
 """
 
 import difflib
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from operator import attrgetter
@@ -18,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
-from raymds.method.solvers import SOLVERS
-from raymds.method.verdict import VERDICTS
+from raymds.ranges import RULES
 from raymds.store import uri as storage
 from raymds.store.objects import StorageConfig
 
@@ -79,13 +77,23 @@ class ObjectiveConfig:
 
 @dataclass
 class ConstraintsConfig:
-    """The constraints, METHOD 3."""
+    """The constraints, METHOD 3. β, η, λ are in `units`; u and ε in the unit of the loss."""
 
-    solver: str = "squared_hinge"  # rule for λ: squared_hinge, regularize, none
-    beta: float = 100.0  # β, penalty weight
+    solver: str = "augmented_lagrangian"  # rule for λ, or a baseline: method/solvers.py, train/baselines.py
+    loss: str = "error"  # what u measures: cross_entropy, error (probability of being wrong), flips (its increases)
+    units: str = "objective"  # λ = 1 pushes as the objective does, η is per run; absolute: λ of METHOD (12), η per step
+    beta: Any = 10.0  # β, penalty weight; or {TASK or attribute or default: …}
+    schedule: str = "constant"  # of β: constant, or cosine (it rises from 0 over the run)
+    growth: float = 1.0  # what β of a task is multiplied by once it was infeasible for as many steps as the run has
+    start: float = 0.3  # λ of the first step, where the solver remembers λ
+    eta: float = 100.0  # η, rise of a multiplier per unit of u
+    rho: float = 0.02  # ρ, the u at which smoothed_hinge is full
+    lambda_min: float = 0.01  # the least λ of multiplicative
+    lambda_max: float = 100.0  # the largest μ and λ of augmented_lagrangian, pi, multiplicative
     temperature: float = 0.05  # τ₀ of METHOD (12)
-    gamma: float = 0.8  # γ₂ of METHOD (11), in (0, 1]
-    slack: float = 0.0  # ε of METHOD (1), in units of the task loss; negative: a margin
+    gamma: float = 0.1  # γ₂ of METHOD (11), in (0, 1]
+    slack: Any = 0.0  # ε of METHOD (1); negative: a margin; or {TASK or attribute or default: …}
+    held_out: float = 0.0  # share of the retained examples that λ is measured on and nothing is trained on
     tasks_per_step: Any = "all"  # protected tasks sampled per step: a number, or all
     images_per_task: int = 10  # examples per sampled task and step, all ranks together
 
@@ -244,87 +252,17 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-Rule = tuple[str, Callable[[Any], bool], str]
-
-
-def _names_classes(heads: Any) -> bool:
-    listed = (
-        isinstance(heads, list) and heads and all(isinstance(h, str) and (":" in h or h == "shared") for h in heads)
-    )
-    return heads in (None, "drop") or bool(listed)
-
-
-def _tolerances(tolerance: Any) -> bool:
-    values = list(tolerance.values()) if isinstance(tolerance, dict) else [tolerance]
-    return all(type(v) in {int, float} and 0 <= v < 1 for v in values)
-
-
-_POSITIVE = (lambda v: v > 0, "has to be above 0")
-_NOT_NEGATIVE = (lambda v: v >= 0, "has to be 0 or more")
-_SHARE = (lambda v: 0 < v < 1, "has to lie between 0 and 1, both excluded")
-_BLOCKS = (lambda v: v == "all" or (type(v) is int and v >= 0), "has to be all, or a number of blocks")
-_GAMMA = (lambda v: 0 < v <= 1, "has to lie in (0, 1]")
-_RULES: list[Rule] = [
-    ("model.activation", lambda v: v in {None, "gelu", "quickgelu"}, "has to be gelu or quickgelu"),
-    ("model.heads", _names_classes, "has to be a list of attribute:class (the last one may be shared), or drop"),
-    ("model.head_rank", lambda v: v is None or v > 0, "has to be above 0"),
-    ("model.freeze.image", *_BLOCKS),
-    ("model.freeze.text", *_BLOCKS),
-    ("data.image_size", lambda v: v == 0 or v >= 16, "has to be 16 pixels or more, or 0"),
-    ("data.on_corrupt", lambda v: v in {"error", "skip"}, "has to be error or skip"),
-    ("data.memory", *_POSITIVE),
-    ("data.cache_size", *_POSITIVE),
-    ("task.retained", *_POSITIVE),
-    ("objective.batch", lambda v: v >= 2, "has to be 2 or more"),
-    ("objective.positive_share", *_SHARE),
-    ("objective.temperature", *_POSITIVE),
-    ("objective.gamma", *_GAMMA),
-    ("constraints.solver", lambda v: v in SOLVERS, f"has to be one of {', '.join(SOLVERS)}"),
-    ("constraints.beta", *_NOT_NEGATIVE),
-    ("constraints.temperature", *_POSITIVE),
-    ("constraints.gamma", *_GAMMA),
-    ("constraints.slack", math.isfinite, "has to be finite"),
-    ("constraints.tasks_per_step", lambda v: v == "all" or (type(v) is int and v > 0), "has to be all or above 0"),
-    ("constraints.images_per_task", *_POSITIVE),
-    ("optim.lr", *_POSITIVE),
-    ("optim.weight_decay", *_NOT_NEGATIVE),
-    ("optim.warmup", *_NOT_NEGATIVE),
-    ("optim.steps", *_POSITIVE),
-    ("optim.clip", *_POSITIVE),
-    ("select.every", *_POSITIVE),
-    ("select.average", lambda v: 0 <= v < 1, "is the decay of a mean: 0 or more and below 1"),
-    ("select.tolerance", _tolerances, "has to be a fraction (0 or more, below 1), or one by task, attribute, default"),
-    ("select.confidence", *_SHARE),
-    ("select.require", lambda v: v in VERDICTS[1:], f"has to be one of {', '.join(VERDICTS[:0:-1])}"),
-    ("select.require_target", lambda v: v in {"gain", "proven"}, "has to be gain or proven"),
-    ("storage.timeout", *_POSITIVE),
-    ("storage.retries", *_POSITIVE),
-    ("storage.patience", *_NOT_NEGATIVE),
-    ("run.workers", *_NOT_NEGATIVE),
-    ("run.min_workers", *_NOT_NEGATIVE),
-    ("run.cpus_per_worker", *_POSITIVE),
-    ("run.gpus_per_worker", lambda v: v is None or v >= 0, "has to be 0 or more, or null"),
-    ("run.placement", lambda v: v in {"pack", "spread"}, "has to be pack or spread"),
-    ("run.timeout", *_POSITIVE),
-    ("run.max_failures", *_NOT_NEGATIVE),
-    ("run.seed", *_NOT_NEGATIVE),
-    ("search.trials", *_POSITIVE),
-    ("search.concurrency", *_NOT_NEGATIVE),
-    ("search.steps", *_NOT_NEGATIVE),
-    ("search.algorithm", lambda v: v in {"tpe", "gp", "random", "grid"}, "has to be tpe, gp, random or grid"),
-    ("search.scheduler", lambda v: v in {"feasible_halving", "none"}, "has to be feasible_halving or none"),
-    ("search.seed", *_NOT_NEGATIVE),
-]
-
-
 def check(config: Config) -> None:
     """Ranges and cross-field rules; raises UsageError naming the key, its value and what it has to be."""
-    for key, holds, rule in _RULES:
+    for key, holds, rule in RULES:
         value = attrgetter(key)(config)
         if not holds(value):
             raise UsageError(f"{key}={value}: {rule}")
     if config.optim.warmup >= config.optim.steps:
         raise UsageError(f"optim.warmup={config.optim.warmup}: has to be below optim.steps={config.optim.steps}")
+    limits = config.constraints
+    if limits.lambda_min >= limits.lambda_max:
+        raise UsageError(f"constraints.lambda_min={limits.lambda_min}: has to be below constraints.lambda_max")
     if 0 < config.run.workers < config.run.min_workers:
         raise UsageError(f"run.min_workers={config.run.min_workers}: is above run.workers={config.run.workers}")
     objective = config.objective

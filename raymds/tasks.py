@@ -6,10 +6,10 @@ A task is one class of an attribute, told apart from the other classes of that a
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
-from raymds.config import TaskConfig
+from raymds.config import Config, TaskConfig
 from raymds.errors import UsageError
-from raymds.method.verdict import Tolerance
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,16 @@ def resolve(config: TaskConfig, vocabularies: Mapping[str, Sequence[str]]) -> Ta
     return Tasks(target, tuple(protected.values()), classes, prompts)
 
 
-def check_tolerance(tolerance: Tolerance, tasks: Tasks) -> None:
-    """UsageError for a key of select.tolerance that is no protected task, none of their attributes and not default."""
-    if isinstance(tolerance, Mapping):
-        names = [task.name for task in tasks.protected]
-        valid = ["default", *dict.fromkeys(task.attribute for task in tasks.protected), *names]
-        for key in tolerance:
-            _known(str(key), valid, "select.tolerance", "protected task")
+PER_TASK = ("select.tolerance", "constraints.slack", "constraints.beta")
+
+
+def check_per_task(config: Config, tasks: Tasks) -> None:
+    """UsageError where a value by task has a key that is no protected task, none of their attributes, not default."""
+    valid = ["default", *dict.fromkeys(task.attribute for task in tasks.protected), *(t.name for t in tasks.protected)]
+    for key in PER_TASK:
+        value = attrgetter(key)(config)
+        for name in value if isinstance(value, Mapping) else ():
+            _known(str(name), valid, key, "protected task")
 
 
 def _task(name: str, vocabularies: Mapping[str, Sequence[str]], key: str) -> Task:

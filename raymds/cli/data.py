@@ -6,7 +6,7 @@ from typing import Any
 
 from raymds.cli.terminal import Terminal
 from raymds.config import load
-from raymds.data.config import IngestConfig, RetrieveConfig, ScenesConfig
+from raymds.data.config import GlyphsConfig, IngestConfig, RetrieveConfig, ScenesConfig
 from raymds.store import objects
 
 OVERRIDES = "settings as key=value, with dots: optim.lr=1e-5"
@@ -18,6 +18,15 @@ def scenes(options: argparse.Namespace, terminal: Terminal) -> int:
 
     config = load(ScenesConfig, options.preset, options.overrides)
     data = scene_set.make(options.uri, config, len(os.sched_getaffinity(0)), terminal.show)
+    return _made(options.uri, data, terminal)
+
+
+def glyphs(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Draw a data set of things in hundreds of classes."""
+    from raymds.scenes import dataset as scene_set
+
+    config = load(GlyphsConfig, None, options.overrides)
+    data = scene_set.make_glyphs(options.uri, config, len(os.sched_getaffinity(0)), terminal.show)
     return _made(options.uri, data, terminal)
 
 
@@ -111,6 +120,10 @@ def add(verbs: Any) -> None:
     verb = verb_parser(data, "scenes", scenes, example)
     verb.add_argument("uri", metavar="URI", help="directory of the data set")
     verb.add_argument("--preset", help="YAML file, or the name of a built-in preset (demo-scenes)")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+
+    verb = verb_parser(data, "glyphs", glyphs, "raymds data glyphs data/glyphs 'frequencies.red striped star=0.05'")
+    verb.add_argument("uri", metavar="URI", help="directory of the data set")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
 
     _ingest_verbs(data)

@@ -93,6 +93,29 @@ def tune(options: argparse.Namespace, terminal: Terminal) -> int:
     return 0 if outcome["outcome"] == "new" else 3
 
 
+def study(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Compare methods over targets, seeds and data sets: a table and plots."""
+    from raymds.study import study as studying
+    from raymds.study.plan import load_plan
+    from raymds.study.tables import chosen, written
+
+    plan = load_plan(options.study, options.overrides)
+    if options.dry_run:
+        summary = studying.prepare(plan, terminal.show)
+        words = "{cells} cells ({cells_ended} have ended) and {trials} trials ({trials_ended} have ended), {at_once} at a time"
+        terminal.say(f"{words.format(**summary)}\nstudy: {plan.uri}; a dry run writes nothing")
+        terminal.result({"prepared": summary})
+        return 0
+    found = studying.conduct(plan, terminal.show)
+    for table in found["tables"]:
+        terminal.table(*written(table))
+        if chosen(table):
+            terminal.say(chosen(table))
+    terminal.say(f"study: {storage.join(plan.uri, 'study.html')}")
+    terminal.result({"study": plan.uri, "tables": found["tables"]})
+    return 0
+
+
 _DRY_RUN = "check everything that can be known before the first step, say what the test split can show, and stop"
 _SUBMITTED = {"pretrain": ("data.uri", "run.uri"), "finetune": _CYCLE_KEYS, "tune": _CYCLE_KEYS}
 
@@ -193,6 +216,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
     verb.add_argument("--dry-run", action="store_true", help=_DRY_RUN)
     verb.add_argument("--resume", metavar="RUN", help="go on with the search in this directory, with its own preset")
+
+    verb = verb_parser(verbs, "study", study, "raymds study jobs/studies/scenes.yaml uri=studies/scenes")
+    verb.add_argument("study", metavar="STUDY", help="YAML file of the study")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    verb.add_argument("--dry-run", action="store_true", help="check every cell, count cells and trials, and stop")
 
     verb = verb_parser(
         verbs, "evaluate", evaluate, "raymds evaluate runs/fog/config.yaml --weights new.safetensors --split val"

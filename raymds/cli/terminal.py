@@ -3,8 +3,10 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -136,6 +138,18 @@ class Terminal:
             table.add_row(Text(entry["task"]), *numbers)
         self.console.print(table)
 
+    def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table of many columns, of which those with words are broken into lines; the first one stays whole."""
+        if self.mode == "json":
+            return
+        self.stop()
+        table = Table(title=Text(title), title_justify="left", width=None, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for i, heading in enumerate(headings):
+            table.add_column(Text(heading), justify="right" if i else "left", no_wrap=i == 0, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        self.console.print(table)
+
     def classes(self, counts: Record) -> None:
         """Rows per class and split, as of `data.look.counts`, in at most 100 columns."""
         if self.mode == "json":
@@ -206,6 +220,16 @@ class Terminal:
             best = f"; best at step {record['best']['step']}: {_candidate(record['best'])}" if record["best"] else ""
             text = f"{name} {status}{': ' if record['reason'] else ''}{record['reason']}{best}"
         self.console.print(f"  {text}", markup=False, soft_wrap=True)
+
+    def _cell(self, record: Record) -> None:
+        """A line when a cycle of a study has ended."""
+        found = record["result"]
+        text = f"failed: {record['failure']}"
+        if found is not None:
+            text = f"target {100 * found['target_delta']:+.1f}, worst {100 * found['devsafety']:+.1f}"
+            text += f", {found['verdict']}, {found['outcome']} model" if "verdict" in found else " on val"
+        line = f"  {record['done']} of {record['total']}: {record['run']}: {text}"
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def _progress(self, record: Record) -> None:
         self._advance(record["done"], record["total"], record["what"])

@@ -30,6 +30,20 @@ class ScenesConfig:
 
 
 @dataclass
+class GlyphsConfig:
+    """A data set of things in many classes, each a shape of a colour and a pattern."""
+
+    classes: int = 320  # the first ones of the generator, which has no more
+    size: int = 64  # pixels a side
+    seed: int = 0
+    quality: int = 95  # JPEG quality
+    rows: SceneRows = field(default_factory=lambda: SceneRows(16000, 6400, 6400))
+    rows_per_shard: int = 1000
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    frequencies: dict[str, float] = field(default_factory=dict)  # class -> weight in train, where not 1
+
+
+@dataclass
 class IngestConfig:
     """How images become a data set."""
 

@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import simplejpeg
@@ -59,6 +59,8 @@ class Loaded:
     pairs: Tensor  # (P + N, 3, S, S) uint8, augmented
     captions: list[str]  # of the pairs
     examples: Tensor  # (K·b, 3, S, S) uint8, clean
+    example_captions: list[str] = field(default_factory=list)
+    held: Tensor | None = None  # (K·b, 3, S, S) uint8, clean: of the examples that λ is measured on, if others
 
 
 class Loader:
@@ -81,7 +83,7 @@ class Loader:
         self._seed = seed
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        self._queue: deque[tuple[Batch, _Part, _Part]] = deque()
+        self._queue: deque[tuple[Batch, list[_Part]]] = deque()
         self._buffers = _Buffers()
         self._later: deque[Rows] = deque()  # of the next steps behind the queue
 
@@ -93,19 +95,18 @@ class Loader:
             self._queue.append(self._submit(step))
         while len(self._queue) <= self._ahead:
             self._queue.append(self._submit(self._queue[-1][0].step + 1))
-        batch, (pairs, captions), (examples, done) = self._queue.popleft()
-        named = [caption for part in captions for caption in part.result()]
-        for part in done:
-            part.result()
-        return Loaded(batch, torch.from_numpy(pairs), named, torch.from_numpy(examples))
+        batch, parts = self._queue.popleft()
+        captions = [[caption for future in futures for caption in future.result()] for _, futures in parts]
+        pairs, examples, *held = (torch.from_numpy(pixels) for pixels, _ in parts)
+        return Loaded(batch, pairs, captions[0], examples, captions[1], held[0] if held else None)
 
     def close(self) -> None:
         """Stop the background threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _submit(self, step: int) -> tuple[Batch, _Part, _Part]:
+    def _submit(self, step: int) -> tuple[Batch, list[_Part]]:
         batch = self._share(step)
-        decoding = [_rows(queued) for queued, *parts in self._queue if not all(f.done() for _, fs in parts for f in fs)]
+        decoding = [_rows(queued) for queued, parts in self._queue if not all(f.done() for _, fs in parts for f in fs)]
         self._later.append(_rows(self._share(step + _FETCH_AHEAD)))
         self._split.ahead(np.concatenate([*decoding, *self._later]))
         self._later.popleft()  # this step's, which is in the queue from now on
@@ -123,11 +124,13 @@ class Loader:
             return pixels, [self._pool.submit(decoded, start) for start in range(0, len(rows), _PARALLEL)]
 
         pairs = np.concatenate([batch.positive, batch.negative])
-        return batch, parts(pairs, (self._seed, step)), parts(batch.example, None)
+        clean = [batch.example] if batch.held is None else [batch.example, batch.held]
+        return batch, [parts(pairs, (self._seed, step)), *(parts(rows, None) for rows in clean)]
 
 
 def _rows(batch: Batch) -> Rows:
-    return np.concatenate([batch.positive, batch.negative, batch.example])
+    held = batch.example[:0] if batch.held is None else batch.held
+    return np.concatenate([batch.positive, batch.negative, batch.example, held])
 
 
 def clean_pixels(split: Split, rows: Sequence[int] | Rows, fit: Preprocess, *, substitutes: bool = True) -> Tensor:

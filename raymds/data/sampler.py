@@ -18,6 +18,7 @@ Rows = NDArray[np.int64]
 
 _POSITIVE, _NEGATIVE, _TASKS, _RETAINED, _EXAMPLES = range(5)  # streams of random numbers
 _SHARDS = 6  # the order of the shards, for retained examples or below one of the others
+_HELD, _SPLIT = 7, 8  # draws from the held-out part of the retained examples, and which are held out
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Batch:
     positive: Rows  # (P,) rows that show the target
     negative: Rows  # (N,)
     tasks: Rows  # (K,) sampled protected tasks, of all ranks
-    example: Rows  # (K·b,) retained examples, task by task
+    example: Rows  # (K·b,) retained examples, task by task: those that are trained on
     example_task: Rows  # (K·b,) protected task of each
+    held: Rows | None = None  # (K·b,) likewise: those that λ is measured on, where they are others
 
     def share(self, rank: int, ranks: int) -> "Batch":
         """This rank's contiguous slices; the sizes are `dist.shares`."""
@@ -39,6 +41,7 @@ class Batch:
             negative=_slice(self.negative, rank, ranks),
             example=_slice(self.example, rank, ranks),
             example_task=_slice(self.example_task, rank, ranks),
+            held=None if self.held is None else _slice(self.held, rank, ranks),
         )
 
 
@@ -61,26 +64,37 @@ class Sampler:
     seed: int
     positive: Rows
     negative: Rows
-    retained: Sequence[Rows]  # per protected task
+    retained: Sequence[Rows]  # per protected task: those that are trained on
     positives: int
     negatives: int
     tasks_per_step: int
     images_per_task: int
     positive_blocks: Blocks | None = None
     negative_blocks: Blocks | None = None
+    held: Sequence[Rows] | None = None  # per protected task, those that λ is measured on; None: the same ones
     _orders: dict[tuple[int, ...], dict[int, Rows]] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    @property
+    def seen(self) -> Sequence[Rows]:
+        """Per protected task the retained examples that λ is measured on."""
+        return self.retained if self.held is None else self.held
 
     def batch(self, step: int) -> Batch:
         """The global batch of a step."""
         tasks = self._draw(np.arange(len(self.retained)), self.tasks_per_step, step, _TASKS)
-        examples = [self._draw(self.retained[k], self.images_per_task, step, _EXAMPLES, int(k)) for k in tasks]
+
+        def of_tasks(pools: Sequence[Rows], stream: int) -> Rows:
+            drawn = [self._draw(pools[k], self.images_per_task, step, stream, int(k)) for k in tasks]
+            return np.concatenate([np.empty(0, np.int64), *drawn])
+
         return Batch(
             step=step,
             positive=self._draw(self.positive, self.positives, step, _POSITIVE, blocks=self.positive_blocks),
             negative=self._draw(self.negative, self.negatives, step, _NEGATIVE, blocks=self.negative_blocks),
             tasks=tasks,
-            example=np.concatenate([np.empty(0, np.int64), *examples]),
+            example=of_tasks(self.retained, _EXAMPLES),
             example_task=np.repeat(tasks, self.images_per_task),
+            held=None if self.held is None else of_tasks(self.held, _HELD),
         )
 
     def _draw(self, pool: Rows, count: int, step: int, *stream: int, blocks: Blocks | None = None) -> Rows:
@@ -106,6 +120,18 @@ def retain(pool: Rows, count: int, seed: int, task: int, blocks: Blocks | None =
         place = _permutation(blocks.shards, (seed, _SHARDS))
         order = order[np.argsort(place[blocks.shard[order]], kind="stable")]
     return np.sort(pool[order[:count]])
+
+
+def hold_out(retained: Rows, share: float, seed: int, task: int) -> tuple[Rows, Rows]:
+    """Split a task's retained examples, by seed: those that are trained on, and the share that λ is measured on."""
+    order = _permutation(len(retained), (seed, _SPLIT, task))
+    held = held_out(len(retained), share)
+    return np.sort(retained[order[held:]]), np.sort(retained[order[:held]])
+
+
+def held_out(retained: int, share: float) -> int:
+    """How many of a task's retained examples λ is measured on, where a share of them is held out."""
+    return round(retained * share)
 
 
 def _order(n: int, blocks: Blocks | None, key: tuple[int, ...]) -> Rows:

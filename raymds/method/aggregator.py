@@ -1,44 +1,86 @@
-"""The constraint-aware aggregator of METHOD 5: owns u, makes the one reduction it needs, hands out λ."""
+"""The constraint-aware aggregator of METHOD 5: owns u and μ, makes the one reduction they need, hands out λ."""
+
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from raymds.method import constraints, dist
-from raymds.method.solvers import Solver
+from raymds.method.solvers import Seen, Settings, Solver
+
+_MEMORY = 0.7  # of the measured scale, from one measurement to the next
 
 
 class ConstraintAggregator:
-    """Tracked constraint values of m protected tasks, the same on every rank.
+    """Tracked constraint values and multipliers of m protected tasks, the same on every rank.
 
     Hinging local means before the reduction would be wrong (max(·, 0) of a mean is not the mean of max(·, 0)), so
     ranks exchange sums and counts and each computes the same λ from them.
     """
 
-    def __init__(self, slack: Tensor, solver: Solver, beta: float, gamma: float) -> None:
-        """`slack`: (m,) ε of METHOD (1), in units of the task loss."""
+    def __init__(
+        self,
+        slack: Tensor,
+        solver: Solver,
+        settings: Settings,
+        gamma: float,
+        *,
+        steps: int = 1,
+        rising: bool = False,
+        growth: float = 1.0,
+    ) -> None:
+        """`slack`: (m,) ε of METHOD (1), in units of the task loss; `steps`: of the run.
+
+        β rises by cosine from 0 to its value over the run where it is `rising`, and that of a task is multiplied by
+        `growth` by the time it has been infeasible for as many steps as the run has.
+        """
         self._slack = slack.double()
-        self._solver = solver
-        self._beta = beta
-        self._gamma = gamma
+        self._solver, self._settings, self._gamma = solver, settings, gamma
+        self._steps, self._rising, self._growth = steps, rising, growth
         self.u = torch.full_like(self._slack, torch.nan)
         self.h = torch.full_like(self._slack, torch.nan)
+        self.mu = torch.full_like(self._slack, settings.start)
+        self._infeasible = torch.zeros_like(self._slack)  # steps that found u above 0
+        self._scale = torch.tensor(torch.nan, dtype=torch.float64)
 
-    def update(self, local_sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Fold one step's loss differences into u, METHOD (11), and return (λ, count), each (m,), global.
+    @property
+    def scale(self) -> float:
+        """What λ is multiplied by; 1 unless `measured` has said something else."""
+        return 1.0 if self._scale.isnan() else float(self._scale)
 
-        `local_sums`: (2, m), Σ(CE(w) − CE(w_old)) and the number of examples, of this rank. λ of a task without
-        examples in the global batch is 0, and its u stays as it was.
+    def measured(self, scale: float) -> None:
+        """Fold a measurement of the scale into its moving average, in the logarithm: it is a ratio."""
+        known = math.log(self.scale) if not self._scale.isnan() else math.log(scale)
+        self._scale = torch.tensor(math.exp(_MEMORY * known + (1 - _MEMORY) * math.log(scale)), dtype=torch.float64)
+
+    def update(self, local_sums: Tensor, step: int = 0) -> tuple[Tensor, Tensor]:
+        """Fold one step's changes of the task losses into u, METHOD (11), and return (λ, count), each (m,), global.
+
+        `local_sums`: (2, m), Σ(ℓ(w) − ℓ(w_old)) and the number of examples, of this rank. λ of a task without
+        examples in the global batch is 0, and its u and μ stay as they were.
         """
-        sums, counts = dist.all_reduce_sum(local_sums)
-        self.h = sums / counts - self._slack.to(sums.device)  # 0/0 is NaN: the task was not sampled
-        self.u = constraints.track(self.u.to(sums.device), self.h, self._gamma)
-        multiplier = torch.where(counts > 0, self._solver(self.u, self._beta), 0.0)
-        return multiplier, counts
+        sums, counts = dist.all_reduce_sum(local_sums).cpu()
+        sampled = counts > 0
+        self.h = sums / counts - self._slack  # 0/0 is NaN: the task was not sampled
+        before, self.u = self.u.nan_to_num(0.0), constraints.track(self.u, self.h, self._gamma)
+        self._infeasible += sampled & (self.u > 0)
+        settings = replace(self._settings, beta=self._beta(step))
+        multiplier, mu = self._solver.rule(Seen(self.u, before, self.h), self.mu, settings)
+        self.mu = torch.where(sampled, mu, self.mu)
+        return torch.where(sampled, self.scale * multiplier, 0.0).to(local_sums.device), counts.to(local_sums.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint has to carry."""
-        return {"u": self.u.cpu()}
+        return {"u": self.u, "mu": self.mu, "infeasible": self._infeasible, "scale": self._scale}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over the state of a checkpoint."""
-        self.u = state["u"].clone()
+        self.u, self.mu = state["u"].clone(), state["mu"].clone()
+        self._infeasible, self._scale = state["infeasible"].clone(), state["scale"].clone()
+
+    def _beta(self, step: int) -> Tensor:
+        beta = self._settings.beta
+        if self._rising:
+            beta = beta * ((1 - math.cos(math.pi * min((step + 1) / self._steps, 1.0))) / 2)
+        return beta * self._growth ** (self._infeasible / self._steps)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainccinv, betaincinv
 
-from raymds.method.verdict import Tolerance, Verdict, tolerance_of, verdict_of, worst
+from raymds.method.verdict import PerTask, Verdict, of_task, verdict_of, worst
 
 SCHEMA = 2
 _SIGN_SHARE = 0.9  # y₀, part of a bound's error
@@ -110,7 +110,7 @@ def certify(
     target: PairedCounts,
     protected: Sequence[PairedCounts],
     *,
-    tolerance: Tolerance,
+    tolerance: PerTask,
     confidence: float,
     digests: dict[str, str],
 ) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def certify(
     at `confidence` each by itself.
     """
     error = (1 - confidence) / max(len(protected), 1)
-    tasks = [_task(counts, error, tolerance_of(tolerance, counts.task)) for counts in protected]
+    tasks = [_task(counts, error, of_task(tolerance, counts.task)) for counts in protected]
     verdicts: list[Verdict] = [task["verdict"] for task in tasks]
     return {
         "schema": SCHEMA,

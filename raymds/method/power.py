@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from raymds.method.certificate import Numbers, lower_bound, upper_bound
-from raymds.method.verdict import Tolerance, below, tolerance_of
+from raymds.method.verdict import PerTask, below, of_task
 
 FLIPS = 0.02
 _CHANGES = (*(digit * power for power in (0.001, 0.01, 0.1) for digit in (1, 1.5, 2, 3, 5, 7)), 0.95)
@@ -40,11 +40,11 @@ def kept(n: int, change: float, tolerance: float, flips: float = FLIPS) -> float
     return _chance(n, change, flips, lambda b, c: (c - b) / n >= -tolerance)
 
 
-def outlook(counts: Mapping[str, int], tolerance: Tolerance, confidence: float, require: str) -> str:
+def outlook(counts: Mapping[str, int], tolerance: PerTask, confidence: float, require: str) -> str:
     """What a test split can show, in sentences for people; `counts`: test examples of each protected task."""
     error = (1 - confidence) / len(counts)
     fewest = min(counts, key=lambda task: counts[task])
-    n, allowed, most = counts[fewest], tolerance_of(tolerance, fewest), max(counts.values())
+    n, allowed, most = counts[fewest], of_task(tolerance, fewest), max(counts.values())
     each = f"{n:,} test images each" if n == most else f"{n:,} ({fewest}) to {most:,} test images"
     where = "one of them" if n == most else "the one with the fewest"
     words = [
@@ -64,7 +64,7 @@ def outlook(counts: Mapping[str, int], tolerance: Tolerance, confidence: float, 
     return ". ".join(words) + f" (assumed: {100 * FLIPS:g} % of a task's images flip either way beside the change)."
 
 
-def choice(counts: Mapping[str, int], tolerance: Tolerance) -> str | None:
+def choice(counts: Mapping[str, int], tolerance: PerTask) -> str | None:
     """What chance does to the choice on val, in a sentence; None where it does little. `counts`: as of `outlook`."""
     refused = 1 - kept_all(counts, tolerance)
     if refused < 1 - _NEARLY:
@@ -77,9 +77,9 @@ def choice(counts: Mapping[str, int], tolerance: Tolerance) -> str | None:
     return f"{words}." if enough is None else f"{words}, with select.tolerance={enough:g} hardly ever."
 
 
-def kept_all(counts: Mapping[str, int], tolerance: Tolerance) -> float:
+def kept_all(counts: Mapping[str, int], tolerance: PerTask) -> float:
     """Probability that every task is measured to keep where none truly changes, each drawn by itself."""
-    tasks = Counter((size, tolerance_of(tolerance, task)) for task, size in counts.items())
+    tasks = Counter((size, of_task(tolerance, task)) for task, size in counts.items())
     return math.prod(kept(size, 0.0, allowed) ** number for (size, allowed), number in tasks.items())
 
 

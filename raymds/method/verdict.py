@@ -5,16 +5,16 @@ from typing import Any, Literal
 
 Verdict = Literal["violated", "undecided", "retained", "certified"]
 VERDICTS: tuple[str, ...] = ("violated", "undecided", "retained", "certified")  # from the worst to the best
-Tolerance = float | Mapping[str, float]  # one for all, or by task, by attribute and `default`
+PerTask = float | Mapping[str, float]  # a number for all tasks, or one by task, by attribute and `default`
 _NAMED = 5  # tasks that a reason names; a hundred would hide what it says
 
 
-def tolerance_of(tolerance: Tolerance, task: str) -> float:
-    """The tolerance of `attribute:class`: its own, else its attribute's, else `default`, else 0."""
-    if not isinstance(tolerance, Mapping):
-        return float(tolerance)
+def of_task(value: PerTask, task: str) -> float:
+    """What holds for `attribute:class`: its own value, else its attribute's, else `default`, else 0."""
+    if not isinstance(value, Mapping):
+        return float(value)
     keys = (task, task.partition(":")[0], "default")
-    return float(next((tolerance[key] for key in keys if key in tolerance), 0.0))
+    return float(next((value[key] for key in keys if key in value), 0.0))
 
 
 def verdict_of(delta: float, lower: float, upper: float, tolerance: float) -> Verdict:

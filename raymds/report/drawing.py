@@ -65,3 +65,10 @@ def svg(figure: Figure, name: str, title: str) -> str:
         f'<svg role="img" aria-labelledby="{name}-title" viewBox="0 0 {width:.1f} {height:.1f}">'
         f'<title id="{name}-title">{escape(title)}</title>{body}'
     )
+
+
+def alone(element: str) -> str:
+    """An element that `svg` made as a file of its own, in the colours of a light page."""
+    for colour, variable in _VARIABLES.items():
+        element = element.replace(f"var({variable})", colour)
+    return element.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="background: #ffffff" ', 1) + "\n"

@@ -95,13 +95,18 @@ def _histories(steps: Sequence[Json]) -> dict[str, str]:
     drawn = {}
     panels: dict[str, list[str]] = {}
     for key, name, title in (("u", "estimates", "Constraint estimate u"), ("lambda", "multipliers", "Multiplier λ")):
-        tasks = dict.fromkeys(task for step in steps for task in step.get(key) or {})
-        series = {task: [_number((step.get(key) or {}).get(task)) for step in steps] for task in tasks}
-        told = any(v and not math.isnan(v) for values in series.values() for v in values)
+        series, told = series_of(steps, key)
         panels = panels or charts.panels_of(series)
         at, words = [step["step"] for step in steps], f"{title} of each capability over the steps"
         drawn[name] = charts.histories(at, series, panels, name=name, title=words) if told else ""
     return drawn
+
+
+def series_of(steps: Sequence[Json], key: str) -> tuple[dict[str, list[float]], bool]:
+    """What `step` records say of every task under `key`, NaN where nothing; whether any of it is not 0."""
+    tasks = dict.fromkeys(task for step in steps for task in step.get(key) or {})
+    series = {task: [_number((step.get(key) or {}).get(task)) for step in steps] for task in tasks}
+    return series, any(v and not math.isnan(v) for values in series.values() for v in values)
 
 
 def _beside(run: RunFiles, reference: RunFiles) -> Json:

@@ -136,7 +136,7 @@ def _row(trial: Json, tune: Json, space: Sequence[str]) -> dict[str, Any]:
         "step": _step(best).removeprefix("step ") if best else "–",
         "target": best["target"] if best else None, "devsafety": best["devsafety"] if best else None,
         "worst": named(worst) if worst else "", "lost": bool(best) and _finite(best["devsafety"]) and _margin(best) < 0,
-        "params": [setting(trial["params"].get(key)) for key in space],
+        "params": [setting(trial["params"][key]) if key in trial["params"] else "–" for key in space],
     }  # fmt: skip
 
 

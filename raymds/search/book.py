@@ -14,7 +14,7 @@ from raymds.run import MetricsLog, RunDirectory
 from raymds.search.halving import verdict
 from raymds.search.outcome import outcome, restored
 from raymds.search.sampler import importance, propose
-from raymds.search.space import Space, own_setting, trial_config
+from raymds.search.space import Params, Space, live, own_setting, trial_config
 from raymds.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Measurement, Trial
 
 Show = Callable[[dict[str, Any]], None]
@@ -42,13 +42,16 @@ class Book:
             self._given.add(left[0].number)
             return left[0]
         search = self._config.search
-        params = propose(self._space, self._own, search.algorithm, search.seed, search.trials, self.trials)
+        params = propose(self._space, self._own, search.algorithm, search.seed, search.trials, self.trials, self._live)
         if params is None:
             return None
         trial = Trial(len(self.trials), params)
         self._given.add(trial.number)
         self._enter(trial)
         return trial
+
+    def _live(self, params: Params) -> Params:
+        return live(self._config, params)
 
     def config_of(self, trial: Trial) -> Config:
         """The config of a trial's cycle, in a run directory of its own."""

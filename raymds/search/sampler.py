@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from raymds.search.space import Choice, Dimension, Int, LogUniform, Params, Space
 from raymds.search.trials import FAILED, RUNNING, Trial
+
+Live = Callable[[Params], Params]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per study is no news to a user
 # A trial is dear. Optuna draws ten at random before it models anything: of a dozen trials nearly all. That TPE weighs
@@ -23,8 +26,14 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 }
 
 
-def propose(space: Space, own: Params, algorithm: str, seed: int, trials: int, past: Sequence[Trial]) -> Params | None:
+def propose(
+    space: Space, own: Params, algorithm: str, seed: int, trials: int, past: Sequence[Trial], live: Live = dict
+) -> Params | None:
     """The setting of trial number `len(past)`, or None where there is nothing left to try.
+
+    `live` leaves out of a setting what changes nothing in it, the numbers of another solver. TPE is told of such a
+    number by the trials alone in which it meant something; the Gaussian process, which wants every number of every
+    trial, is told the preset's.
 
     The first is `own`, the preset's. `algorithm` is tpe, gp, random or grid, `trials` the search's budget. A pure
     function: a search that goes on from its records proposes what it would have proposed without the break. Trials
@@ -32,18 +41,19 @@ def propose(space: Space, own: Params, algorithm: str, seed: int, trials: int, p
     """
     number = len(past)
     if number == 0:
-        return own
+        return live(own)
     if number >= trials:
         return None
     if algorithm == "grid":
-        points = _grid(space, own, trials - 1, seed)
+        points = _grid(space, own, trials - 1, seed, live)
         return points[number - 1] if number <= len(points) else None
     distributions = {key: _distribution(dimension) for key, dimension in space.items()}
     study = optuna.create_study(direction="maximize", sampler=SAMPLERS[algorithm](_seed(seed, number)))
     for trial in sorted(past, key=lambda t: t.number):
-        study.add_trial(_told(trial, distributions))
+        told = replace(trial, params=own | trial.params) if algorithm == "gp" else trial
+        study.add_trial(_told(told, distributions))
     asked = study.ask(distributions)
-    return {key: asked.params[key] for key in space}
+    return live({key: asked.params[key] for key in space})
 
 
 def constraints(trial: Trial) -> dict[str, float]:
@@ -69,7 +79,8 @@ def importance(space: Space, past: Sequence[Trial]) -> dict[str, float]:
     study = optuna.create_study(direction="maximize")
     ordered = sorted(measured, key=lambda trial: trial.best.rank if trial.best else (0.0, 0.0))
     for place, trial in enumerate(ordered):
-        study.add_trial(optuna.trial.create_trial(value=place, params=trial.params, distributions=distributions))
+        known = {key: distributions[key] for key in trial.params}
+        study.add_trial(optuna.trial.create_trial(value=place, params=trial.params, distributions=known))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {key: float(share) for key, share in found.items()}
@@ -78,7 +89,8 @@ def importance(space: Space, past: Sequence[Trial]) -> dict[str, float]:
 def _told(trial: Trial, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
     """A trial as Optuna knows it; one that failed or measured nothing finite is told as failed: it teaches nothing."""
     states = optuna.trial.TrialState
-    common: dict[str, Any] = {"params": trial.params, "distributions": distributions}
+    known = {key: distributions[key] for key in trial.params}
+    common: dict[str, Any] = {"params": trial.params, "distributions": known}
     if trial.status == RUNNING:
         return optuna.trial.create_trial(state=states.RUNNING, **common)
     measured = trial.status != FAILED and trial.best is not None
@@ -107,7 +119,7 @@ def _seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _grid(space: Space, own: Params, most: int, seed: int) -> list[Params]:
+def _grid(space: Space, own: Params, most: int, seed: int, live: Live) -> list[Params]:
     """At most `most` points of a grid as fine as that allows, in an order drawn from the seed, without `own`."""
     axes = {key: dimension.grid(1) for key, dimension in space.items()}
     finer = True
@@ -119,6 +131,7 @@ def _grid(space: Space, own: Params, most: int, seed: int) -> list[Params]:
             if len(axis) > len(axes[key]) and size <= most:
                 axes[key], finer = axis, True
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    points = [point for point in points if point != own]
+    different = {repr(live(point)): live(point) for point in points}
+    points = [point for point in different.values() if point != live(own)]
     random.Random(seed).shuffle(points)
     return points[:most]

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raymds.config import Config, check
 from raymds.errors import UsageError
-from raymds.method.solvers import SOLVERS
+from raymds.ranges import READ_BY, reads
 
 Params = dict[str, Any]  # config key -> value, JSON-ready
 
@@ -109,8 +109,9 @@ _FIXED = {
     "storage": "it changes where a trial runs, not what it computes",
     "search": "a search does not search itself",
 }
+_SOLVER = "constraints.solver"
 _TRAINING = {"select.average"}  # in a section that is fixed, and yet part of how a model is trained
-_BASELINES = {"regularize", "none"}  # solvers that ignore feasibility
+_NUMBERS = {"constraints.beta", "constraints.slack"}  # may be a number or one by task; a search takes numbers
 
 
 def parse(config: Config) -> Space:
@@ -124,6 +125,7 @@ def parse(config: Config) -> Space:
     fields = _fields()
     space = {key: _dimension(key, node, fields[key]) for key, node in _flat(config.search.space, "", fields)}
     space = space or default_space(config)
+    _check_read(config, space)
     ends = {key: _ends(key, dimension, config) for key, dimension in space.items()}
     for key, dimension in space.items():
         own = _value(begin, key)
@@ -144,22 +146,39 @@ def parse(config: Config) -> Space:
 def default_space(config: Config) -> Space:
     """What decides between target and constraints, around the preset's own values.
 
-    β, learning rate, γ₂, slack, images per task, and the solver where there are several that seek feasibility.
+    Learning rate, the numbers that the preset's solver reads, γ₂, slack, images per task.
     """
     constraints, lr = config.constraints, config.optim.lr
     images, gamma, slack = constraints.images_per_task, constraints.gamma, constraints.slack
     space: Space = {"optim.lr": LogUniform(lr / 5, 5 * lr)}
-    if constraints.beta > 0:
-        space["constraints.beta"] = LogUniform(constraints.beta / 10, 10 * constraints.beta)
+    for key in ("constraints.beta", "constraints.eta", "constraints.rho"):
+        value = _value(config, key)
+        if key in reads(constraints.solver) and type(value) in {int, float} and value > 0:
+            space[key] = LogUniform(value / 10, 10 * value)
     space["constraints.gamma"] = Uniform(min(0.1, gamma), 1.0)
-    space["constraints.slack"] = Uniform(min(-0.5, slack), max(0.0, slack))
+    if type(slack) in {int, float}:
+        least = -0.5 if constraints.loss == "cross_entropy" else -0.05
+        space["constraints.slack"] = Uniform(min(least, slack), max(0.0, slack))
     most = max(images, min(2 * images, config.task.retained))
     if most > 1:
         space["constraints.images_per_task"] = Int(min(max(1, images // 2), most - 1), most)
-    solvers = [name for name in SOLVERS if name not in _BASELINES or name == constraints.solver]
-    if len(solvers) > 1:
-        space["constraints.solver"] = Choice(tuple(solvers))
     return space
+
+
+def live(config: Config, params: Params) -> Params:
+    """`params` without the numbers that its solver, or else the preset's, does not read: they change nothing."""
+    wanted = reads(params.get(_SOLVER, config.constraints.solver))
+    return {key: value for key, value in params.items() if key not in READ_BY or key in wanted}
+
+
+def _check_read(config: Config, space: Space) -> None:
+    """That some solver of the space reads every number that is searched; UsageError naming the key."""
+    dimension = space.get(_SOLVER)
+    solvers = dimension.options if isinstance(dimension, Choice) else (config.constraints.solver,)
+    wanted = frozenset().union(*(reads(name) for name in solvers))
+    for key in space:
+        if key in READ_BY and key not in wanted:
+            raise UsageError(f"search.space.{key}: {' and '.join(solvers)} does not read it; leave it out")
 
 
 def trial_config(config: Config, params: Params) -> Config:
@@ -190,7 +209,8 @@ def own_setting(config: Config, space: Space) -> Params:
 def _fields() -> dict[str, Any]:
     """Every key of a preset that holds a value -> its type."""
     sections = get_type_hints(Config)
-    return {f"{name}.{key}": kind for name, part in sections.items() for key, kind in get_type_hints(part).items()}
+    found = {f"{name}.{key}": kind for name, part in sections.items() for key, kind in get_type_hints(part).items()}
+    return found | dict.fromkeys(_NUMBERS, float)
 
 
 def _flat(node: Mapping[Any, Any], prefix: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

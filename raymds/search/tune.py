@@ -24,8 +24,8 @@ from raymds.search.space import Space, parse, trial_config
 from raymds.search.trials import FAILED, FINISHED, Measurement
 from raymds.store import objects
 from raymds.store import uri as storage
-from raymds.tasks import Tasks, check_tolerance, resolve
-from raymds.train import driver, worker
+from raymds.tasks import Tasks, check_per_task, resolve
+from raymds.train import driver, ending
 from raymds.train.conclude import effort, old_outcome
 from raymds.train.driver import Show
 from raymds.train.placement import concurrent
@@ -84,7 +84,7 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
 def _check_ends(config: Config, space: Space, data: DataSet) -> Tasks:
     """The tasks, if the data set has what a step draws at both ends of every range; else UsageError naming the key."""
     tasks = resolve(config.task, data.attributes)
-    check_tolerance(config.select.tolerance, tasks)
+    check_per_task(config, tasks)
     check_examples(trial_config(config, {}), data, tasks)
     for key, dimension in space.items():
         for value in dimension.grid(2):
@@ -262,7 +262,7 @@ def _conclude(book: Book, config: Config, show: Show) -> dict[str, Any]:
     if content["winner"] is not None and concluded is not None:
         step, alpha, val, weights = (concluded[name] for name in ("step", "alpha", "val", "weights"))
     else:
-        step, alpha, weights = won["step"], 1.0, worker.checkpoint_uri(own, f"step-{won['step']:07d}")
+        step, alpha, weights = won["step"], 1.0, ending.checkpoint_uri(own, f"step-{won['step']:07d}")
         val = next(r for r in MetricsLog(directory).records if r["event"] == "eval" and r["step"] == step)
     if content["winner"] is None:
         candidate = {"step": step, "alpha": alpha}

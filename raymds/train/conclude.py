@@ -7,6 +7,7 @@ from raymds.data.shards import DataSet
 from raymds.run import MetricsLog, RunDirectory, digests
 from raymds.store import uri as storage
 from raymds.train import select
+from raymds.train.advice import advise, conflicts, overfitted
 
 SCHEMA = 1
 
@@ -20,25 +21,42 @@ def old_outcome(config: Config) -> dict[str, Any]:
 def conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> dict[str, Any]:
     """The outcome's verdict: the chosen model, or the old one where nothing was feasible or the test says otherwise.
 
-    Writes flips.json and certificate.json where the choice was measured on test.
+    Writes flips.json and certificate.json where the choice, or without one the nearest candidate, was measured on test.
     """
-    old = old_outcome(config)
+    old, found = old_outcome(config), _found(run, result)
     choice = result.get("choice")
+    if "certificate" in result:
+        _certify(config, run, data, result)
     if choice is None:
         nearest = max(result["candidates"], key=lambda metrics: select.score(metrics["record"]))
         candidate = {"step": nearest["step"], "alpha": 1.0}
-        return {**old, "reason": _nearest(nearest), "val": nearest["record"], "candidate": candidate}
+        return {**old, "reason": _nearest(nearest), "val": nearest["record"], "candidate": candidate, **found}
     if "certificate" not in result:
         return _new(choice, result, "; the winner of the search alone is certified")
+    if result["refused"]:
+        candidate = {"step": choice["step"], "alpha": choice["alpha"]}
+        return {**old, "reason": result["refused"], "val": choice["record"], "candidate": candidate, **found}
+    return _new(choice, result) | {key: found[key] for key in found if key != "advice"}
+
+
+def _certify(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> None:
+    """Write what was measured on test, with the digests of what it rests on."""
     parent = storage.sha256(storage.read(str(config.model.weights)))
     stored = storage.sha256(run.read("config.yaml") or b"")
     made = digests(stored, data.digest, parent, result["weights"]["sha256"])
     run.write_json("flips.json", {"schema": SCHEMA, "flips": result["flips"]})
     run.write_json("certificate.json", result["certificate"] | {"digests": made})
-    if result["refused"]:
-        candidate = {"step": choice["step"], "alpha": choice["alpha"]}
-        return {**old, "reason": result["refused"], "val": choice["record"], "candidate": candidate}
-    return _new(choice, result)
+
+
+def _found(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
+    """The diagnosis, what it says, and what would help where the old model stays; a search's trial has none."""
+    diagnosis = result.get("diagnosis")
+    if diagnosis is None:
+        return {}
+    evals = {r["step"]: r for r in MetricsLog(run).records if r["event"] == "eval"}
+    learned = overfitted(diagnosis)
+    diagnosis |= {"says": conflicts(diagnosis) + ([learned] if learned else [])}
+    return {"diagnosis": diagnosis, "advice": advise(diagnosis, [evals[step] for step in sorted(evals)])}
 
 
 def _nearest(metrics: dict[str, Any]) -> str:

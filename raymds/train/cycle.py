@@ -11,41 +11,48 @@ from torch import Tensor
 
 from raymds.config import Config
 from raymds.data.loader import Loaded
-from raymds.data.sampler import Rows, Sampler, retain
+from raymds.data.sampler import Rows, Sampler
 from raymds.data.split import Split
 from raymds.method import constraints, contrastive, dist
-from raymds.method.aggregator import ConstraintAggregator
-from raymds.method.solvers import SOLVERS
 from raymds.model import ClipWithHeads
 from raymds.tasks import Tasks
+from raymds.train.baselines import TABLE, Context, fisher_information
 from raymds.train.evaluate import evaluate
+from raymds.train.limits import Scale, aggregator
 from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
 
 _AVERAGE = "average."  # of the names of its tensors in a checkpoint's state
+_FISHER = "fisher."
+_SMOOTH = 0.95  # decay per step of the running mean of λ
 
 
 class ConstrainedCycle:
-    """State and step of one cycle: weights, optimiser, normalisers s, constraint values u, old losses."""
+    """State and step of one cycle: weights, optimiser, normalisers s, constraint values u, μ, old losses."""
 
     def __init__(self, model: ClipWithHeads, split: Split, tasks: Tasks, sampler: Sampler, config: Config) -> None:
-        """`split` is the train split that the sampler's rows refer to."""
+        """`model` is the old model, `split` the train split that the sampler's rows refer to."""
         self.model = model
         self._split = split
-        self._tasks = tasks
-        self._sampler = sampler
+        self.tasks = tasks
+        self.sampler = sampler
         self._config = config
+        self._loss = constraints.LOSSES[config.constraints.loss]
+        self._baseline = TABLE.get(config.constraints.solver)
+        self._old = copy.deepcopy(model) if self._baseline and self._baseline.old else None
         # Around its solution a penalty method swings from one constraint to the other; a mean of its steps does not.
         self._average = copy.deepcopy(model).requires_grad_(False) if config.select.average else None
         pairs = zip(self._average.parameters(), model.parameters(), strict=True) if self._average else ()
         self._averaged = list(pairs)
         model.freeze(config.model.freeze.image, config.model.freeze.text)
         self._learner = Learner(model, config.optim)
-        limits = config.constraints
-        slack = torch.full((len(tasks.protected),), limits.slack, dtype=torch.float64)
-        self._aggregator = ConstraintAggregator(slack, SOLVERS[limits.solver], limits.beta, limits.gamma)
+        self._start = [p.detach().clone() for p in self._learner.parameters] if self._baseline else []
+        self._fisher: list[Tensor] = []
+        self._aggregator = aggregator(config, tasks)
+        self._scale = Scale(config, self._aggregator)
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
-        self.old_losses: list[Tensor] = []  # per task CE(w_old) of its retained examples
+        self.old_losses: list[Tensor] = []  # per task the old model's cross-entropy of the examples that λ sees
+        self.multiplier = torch.zeros(len(tasks.protected), dtype=torch.float64)  # running mean of λ
         self._labels = torch.tensor([task.label for task in tasks.protected])
 
     @property
@@ -54,33 +61,53 @@ class ConstrainedCycle:
         return self._average or self.model
 
     def measure_old(self) -> None:
-        """CE(w_old) of every retained example, through the transform and the chunks the steps use."""
-        rows = np.unique(np.concatenate(self._sampler.retained))
+        """What the old model does on the retained examples, through the transform and the chunks the steps use."""
+        seen = self.sampler.seen
+        rows = np.unique(np.concatenate(seen))
         temperature = self._config.constraints.temperature
-        old = evaluate(self.model, self._split, self._tasks, temperature, rows, substitutes=True)
+        old = evaluate(self.model, self._split, self.tasks, temperature, rows, substitutes=True)
         self.old_losses = [
             torch.from_numpy(old.loss[task.attribute][np.searchsorted(rows, retained)])
-            for task, retained in zip(self._tasks.protected, self._sampler.retained, strict=True)
+            for task, retained in zip(self.tasks.protected, seen, strict=True)
         ]
+
+    def begin(self) -> None:
+        """What a first step needs beside the old losses."""
+        if self._baseline and self._baseline.fisher:
+            retained, temperature = self.sampler.retained, self._config.constraints.temperature
+            self._fisher = fisher_information(self.model, self._split, self.tasks, retained, temperature)
 
     def step(self, loaded: Loaded) -> dict[str, Any]:
         """One step on this rank's share of the batch; DivergedError, on all ranks alike, where a loss is not finite."""
-        step, clock = loaded.batch.step, Stopwatch(self.model.mean.device)
+        step, clock, baseline = loaded.batch.step, Stopwatch(self.model.mean.device), self._baseline
         with clock("forward"):
-            local_sums = self._loss_differences(loaded)
+            local_sums = self._changes(loaded)
         with clock("exchange"):
-            multiplier, count = self._aggregator.update(local_sums)
-        weight_b = self._example_weights(loaded, multiplier, count)
-        active = weight_b > 0  # no gradient is computed for a constraint whose multiplier is 0
+            multiplier, _ = self._aggregator.update(local_sums, step)
+        measuring = self._scale.due(step)
+        # No gradient is computed for a constraint whose multiplier is 0, unless it is asked for.
+        whole = measuring or (baseline is not None and baseline.examples)
+        active = (self._example_weights(loaded, multiplier) > 0) | whole
         with clock("forward"):
             image, text, prompts = self._embed(loaded, active)
         surrogate, value = self._objective(loaded, image, text, clock)
-        with clock("forward"):
-            loss = surrogate + self._penalty(loaded, image[len(text) :], prompts, weight_b, active)
-        h = self._named(self._aggregator.h)
-        finite(step, {self._tasks.target.name: value, **h})
-        norm = self._learner.descend(loss, step, clock)
-        finite(step, {f"{self._tasks.target.name} (its gradient)": norm})
+        pairs, examples = image[: len(text)], image[len(text) :]
+        with clock("backward"):
+            losses = self._cross_entropies(loaded, examples, prompts, active)
+            if measuring:
+                self._scale.measure(loaded.batch, active, surrogate, losses, self._learner.parameters)
+            penalty = None
+            if baseline:
+                context = self._context(loaded, pairs, examples, prompts, surrogate)
+                multiplier = baseline.multipliers(context) if baseline.multipliers else multiplier
+                penalty = baseline.penalty(context) if baseline.penalty else None
+            if penalty is None:  # this rank's share of Σ_k λ_k·τ₀·L̂_k / K, whose gradient is the rest of METHOD (12)
+                penalty = (self._example_weights(loaded, multiplier)[active].to(losses) * losses).sum()
+        h = self.named(self._aggregator.h)
+        finite(step, {self.tasks.target.name: value, **h})
+        self.multiplier += (1 - _SMOOTH) * (multiplier.cpu() - self.multiplier)
+        norm = self._learner.descend(surrogate + penalty, step, clock)
+        finite(step, {f"{self.tasks.target.name} (its gradient)": norm})
         self._update_average()
         return {
             "loss": value,
@@ -88,44 +115,50 @@ class ConstrainedCycle:
             "grad_norm": norm,
             "seconds": clock.seconds,
             "h": h,
-            "u": self._named(self._aggregator.u),
-            "lambda": self._named(multiplier),
+            "u": self.named(self._aggregator.u),
+            "lambda": self.named(multiplier),
         }
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Optimiser, u, s, old losses and the running mean of the weights."""
+        """Optimiser, u, μ, s, old losses, the running mean of the weights, EWC's Fisher information."""
         old = {f"old_losses.{k}": losses for k, losses in enumerate(self.old_losses)}
         average = {_AVERAGE + name: value for name, value in self._average.weights().items()} if self._average else {}
-        return self._learner.state_dict() | self._aggregator.state_dict() | {"log_s": self._log_s.cpu()} | old | average
+        fisher = dict(zip((_FISHER + name for name in self._learner.names), self._fisher, strict=bool(self._fisher)))
+        estimators = self._aggregator.state_dict() | {"log_s": self._log_s.cpu(), "lambda": self.multiplier}
+        return self._learner.state_dict() | estimators | old | average | {n: F.cpu() for n, F in fisher.items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over the state of a checkpoint."""
         self._learner.load_state_dict(tensors)
         self._aggregator.load_state_dict(tensors)
-        self._log_s = tensors["log_s"].clone()
-        self.old_losses = [tensors[f"old_losses.{k}"].clone() for k in range(len(self._tasks.protected))]
+        self._log_s, self.multiplier = tensors["log_s"].clone(), tensors["lambda"].clone()
+        self.old_losses = [tensors[f"old_losses.{k}"].clone() for k in range(len(self.tasks.protected))]
+        names = [name for name in self._learner.names if _FISHER + name in tensors]
+        self._fisher = [tensors[_FISHER + name].to(self.model.mean.device) for name in names]
         if self._average:
             self._average.load_weights(candidate_weights({}, tensors), "checkpoint")
 
     @torch.no_grad()
-    def _loss_differences(self, loaded: Loaded) -> Tensor:
-        """Σ(CE(w) − CE(w_old)) and counts per task over this rank's examples: (2, m), METHOD (11)."""
+    def _changes(self, loaded: Loaded) -> Tensor:
+        """Σ(ℓ(w) − ℓ(w_old)) and counts per task over this rank's examples: (2, m), METHOD (11)."""
         batch = loaded.batch
-        cosine_bC = self.model.cosines(self.model.classifiers(self._tasks.label_sets), loaded.examples)
+        rows, pixels = (batch.example, loaded.examples) if loaded.held is None else (batch.held, loaded.held)
+        assert rows is not None
+        cosine_bC = self.model.cosines(self.model.classifiers(self.tasks.label_sets), pixels)
         new = self._example_losses({name: cosine.cpu() for name, cosine in cosine_bC.items()}, batch.example_task)
         old = torch.zeros_like(new, dtype=torch.float64)
         for k in np.unique(batch.example_task):
             here = np.flatnonzero(batch.example_task == k)
-            position = np.searchsorted(self._sampler.retained[k], batch.example[here])
-            old[here] = self.old_losses[k][position]
-        task_b = torch.from_numpy(batch.example_task)
-        return constraints.task_sums(new.double() - old, task_b, len(self._labels)).to(self.model.mean.device)
+            old[here] = self.old_losses[k][np.searchsorted(self.sampler.seen[k], rows[here])]
+        change = self._loss.change(new.double(), old)
+        sums = constraints.task_sums(change, torch.from_numpy(batch.example_task), len(self._labels))
+        return sums.to(self.model.mean.device)
 
     def _example_losses(self, cosine_bC: Mapping[str, Tensor], task_b: Rows) -> Tensor:
         """CE of each example within the label set of its task: per attribute (b, C) → (b,)."""
         first = next(iter(cosine_bC.values()))
         losses = first.new_zeros(len(first))
-        attributes = np.array([self._tasks.protected[k].attribute for k in task_b], dtype=object)
+        attributes = np.array([self.tasks.protected[k].attribute for k in task_b], dtype=object)
         labels = self._labels[torch.from_numpy(task_b)].to(first.device)
         for name, cosine in cosine_bC.items():
             here = torch.from_numpy(np.flatnonzero(attributes == name)).to(first.device)
@@ -133,20 +166,32 @@ class ConstrainedCycle:
             losses = losses.index_copy(0, here, constraints.zero_shot_losses(cosine[here], labels[here], temperature))
         return losses
 
-    def _example_weights(self, loaded: Loaded, multiplier: Tensor, count: Tensor) -> Tensor:
+    def _cross_entropies(self, loaded: Loaded, image: Tensor, prompts: Tensor, active: Tensor) -> Tensor:
+        """L of the active examples, with their gradient, from their embeddings (a, D): (a,)."""
+        cosines = {name: image @ prompts[self.tasks.columns(name)].T for name in self.tasks.classes}
+        return self._example_losses(cosines, loaded.batch.example_task[active.numpy()])
+
+    def _example_weights(self, loaded: Loaded, multiplier: Tensor) -> Tensor:
         """Weight of each local example in METHOD (12): λ_k·τ₀ / (sampled tasks · examples of task k): (b,)."""
-        share = multiplier / count.clamp(min=1) * self._config.constraints.temperature / max(len(loaded.batch.tasks), 1)
+        limits, tasks = self._config.constraints, max(len(loaded.batch.tasks), 1)
+        share = multiplier / limits.images_per_task * limits.temperature / tasks
         return share.cpu()[torch.from_numpy(loaded.batch.example_task)]
+
+    def _context(self, loaded: Loaded, pairs: Tensor, examples: Tensor, prompts: Tensor, surrogate: Tensor) -> Context:
+        return Context(
+            self.model, self._old, self.tasks, self._config, loaded, pairs, examples, prompts, surrogate,
+            self._learner.parameters, self._start, self._fisher,
+        )  # fmt: skip
 
     def _embed(self, loaded: Loaded, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of pairs and active examples (p+n+a, D), captions (p+n, D), class prompts (H, D)."""
         batch, device = loaded.batch, self.model.mean.device
         rows = np.concatenate([batch.positive, batch.negative])
-        prompts = [prompt for prompts in self._tasks.prompts.values() for prompt in prompts]
+        prompts = [prompt for prompts in self.tasks.prompts.values() for prompt in prompts]
         tokens, row = distinct_tokens(self.model, loaded.captions + prompts)
-        target = self._tasks.target.attribute
+        target = self.tasks.target.attribute
         label = torch.from_numpy(self._split.labels[target][rows]).long()
-        caption_head = torch.where(label < 0, -1, label + self._tasks.columns(target).start)
+        caption_head = torch.where(label < 0, -1, label + self.tasks.columns(target).start)
         image, text = self._learner.forward(
             torch.cat([loaded.pairs, loaded.examples[active]]).to(device),
             tokens,
@@ -158,7 +203,7 @@ class ConstrainedCycle:
     def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, float]:
         """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""
         settings, ranks, batch = self._config.objective, dist.world_size(), loaded.batch
-        P, N, t = self._sampler.positives, self._sampler.negatives, settings.temperature
+        P, N, t = self.sampler.positives, self.sampler.negatives, settings.temperature
         sizes_P, sizes_N, p = dist.shares(P, ranks), dist.shares(N, ranks), len(batch.positive)
         pairs = torch.cat([image[: len(text)], text], dim=1)  # image and text embedding side by side
         with clock("exchange"):
@@ -170,7 +215,7 @@ class ConstrainedCycle:
         log_g = torch.stack([contrastive.log_normaliser(d.double(), t) for d in own], dim=1)
         with clock("exchange"):
             log_g = dist.all_gather(log_g, sizes_P)
-        log_s = self._track(self._sampler.batch(batch.step).positive, log_g)
+        log_s = self._track(self.sampler.batch(batch.step).positive, log_g)
         start = sum(sizes_P[: dist.rank()])
         rows = [contrastive.surrogate(d, log_s[start : start + p, i], t) for i, d in enumerate(own)]
         # Columns: everybody else's positives against own negatives, which see no other gradient of those pairs.
@@ -182,24 +227,18 @@ class ConstrainedCycle:
 
     def _track(self, rows: Rows, log_g: Tensor) -> Tensor:
         """Fold the batch's normalisers into s, METHOD (9), the same on every rank: (P, 2) → (P, 2)."""
-        position = torch.from_numpy(np.searchsorted(self._sampler.positive, rows))
+        position = torch.from_numpy(np.searchsorted(self.sampler.positive, rows))
         self._log_s[position] = contrastive.track(self._log_s[position], log_g.cpu(), self._config.objective.gamma)
         return self._log_s[position].to(log_g.device)
-
-    def _penalty(self, loaded: Loaded, image: Tensor, prompts: Tensor, weight_b: Tensor, active: Tensor) -> Tensor:
-        """This rank's share of Σ_k λ_k·τ₀·L̂_k / K, whose gradient is the second term of METHOD (12)."""
-        cosines = {name: image @ prompts[self._tasks.columns(name)].T for name in self._tasks.classes}
-        losses = self._example_losses(cosines, loaded.batch.example_task[active.numpy()])
-        return (weight_b[active].to(losses) * losses).sum()
 
     @torch.no_grad()
     def _update_average(self) -> None:
         for mean, value in self._averaged:
             mean.lerp_(value, 1 - self._config.select.average)
 
-    def _named(self, values: Tensor) -> dict[str, float]:
+    def named(self, values: Tensor) -> dict[str, float]:
         """Values per task name, tasks without one left out."""
-        pairs = zip(self._tasks.protected, values.tolist(), strict=True)
+        pairs = zip(self.tasks.protected, values.tolist(), strict=True)
         return {task.name: value for task, value in pairs if not math.isnan(value)}
 
 
@@ -207,30 +246,3 @@ def candidate_weights(weights: dict[str, Tensor], state: dict[str, Tensor]) -> d
     """The candidate in a checkpoint's weights and state."""
     average = {name.removeprefix(_AVERAGE): value for name, value in state.items() if name.startswith(_AVERAGE)}
     return average or weights
-
-
-def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
-    """Pools and counts of the constrained cycle from the train split's labels.
-
-    Negatives are rows with another class of the target's attribute; a row whose class is undefined might show the
-    target and is neither.
-    """
-    labels = split.labels[tasks.target.attribute]
-    positives = round(config.objective.batch * config.objective.positive_share)
-    # Without constraints none is measured: the baseline costs what unconstrained training costs.
-    count = 0 if config.constraints.solver == "none" else config.constraints.tasks_per_step
-    pools = [split.rows_of(task.attribute, task.label) for task in tasks.protected]
-    negative = np.flatnonzero((labels >= 0) & (labels != tasks.target.label))
-    return Sampler(
-        seed=config.run.seed,
-        positive=np.flatnonzero(labels == tasks.target.label),
-        negative=negative,
-        negative_blocks=split.blocks(negative),
-        retained=[
-            retain(pool, config.task.retained, config.run.seed, k, split.blocks(pool)) for k, pool in enumerate(pools)
-        ],
-        positives=positives,
-        negatives=config.objective.batch - positives,
-        tasks_per_step=len(pools) if count == "all" else count,
-        images_per_task=config.constraints.images_per_task,
-    )

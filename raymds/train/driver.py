@@ -24,7 +24,7 @@ from raymds.errors import RaymdsError, UsageError
 from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
-from raymds.tasks import check_tolerance, resolve
+from raymds.tasks import check_per_task, resolve
 from raymds.train import worker
 from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.net import open_net
@@ -66,7 +66,7 @@ def prepare(config: Config, show: Show) -> Prepared:
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)
-    check_tolerance(config.select.tolerance, tasks)
+    check_per_task(config, tasks)
     check_examples(config, data, tasks)
     config = placed(config, resources(show))
     preflight(config, data, tasks.heads, show)
@@ -74,12 +74,15 @@ def prepare(config: Config, show: Show) -> Prepared:
     return Prepared(config, run, data, tasks)
 
 
-def finetune(config: Config, show: Show, shared: str | None = None, monitor: Any = None) -> dict[str, Any]:
+def finetune(
+    config: Config, show: Show, shared: str | None = None, monitor: Any = None, nearest: bool = False
+) -> dict[str, Any]:
     """One constrained cycle; writes certificate.json and, last, outcome.json, and returns the outcome.
 
     Goes on from the last checkpoint where the run directory holds one of the same config. A trial of a search has
     `shared`, the directory of the old model's results, and a `monitor` through which the search may stop it; its
-    outcome is chosen on val and has no certificate.
+    outcome is chosen on val and has no certificate. With `nearest` a cycle that chooses nothing has one, of the
+    candidate nearest to a choice; its outcome is the old model all the same.
     """
     ready = prepare(config, show)
     config, run = ready.config, ready.run
@@ -90,7 +93,7 @@ def finetune(config: Config, show: Show, shared: str | None = None, monitor: Any
     if not shared:
         show({"event": "note", "note": ready.outlook})
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    result, seconds = _fit(config, run, worker.run_cycle, keep, show, monitor, shared=shared)
+    result, seconds = _fit(config, run, worker.run_cycle, keep, show, monitor, shared=shared, nearest=nearest)
     outcome = conclude(config, run, ready.data, result) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     outcome["skipped_images"] = result["skipped_images"]
@@ -144,7 +147,7 @@ def _fit(
     keep: CheckpointConfig,
     show: Show,
     monitor: Any = None,
-    **given: str | None,
+    **given: str | bool | None,
 ) -> tuple[dict[str, Any], float]:
     """Run `entry` on the workers, with `given`; (rank 0's result, seconds). Errors of the user's stay themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for

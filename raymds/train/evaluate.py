@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from raymds.config import ConstraintsConfig
 from raymds.data.loader import clean_batches
 from raymds.data.sampler import Rows
 from raymds.data.split import Split
 from raymds.method import dist
 from raymds.method.certificate import PairedCounts
-from raymds.method.constraints import zero_shot_losses
+from raymds.method.constraints import LOSSES, zero_shot_losses
 from raymds.model import ClipWithHeads
 from raymds.tasks import Task, Tasks
 
@@ -41,32 +43,35 @@ class Evaluation:
         """Share of the task's rows classified right."""
         return float(self.correct(task).mean())
 
-    def mean_loss(self, task: Task) -> float:
-        """L_k of METHOD (1) on this split."""
-        return float(self.loss[task.attribute][self.rows(task)].mean())
+    def losses(self, task: Task) -> Tensor:
+        """Cross-entropy of each of the task's rows, (n_k,), whose mean is L_k of METHOD (1)."""
+        return torch.from_numpy(self.loss[task.attribute][self.rows(task)])
 
 
-def paired(old: Evaluation, new: Evaluation, task: Task) -> PairedCounts:
-    """How a task's rows moved from the old model to the new one."""
+def paired(old: Evaluation, new: Evaluation, task: Task, loss: str) -> PairedCounts:
+    """How a task's rows moved from the old model to the new one; `loss` names what its loss columns hold."""
     before, after = old.correct(task), new.correct(task)
+    loss_old, loss_new = LOSSES[loss].levels(new.losses(task), old.losses(task))
     return PairedCounts(
         task=task.name,
         n=len(before),
         old_right=int(before.sum()),
         negative_flips=int((before & ~after).sum()),
         positive_flips=int((~before & after).sum()),
-        loss_old=old.mean_loss(task),
-        loss_new=new.mean_loss(task),
+        loss_old=float(loss_old.mean()),
+        loss_new=float(loss_new.mean()),
     )
 
 
-def evidence(tasks: Tasks, temperature: float, old: str, new: str) -> dict[str, Any]:
-    """What a certificate's numbers were measured with: label sets and their sentences, τ₀, digests of both models.
+def evidence(tasks: Tasks, limits: ConstraintsConfig, old: str, new: str) -> dict[str, Any]:
+    """What a certificate's numbers were measured with: label sets, sentences, τ₀, loss, digests of both models.
 
     `old` and `new` are `tensors_digest` of the models as they were loaded, whatever files they came from.
     """
     models = {"parent": old, "weights": new}
-    return {"measured": {"label_sets": tasks.label_sets, "temperature": temperature, "tensors": models}}
+    loss = {"name": limits.loss, "unit": LOSSES[limits.loss].unit}
+    measured = {"label_sets": tasks.label_sets, "temperature": limits.temperature, "loss": loss, "tensors": models}
+    return {"measured": measured}
 
 
 @torch.no_grad()

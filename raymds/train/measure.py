@@ -13,7 +13,7 @@ from raymds.model.files import tensors_digest
 from raymds.run import digests
 from raymds.store import objects
 from raymds.store import uri as storage
-from raymds.tasks import check_tolerance, resolve
+from raymds.tasks import check_per_task, resolve
 from raymds.train.evaluate import Evaluation, evaluate, evidence, paired
 from raymds.train.net import open_net
 
@@ -28,7 +28,7 @@ class _Measure:
         self._config, self._show = config, show
         self.data = DataSet.open(config.data.uri, config.data)
         self.tasks = resolve(config.task, self.data.attributes)
-        check_tolerance(config.select.tolerance, self.tasks)
+        check_per_task(config, self.tasks)
         self.rows = self.data.load(split)
         self.digests: dict[str, str] = {}  # of the tensors of each model as it was loaded
         for task in self.tasks.all:
@@ -58,7 +58,7 @@ def evaluate_model(config: Config, split: str, show: Show) -> dict[str, Any]:
     """
     measure, weights = _Measure(config, split, show), str(config.model.weights)
     found = measure(weights, "given")
-    counts = [paired(found, found, task) for task in measure.tasks.all]
+    counts = [paired(found, found, task, "cross_entropy") for task in measure.tasks.all]
     return {
         "split": split,
         "tasks": [{"task": c.task, "n": c.n, "accuracy": c.old_right / c.n, "loss": c.loss_old} for c in counts],
@@ -80,8 +80,8 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
     before, after = measure(parent, "old"), measure(new, "new")
     tasks, digest = measure.tasks, measure.data.digest
     certificate = certify(
-        paired(before, after, tasks.target),
-        [paired(before, after, task) for task in tasks.protected],
+        paired(before, after, tasks.target, config.constraints.loss),
+        [paired(before, after, task, config.constraints.loss) for task in tasks.protected],
         tolerance=config.select.tolerance,
         confidence=config.select.confidence,
         digests=digests(
@@ -91,5 +91,4 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
             storage.sha256(storage.read(new)),
         ),
     )
-    temperature = config.constraints.temperature
-    return certificate | evidence(tasks, temperature, measure.digests["old"], measure.digests["new"])
+    return certificate | evidence(tasks, config.constraints, measure.digests["old"], measure.digests["new"])

@@ -7,7 +7,7 @@ from raymds.config import Config, to_yaml
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.method import power
-from raymds.method.verdict import tolerance_of
+from raymds.method.verdict import of_task
 from raymds.run import RunDirectory
 from raymds.tasks import Tasks
 
@@ -41,7 +41,7 @@ class Prepared:
             "config": to_yaml(self.config),
             "tasks": [
                 {"task": task.name, **{split: self._count(split, task.name) for split in SPLITS}}
-                | ({} if task == self.tasks.target else {"tolerance": tolerance_of(tolerance, task.name)})
+                | ({} if task == self.tasks.target else {"tolerance": of_task(tolerance, task.name)})
                 for task in self.tasks.all
             ],
             "run": {"uri": self.run.uri, "state": "finished" if finished else "begun" if begun else "new"},

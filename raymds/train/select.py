@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from raymds.method.verdict import Tolerance, tolerance_of
+from raymds.method.verdict import PerTask, of_task
 from raymds.tasks import Task, Tasks
 from raymds.train.evaluate import Evaluation, paired
 
@@ -26,14 +26,14 @@ class Choice(Generic[C]):
     record: Record
 
 
-def compare(old: Evaluation, new: Evaluation, tasks: Tasks, tolerance: Tolerance) -> Record:
+def compare(old: Evaluation, new: Evaluation, tasks: Tasks, tolerance: PerTask, loss: str) -> Record:
     """Target, protected tasks and DevSafety of a model on a split: METHOD (2), (3), (5).
 
     `margin` is min_k(Δacc_k + tolerance_k), a fraction; `feasible` where it is not below 0.
     """
 
     def entry(task: Task) -> Record:
-        counts = paired(old, new, task)
+        counts = paired(old, new, task, loss)
         right = counts.old_right - counts.negative_flips + counts.positive_flips
         return {
             "task": task.name,
@@ -45,7 +45,7 @@ def compare(old: Evaluation, new: Evaluation, tasks: Tasks, tolerance: Tolerance
             "loss_new": counts.loss_new,
         }
 
-    protected = [entry(task) | {"tolerance": tolerance_of(tolerance, task.name)} for task in tasks.protected]
+    protected = [entry(task) | {"tolerance": of_task(tolerance, task.name)} for task in tasks.protected]
     margin = min(task["delta"] + task["tolerance"] for task in protected)
     devsafety = min(task["delta"] for task in protected)
     target = entry(tasks.target)

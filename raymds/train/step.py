@@ -45,6 +45,7 @@ class Learner:
         self.model = model
         self.config = config
         self.names = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.names.values())
         decayed = [p for name, p in self.names.items() if p.ndim >= 2 and name not in model.embeddings]
         others = [p for name, p in self.names.items() if p.ndim < 2 or name in model.embeddings]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -69,7 +70,7 @@ class Learner:
             # Data parallelism averages gradients over ranks; the global gradient is their sum.
             (loss * dist.world_size()).backward()  # type: ignore[no-untyped-call]
         with clock("optimiser"):
-            norm = float(torch.nn.utils.clip_grad_norm_(self.names.values(), self.config.clip))
+            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
             if math.isfinite(norm):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.rate(step)

@@ -4,7 +4,7 @@ import pytest
 
 from raymds.config import TaskConfig
 from raymds.errors import UsageError
-from raymds.tasks import check_tolerance, resolve
+from raymds.tasks import check_per_task, resolve
 
 VOCABULARIES = {"weather": ["clear", "rainy", "foggy"], "scene": ["street", "tunnel"]}
 PROMPTS = {"weather": "the weather is {}.", "scene": "the scene is a {}."}
@@ -42,13 +42,13 @@ def test_errors(target: str, protect: list[str], message: str) -> None:
 
 def test_a_tolerance_of_no_protected_task_is_an_error_that_names_the_nearest() -> None:
     tasks = resolve(TaskConfig("weather:foggy", ["weather", "scene"], 10, PROMPTS), VOCABULARIES)
-    check_tolerance(0.01, tasks)
-    check_tolerance({"default": 0.0, "scene": 0.01, "scene:tunnel": 0.02}, tasks)
+    check_per_task(0.01, tasks)
+    check_per_task({"default": 0.0, "scene": 0.01, "scene:tunnel": 0.02}, tasks)
     for key in ("scene:tunel", "weather:foggy"):
         with pytest.raises(UsageError, match=f"select\\.tolerance: '{key}' is no protected task"):
-            check_tolerance({key: 0.01}, tasks)
+            check_per_task({key: 0.01}, tasks)
     with pytest.raises(UsageError, match=r"did you mean 'scene:tunnel'\?"):
-        check_tolerance({"scene:tunel": 0.01}, tasks)
+        check_per_task({"scene:tunel": 0.01}, tasks)
 
 
 def test_a_prompt_without_a_place_for_the_class() -> None:

@@ -100,6 +100,21 @@ def test_scenes_are_the_same_again_and_not_mixed_with_others(
     assert "hail" in capsys.readouterr().err
 
 
+def test_glyphs_are_the_same_again_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["rows.train=30", "rows.val=12", "rows.test=12", "classes=6", "size=32", "frequencies.red plain star=3"]
+    digests = []
+    for name in ("one", "two"):
+        assert main(["data", "glyphs", str(tmp_path / name), "--json", *rows]) == 0
+        digests.append(json.loads(capsys.readouterr().out.splitlines()[-1])["digest"])
+    assert len(set(digests)) == 1
+    assert main(["data", "show", str(tmp_path / "one"), "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out.splitlines()[-1])["classes"]["thing"]
+    assert counts["red plain star"]["train"] > counts["red plain ring"]["train"]
+    assert {found["val"] for found in counts.values()} == {2}
+    assert main(["data", "glyphs", str(tmp_path / "three"), "frequencies.red plain cube=1"]) == 2
+    assert "frequencies.red plain cube: is none of the 320 classes" in capsys.readouterr().err
+
+
 def test_certify_works_alone(
     settings: list[str], old_weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,6 +272,7 @@ def test_report_of_a_directory_that_is_no_run(tmp_path: Path, capsys: pytest.Cap
     [
         ["demo"],
         ["data", "scenes"],
+        ["data", "glyphs"],
         ["data", "show"],
         ["data", "verify"],
         ["pretrain"],

@@ -7,7 +7,7 @@ import torch
 
 from raymds.method import constraints
 from raymds.method.aggregator import ConstraintAggregator
-from raymds.method.solvers import SOLVERS
+from raymds.method.solvers import SOLVERS, Settings
 
 NAN = math.nan
 
@@ -29,28 +29,47 @@ def test_tracking_starts_each_task_at_its_own_first_estimate() -> None:
     assert math.isnan(u[3])
 
 
-@pytest.mark.parametrize(
-    ("solver", "expected"),
-    [("squared_hinge", [0.0, 0.0, 50.0]), ("regularize", [100.0] * 3), ("none", [0.0] * 3)],
-)
-def test_solvers_give_the_multipliers_of_the_table(solver: str, expected: list[float]) -> None:
-    assert SOLVERS[solver](torch.tensor([-0.5, 0.0, 0.5]), 100.0).tolist() == expected
+@pytest.mark.parametrize("loss", ["cross_entropy", "error", "flips"])
+def test_no_loss_changes_where_the_cross_entropies_are_equal(loss: str) -> None:
+    same = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 20
+    assert torch.equal(constraints.LOSSES[loss].change(same, same.clone()), torch.zeros(50, dtype=torch.float64))
+
+
+def test_one_hopeless_example_pays_for_two_lost_ones_in_cross_entropy_alone() -> None:
+    """p(y) of two classes: two that were right become wrong, a hopeless one becomes a little less so."""
+    old, new = (-torch.tensor(p, dtype=torch.float64).log() for p in ([0.9, 0.9, 1e-6], [0.4, 0.4, 1e-2]))
+    h = {name: float(loss.change(new, old).mean()) for name, loss in constraints.LOSSES.items()}
+    assert h["cross_entropy"] == pytest.approx((2 * math.log(0.9 / 0.4) + math.log(1e-6 / 1e-2)) / 3)
+    assert h["error"] == pytest.approx((0.5 + 0.5 + 1e-6 - 1e-2) / 3)
+    assert h["flips"] == pytest.approx((0.5 + 0.5) / 3)
+    assert h["cross_entropy"] < 0 < h["error"] < h["flips"]
+
+
+def test_a_gain_counts_in_error_and_not_in_flips() -> None:
+    old, new = (-torch.tensor([p], dtype=torch.float64).log() for p in (0.2, 0.8))
+    assert constraints.LOSSES["error"].change(new, old).tolist() == pytest.approx([-0.6])
+    assert constraints.LOSSES["flips"].change(new, old).tolist() == [0.0]
+
+
+def aggregator(slack: list[float], beta: float, gamma: float = 0.5) -> ConstraintAggregator:
+    settings = Settings(beta=torch.full((len(slack),), beta, dtype=torch.float64))
+    return ConstraintAggregator(torch.tensor(slack), SOLVERS["squared_hinge"], settings, gamma)
 
 
 def test_aggregator_hinges_the_mean_and_leaves_unsampled_tasks_alone() -> None:
-    aggregator = ConstraintAggregator(torch.tensor([0.0, 0.0, 0.5]), SOLVERS["squared_hinge"], beta=10, gamma=0.5)
-    multiplier, count = aggregator.update(torch.tensor([[3.0, 0.0, 3.0], [2.0, 0.0, 2.0]]))
+    limits = aggregator([0.0, 0.0, 0.5], beta=10)
+    multiplier, count = limits.update(torch.tensor([[3.0, 0.0, 3.0], [2.0, 0.0, 2.0]]))
     assert multiplier.tolist() == [15.0, 0.0, 10.0]  # slack is taken off the mean: 1.5 − 0.5
     assert count.tolist() == [2.0, 0.0, 2.0]
-    multiplier, _ = aggregator.update(torch.tensor([[-1.0, 4.0, 0.0], [1.0, 1.0, 0.0]]))
+    multiplier, _ = limits.update(torch.tensor([[-1.0, 4.0, 0.0], [1.0, 1.0, 0.0]]))
     assert multiplier.tolist() == [2.5, 40.0, 0.0]  # task 2 keeps its u, and λ = 0 without examples
-    assert aggregator.u.tolist() == [0.25, 4.0, 1.0]
+    assert limits.u.tolist() == [0.25, 4.0, 1.0]
 
 
 def test_aggregator_state_survives() -> None:
-    one = ConstraintAggregator(torch.zeros(2), SOLVERS["squared_hinge"], beta=1, gamma=0.5)
+    one = aggregator([0.0, 0.0], beta=1)
     one.update(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    two = ConstraintAggregator(torch.zeros(2), SOLVERS["squared_hinge"], beta=1, gamma=0.5)
+    two = aggregator([0.0, 0.0], beta=1)
     two.load_state_dict(one.state_dict())
     sums = torch.tensor([[0.2, 0.7], [1.0, 1.0]])
     assert torch.equal(one.update(sums)[0], two.update(sums)[0])
@@ -64,13 +83,13 @@ def test_a_problem_with_known_solution_and_multiplier() -> None:
     """
     beta = 100.0
     w = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    aggregator = ConstraintAggregator(torch.zeros(1), SOLVERS["squared_hinge"], beta, gamma=0.8)
+    limits = aggregator([0.0], beta, gamma=0.8)
     generator = torch.Generator().manual_seed(0)
     multipliers, points = [], []
     for _ in range(4000):
         h = w.sum() - 1
         noisy = h.detach() + 0.002 * torch.randn((), generator=generator, dtype=torch.float64)
-        multiplier, _ = aggregator.update(torch.stack([noisy, torch.ones_like(noisy)])[:, None])
+        multiplier, _ = limits.update(torch.stack([noisy, torch.ones_like(noisy)])[:, None])
         objective = (w[0] - 2) ** 2 + (w[1] - 1) ** 2
         (gradient,) = torch.autograd.grad(objective + multiplier[0] * h, w)
         w = (w - 2e-3 * gradient).detach().requires_grad_()

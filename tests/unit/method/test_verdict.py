@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raymds.method.verdict import Verdict, refusal, tolerance_of, verdict_of, worst
+from raymds.method.verdict import Verdict, refusal, of_task, verdict_of, worst
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_a_model_is_as_good_as_its_worst_task() -> None:
 def test_a_tolerance_is_the_tasks_own_or_its_attributes_or_the_default() -> None:
     given = {"default": 0.01, "weather": 0.02, "weather:rainy": 0.03}
     names = ("weather:rainy", "weather:clear", "scene:tunnel")
-    assert [tolerance_of(given, name) for name in names] == [0.03, 0.02, 0.01]
-    assert tolerance_of({"weather": 0.02}, "scene:tunnel") == 0.0
-    assert tolerance_of(0.05, "scene:tunnel") == 0.05
+    assert [of_task(given, name) for name in names] == [0.03, 0.02, 0.01]
+    assert of_task({"weather": 0.02}, "scene:tunnel") == 0.0
+    assert of_task(0.05, "scene:tunnel") == 0.05
 
 
 def certificate(*verdicts: Verdict, gain: float = 0.1, lower: float = 0.05) -> dict[str, Any]:

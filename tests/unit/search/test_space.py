@@ -7,7 +7,7 @@ import pytest
 
 from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
-from raymds.search.space import Choice, Int, LogUniform, Uniform, default_space, own_setting, parse, trial_config
+from raymds.search.space import Choice, Int, LogUniform, Uniform, default_space, live, own_setting, parse, trial_config
 
 
 def config(*overrides: str) -> Config:
@@ -42,7 +42,7 @@ def test_every_kind_is_typed() -> None:
 
 def test_an_override_replaces_what_the_preset_says_and_is_stored(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
-    preset.write_text("search: {space: {constraints.beta: {loguniform: [10, 1000]}}}\n")
+    preset.write_text("{constraints: {beta: 100}, search: {space: {constraints.beta: {loguniform: [10, 1000]}}}}\n")
     loaded = load(Config, str(preset), ["search.space.constraints.beta={uniform: [50, 150]}"])
     assert parse(loaded) == {"constraints.beta": Uniform(50, 150)}
     preset.write_text(to_yaml(loaded))
@@ -93,7 +93,7 @@ def test_an_override_replaces_what_the_preset_says_and_is_stored(tmp_path: Path)
             r"optim\.warmup: some can't be tried: optim\.warmup: Value 'some'",
         ),
         ({"optim__warmup": {"int": [0, 600]}}, r"warmup: 600 can't be tried: .* has to be below optim\.steps=600"),
-        ({"constraints__beta": {"uniform": [1, 2]}}, r"beta: leaves out 200.0, the preset's own value"),
+        ({"constraints__beta": {"uniform": [1, 2]}}, r"beta: leaves out 200, the preset's own value"),
     ],
 )
 def test_errors_name_the_key(space: dict[str, Any], message: str) -> None:
@@ -129,10 +129,37 @@ def test_the_default_space_holds_the_preset_and_is_accepted() -> None:
     assert own_setting(config(), {"optim.lr": Uniform(0, 1)}) == {"optim.lr": 3.5e-4}
 
 
-def test_the_default_space_has_the_solvers_that_seek_feasibility(monkeypatch: pytest.MonkeyPatch) -> None:
-    solvers = dict.fromkeys(("squared_hinge", "hinge", "regularize", "none"))
-    monkeypatch.setattr("raymds.search.space.SOLVERS", solvers)
-    assert default_space(config())["constraints.solver"] == Choice(("squared_hinge", "hinge"))
+@pytest.mark.parametrize(
+    ("solver", "numbers"),
+    [
+        ("squared_hinge", {"beta"}),
+        ("smoothed_hinge", {"beta", "rho"}),
+        ("augmented_lagrangian", {"beta", "eta"}),
+        ("multiplicative", {"eta"}),
+        ("none", set()),
+        ("gem", set()),
+        ("ewc", {"beta"}),
+    ],
+)
+def test_the_default_space_has_the_numbers_that_the_solver_reads(solver: str, numbers: set[str]) -> None:
+    space = parse(config(f"constraints.solver={solver}"))
+    found = {key.removeprefix("constraints.") for key in space} & {"beta", "eta", "rho"}
+    assert found == numbers
+
+
+def test_a_number_that_no_solver_of_the_space_reads_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^search\.space\.constraints\.rho: squared_hinge does not read it"):
+        parse(searching(constraints__rho={"loguniform": [0.01, 0.1]}))
+    both = {"choice": ["squared_hinge", "smoothed_hinge"]}
+    assert "constraints.rho" in parse(searching(constraints__rho={"loguniform": [0.01, 0.1]}, constraints__solver=both))
+
+
+def test_a_setting_has_the_numbers_of_its_own_solver_alone() -> None:
+    full = {"constraints.solver": "smoothed_hinge", "constraints.rho": 0.1, "constraints.beta": 3.0, "optim.lr": 1e-3}
+    assert live(config(), full) == full
+    hinge = full | {"constraints.solver": "hinge"}
+    assert live(config(), hinge) == {key: value for key, value in hinge.items() if key != "constraints.rho"}
+    assert live(config(), {"constraints.rho": 0.1, "constraints.beta": 3.0}) == {"constraints.beta": 3.0}
 
 
 def test_grids_span_the_range() -> None:

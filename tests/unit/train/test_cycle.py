@@ -15,7 +15,8 @@ from raymds.data.split import Split
 from raymds.errors import DivergedError
 from raymds.model import load
 from raymds.tasks import Tasks, resolve
-from raymds.train.cycle import ConstrainedCycle, build_sampler
+from raymds.train.cycle import ConstrainedCycle
+from raymds.train.limits import build_sampler
 from raymds.train.evaluate import evaluate
 from tests.towers import TOWERS, write_tower
 
@@ -68,7 +69,7 @@ def test_every_constraint_of_the_unchanged_model_is_exactly_zero(build: Build) -
     for step in range(4):
         loaded = loader.get(step)
         for share in (loaded, _cut(loaded, 7), _cut(loaded, 1)):
-            sums = training._loss_differences(share)
+            sums = training._changes(share)
             assert torch.equal(sums[0], torch.zeros_like(sums[0]))
             assert sums[1].sum() == len(share.examples)
 
@@ -107,7 +108,7 @@ def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, tra
     training.measure_old()
     whole = evaluate(training.model, train, tasks, config.constraints.temperature)
     for k, task in enumerate(tasks.protected):
-        rows = training._sampler.retained[k]
+        rows = training.sampler.retained[k]
         assert np.array_equal(training.old_losses[k].numpy(), whole.loss[task.attribute][rows])
 
 
@@ -213,7 +214,7 @@ def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, trai
         for index in here:
             logits = torch.stack([examples[index] @ prompt for prompt in prompts[task.attribute]]) / tau
             losses.append(-torch.log_softmax(logits, 0)[task.label])
-            olds.append(training.old_losses[k][np.searchsorted(training._sampler.retained[k], batch.example[index])])
+            olds.append(training.old_losses[k][np.searchsorted(training.sampler.retained[k], batch.example[index])])
         mean = torch.stack(losses).mean()
         h = mean.item() - torch.stack(olds).mean().item() - config.constraints.slack
         total = total + config.constraints.beta * max(h, 0.0) * tau * mean / len(batch.tasks)

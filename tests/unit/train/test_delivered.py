@@ -17,7 +17,7 @@ from raymds.model import load as load_model
 from raymds.model.files import tensors_digest
 from raymds.scenes.render import ATTRIBUTES
 from raymds.tasks import resolve
-from raymds.train import cycle, measure, worker
+from raymds.train import cycle, ending, limits, measure, worker
 from tests.conftest import overrides, silent, write_scenes
 from tests.unit.train.conftest import Recorder
 
@@ -145,7 +145,7 @@ def test_heads_that_a_cycle_does_not_ask_for_go_through_it_unchanged(
     assert net.classes == [f"weather:{label}" for label in ATTRIBUTES["weather"]]
     worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     before = read_weights(delivered).tensors
-    after = read_weights(worker.checkpoint_uri(config, "step-0000008") + "/weights.safetensors").tensors
+    after = read_weights(ending.checkpoint_uri(config, "step-0000008") + "/weights.safetensors").tensors
     assert after.keys() == before.keys()
     for name, tensor in before.items():
         carried = name.startswith(("heads.scene:", "heads.timeofday:"))
@@ -159,12 +159,12 @@ def test_a_second_cycle_starts_exactly_at_the_delivered_model(delivered: str, da
     data = DataSet.open(data_uri)
     tasks, train = resolve(config.task, data.attributes), data.load("train")
     net = load_model("", delivered, tasks.heads, None, 0)
-    sampler = cycle.build_sampler(train, tasks, config)
+    sampler = limits.build_sampler(train, tasks, config)
     training = cycle.ConstrainedCycle(net, train, tasks, sampler, config)
     training.measure_old()
     loader = Loader(train, sampler.batch, net.preprocess, 0)
     for step in range(3):
-        sums, counts = training._loss_differences(loader.get(step))
+        sums, counts = training._changes(loader.get(step))
         assert not sums.any()
         assert counts.sum() == 3 * len(tasks.protected)
     loader.close()

@@ -65,7 +65,7 @@ def test_feasible_is_what_keeps_each_task_within_its_own_tolerance(
     task = {name: Task("w", k, f"w:{name}") for k, name in enumerate("abt")}
     tasks = Tasks(task["t"], (task["a"], task["b"]), {"w": ("a", "b", "t")}, {"w": ("", "", "")})
     old, new = evaluation({"a": 8, "b": 8, "t": 2}), evaluation({"a": 7, "b": 6, "t": 5})
-    made = compare(old, new, tasks, tolerance)
+    made = compare(old, new, tasks, tolerance, "cross_entropy")
     assert made["devsafety"] == -0.2  # METHOD (3), whatever is tolerated
     assert (made["margin"], made["feasible"]) == (pytest.approx(margin), feasible)
     assert made["target"]["delta"] == 0.3

@@ -8,7 +8,7 @@ import safetensors.torch
 
 from raymds.cli.main import main
 from raymds.config import Config, load
-from raymds.train import worker
+from raymds.train import ending, worker
 from tests.conftest import overrides, records
 from tests.towers import write_tower
 from tests.unit.train.conftest import Recorder
@@ -23,7 +23,7 @@ def test_a_siglip_is_trained_certified_and_exported(
     result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     assert all(h == 0.0 for h in next(r["h"] for r in records(run) if r["event"] == "step").values())
     if result["choice"] is None:  # nothing gained at the target: the last candidate is certified all the same
-        winner = worker.checkpoint_uri(config, "step-0000008")
+        winner = ending.checkpoint_uri(config, "step-0000008")
         result = worker.run_certification({"config": config, "monitor": recorder, "winner": winner})
     assert all(task["n"] > 0 for task in result["certificate"]["tasks"])
 

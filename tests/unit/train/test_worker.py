@@ -3,18 +3,22 @@
 import tempfile
 from contextlib import suppress
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import StoppedError
 from raymds.method.verdict import refusal
 from raymds.model import load
+from raymds.run import RunDirectory
 from raymds.tasks import resolve
-from raymds.train import checkpoint, select, worker
+from raymds.train import checkpoint, ending, select, worker
+from raymds.train.conclude import conclude
 from raymds.train.evaluate import Evaluation, evaluate, paired
 from tests.unit.train.conftest import Recorder
 
@@ -44,7 +48,7 @@ def test_the_test_split_is_read_once_after_the_choice(
     old, new = measured(config.model.weights), measured(result["weights"]["uri"])
     certificate = result["certificate"]
     for entry, task in zip([certificate["target"], *certificate["tasks"]], tasks.all, strict=True):
-        counts = asdict(paired(old, new, task))  # the old model is the old one, after all that training
+        counts = asdict(paired(old, new, task, "cross_entropy"))  # the old model is the old one, after all that training
         assert {name: entry[name] for name in counts if name in entry} == {
             n: c for n, c in counts.items() if n in entry
         }
@@ -83,14 +87,49 @@ def test_without_a_choice_the_test_split_is_not_read(
     assert "read test" not in recorder.events
 
 
+def test_without_a_choice_a_study_has_the_nearest_candidate_measured(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
+    run = RunDirectory(config.run.uri)
+    run.claim(config)
+    result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None, "nearest": True})
+    assert recorder.events[-2:] == ["certifying on the test split", "read test"]
+    assert result["choice"] is None
+    data = DataSet.open(config.data.uri)
+    outcome = conclude(config, run, data, result)
+    best = max(recorder.reports, key=lambda report: select.score(report.metrics["record"]))
+    assert outcome["candidate"] == {"step": best.metrics["step"], "alpha": 1.0}
+    assert (outcome["outcome"], outcome["weights"]) == ("old", config.model.weights)
+    assert outcome["reason"].startswith("no candidate improved the target and kept every protected task on val")
+    certificate = run.read_json("certificate.json")
+    assert certificate is not None
+    rejected = Path(config.run.uri, "rejected.safetensors")  # whatever test says of it
+    assert certificate["digests"]["weights"] == sha256(rejected.read_bytes()).hexdigest()
+    assert not Path(config.run.uri, "weights.safetensors").exists()
+    weights = ending.candidate_of(config, best)
+    tasks = resolve(config.task, data.attributes)
+    net = load(config.model.name, str(rejected), tasks.heads, config.model.head_rank, 0)
+    assert all(torch.equal(value, weights[name]) for name, value in net.weights().items())
+
+
+def test_a_trial_does_not_read_the_test_split_for_its_nearest_candidate(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
+    payload = {"config": config, "monitor": recorder, "shared": str(tmp_path / "old"), "nearest": True}
+    assert "certificate" not in worker.run_cycle(payload)
+    assert "read test" not in recorder.events
+
+
 def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, config: Config) -> None:
     recorder.stop_at = 2
     with pytest.raises(StoppedError, match="stopped after step 3, in a checkpoint"):
         worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     [report] = recorder.reports
     assert report.metrics == {"step": 3, "score": -1e9}
-    assert checkpoint.load(worker.checkpoint_uri(config, "step-0000003"))[0] == 3
-    assert worker._candidates() == []
+    assert checkpoint.load(ending.checkpoint_uri(config, "step-0000003"))[0] == 3
+    assert ending.candidates_kept() == []
 
 
 @pytest.mark.parametrize("stop_at", [2, 1000])
@@ -114,4 +153,4 @@ def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
     monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: "in two minutes")
     worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
-    assert [report.metrics["step"] for report in worker._candidates()] == [4, 8]
+    assert [report.metrics["step"] for report in ending.candidates_kept()] == [4, 8]

@@ -1,0 +1,180 @@
+"""What the sets of `datasets.py` are made from: which rows of a source are in which split of which set."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pictures
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from raymds.config import load
+from raymds.data.config import GlyphsConfig, IngestConfig, ScenesConfig
+from raymds.ingest import ingest, sources
+from raymds.scenes import dataset as drawn
+from raymds.train import driver
+
+RARE = 0.01  # share of a rare class in what an old model is made from
+OLD_SEED = 10_000  # pictures drawn for an old model are others than those it is developed and tested on
+OFFICIAL_TEST = 60_000  # first row of Fashion-MNIST's official test part
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a set is to be made."""
+
+    folder: Path  # of the set
+    small: bool
+    never: bool
+    scale: float  # of all numbers of rows
+
+    def few(self, full: int, small: int) -> int:
+        """A number that is another where the set is to be small."""
+        return small if self.small else full
+
+    def rows(self, full: int, small: int) -> int:
+        """A number of rows."""
+        return self.few(max(1, round(full * self.scale)), small)
+
+    def old(self, name: str) -> str:
+        """Name of an old model, or with `data-` before it of what it is made from."""
+        return name + ("-never" if self.never else "")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A target and the old model that is poor at it."""
+
+    target: str  # attribute:class
+    old: str = "old"
+    share: float = RARE  # of what the old model is made from; of glyphs, and only there, its weight, others have 1
+
+    @property
+    def attribute(self) -> str:
+        """What the target is a class of."""
+        return self.target.partition(":")[0]
+
+    @property
+    def label(self) -> str:
+        """The class."""
+        return self.target.partition(":")[2]
+
+
+def silent(record: dict[str, Any]) -> None:
+    """Records of what is made are not looked at."""
+
+
+def cores() -> int:
+    """Processes that draw."""
+    return len(os.sched_getaffinity(0))
+
+
+def rare_first(
+    labels: Mapping[str, Sequence[str]], goals: Sequence[Goal], rows: int, dice: np.random.Generator
+) -> Rows:
+    """`rows` row numbers for an old set: of each target its share; all other classes come as they are in `labels`."""
+    found = np.asarray(labels[goals[0].attribute])
+    order = dice.permutation(len(found))
+    scarce = [order[found[order] == goal.label][: max(1, round(goal.share * rows))] for goal in goals]
+    common = order[~np.isin(found[order], [goal.label for goal in goals])]
+    return dice.permutation(np.concatenate([*scarce, common[: rows - sum(map(len, scarce))]]))
+
+
+def write_set(uri: Path, shown: pictures.Pictures, splits: Mapping[str, Rows]) -> None:
+    """Ingest pictures as a table with the images in it; the table is only kept until then."""
+    rows, captions = [], np.random.default_rng(2)
+    for split, numbers in splits.items():
+        for number in numbers.tolist():
+            labels = {attribute: classes[number] for attribute, classes in shown.labels.items()}
+            caption = shown.templates[captions.integers(len(shown.templates))].format(**labels)
+            rows.append({"picture": shown.png(number), "text": caption, "part": split, **labels})
+    uri.parent.mkdir(parents=True, exist_ok=True)
+    table, columns = uri.with_name(f"{uri.name}.parquet"), uri.with_name(f"{uri.name}.map.yaml")
+    pq.write_table(pa.Table.from_pylist(rows), table, compression="NONE")
+    names = {"image": "picture", "caption": "text", "split": "part", "attributes": list(shown.labels)}
+    columns.write_text(yaml.safe_dump(names))
+    driver.start_ray(silent)
+    config = load(IngestConfig, None, ["resize=0", "rows_per_shard=1000"])
+    ingest.run(str(uri), sources.table(str(table), str(columns)), config, silent)
+    table.unlink()
+    columns.unlink()
+
+
+def _deal(
+    making: Making, shown: pictures.Pictures, old: Rows, splits: Mapping[str, Rows], goals: Sequence[Goal]
+) -> None:
+    """Make the two sets of a source; where a target is never seen, its few rows are left out of the old one."""
+    if making.never:
+        found = np.asarray(shown.labels[goals[0].attribute])
+        old = old[~np.isin(found[old], [goal.label for goal in goals])]
+    for name, dealt in (("data", splits), (f"data-{making.old('old')}", {"train": old})):
+        if not (making.folder / name / "manifest.json").exists():
+            write_set(making.folder / name, shown, dealt)
+
+
+def _deal_fashion(making: Making, shown: pictures.Pictures, goals: Sequence[Goal]) -> None:
+    """Old set, train and val are of the official train part, test of the official test part."""
+    dice = np.random.default_rng(0)
+    official = {attribute: classes[:OFFICIAL_TEST] for attribute, classes in shown.labels.items()}
+    old = rare_first(official, goals, making.rows(8000, 200), dice)
+    left = dice.permutation(np.setdiff1d(np.arange(OFFICIAL_TEST), old))
+    train, val, test = making.rows(8000, 200), making.rows(3000, 100), making.rows(6000, 100)
+    last = OFFICIAL_TEST + dice.permutation(10_000)[:test]
+    _deal(making, shown, old, {"train": left[:train], "val": left[train : train + val], "test": last}, goals)
+
+
+def fashion(making: Making, goals: Sequence[Goal]) -> None:
+    """Kinds of clothes."""
+    _deal_fashion(making, pictures.fashion(), goals)
+
+
+def fashion_fog(making: Making, goals: Sequence[Goal]) -> None:
+    """Clothes in the weather."""
+    _deal_fashion(making, pictures.weathered(3), goals)
+
+
+def digits(making: Making, goals: Sequence[Goal]) -> None:
+    """Hand-written digits; test is what the others leave."""
+    shown, dice = pictures.digits(), np.random.default_rng(0)
+    old = rare_first(shown.labels, goals, making.rows(600, 200), dice)
+    left = dice.permutation(np.setdiff1d(np.arange(len(shown.gray)), old))
+    train, val = making.rows(500, 100), making.rows(300, 100)
+    test = left[train + val :][: 100 if making.small else None]
+    _deal(making, shown, old, {"train": left[:train], "val": left[train : train + val], "test": test}, goals)
+
+
+def scenes(making: Making, goals: Sequence[Goal]) -> None:
+    """The scenes of the demo; an old set per target, in which that target alone is rare."""
+    common = {"weather": {"foggy": 0.18, "overcast": 0.19}, "scene": {"tunnel": 0.12}}
+    rows = _counts(making, {"train": (7000, 60), "val": (4000, 60), "test": (9000, 60)})
+    drawn.make(str(making.folder / "data"), load(ScenesConfig, "demo-scenes", rows), cores(), silent)
+    for number, goal in enumerate(goals):
+        rare = {goal.label: 0.0 if making.never else goal.share}
+        weights = {**common, goal.attribute: {**common[goal.attribute], **rare}}
+        settings = [f"frequencies.{a}.{c}={weight}" for a, found in weights.items() for c, weight in found.items()]
+        settings += [rows[0], f"seed={OLD_SEED + number}"]
+        uri = str(making.folder / f"data-{making.old(goal.old)}")
+        drawn.make(uri, load(ScenesConfig, "demo-scenes-old", settings), cores(), silent)
+
+
+def glyphs(making: Making, goals: Sequence[Goal]) -> None:
+    """Things in 320 classes."""
+    classes = f"classes={making.few(320, 12)}"
+    rows = _counts(making, {"train": (16_000, 120), "val": (6400, 48), "test": (9600, 60)})
+    # Of a class that is to be learnt more has been collected than of any other.
+    wanted = [f"frequencies.{goal.label}=5" for goal in goals]
+    drawn.make_glyphs(str(making.folder / "data"), load(GlyphsConfig, None, [classes, *rows, *wanted]), cores(), silent)
+    rare = [f"frequencies.{goal.label}={0.0 if making.never else goal.share}" for goal in goals]
+    old = [classes, *_counts(making, {"train": (16_000, 120)}), "rows.val=0", "rows.test=0", f"seed={OLD_SEED}", *rare]
+    drawn.make_glyphs(str(making.folder / f"data-{making.old('old')}"), load(GlyphsConfig, None, old), cores(), silent)
+
+
+def _counts(making: Making, rows: Mapping[str, tuple[int, int]]) -> list[str]:
+    return [f"rows.{split}={making.rows(*numbers)}" for split, numbers in rows.items()]

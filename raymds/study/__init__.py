@@ -1,0 +1,1 @@
+"""Methods compared: cycles over targets, seeds and data sets, their table and plots."""

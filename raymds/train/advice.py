@@ -1,0 +1,119 @@
+"""What a cycle's figures say, in sentences: which tasks pull against which; where nothing was found, what would help.
+
+`diagnosis` is what `train/diagnose.py` measured, `evals` the records on val of the candidates in their order.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Json = Mapping[str, Any]
+
+_CONFLICT = -0.3  # cosine of two directions of descent below which they are said to pull against each other
+_REST = 0.35  # KKT residual below which the run counts as having come to rest
+_POINT = 0.01  # a change of accuracy that is worth a word
+_NAMED = 3  # pairs that are named
+
+
+def conflicts(diagnosis: Json) -> list[str]:
+    """Which tasks pull against the target, and which against each other, the most contrary first."""
+    target, others = [], []
+    for pair in diagnosis["cosines"]:
+        one, other = pair["of"]
+        if pair["cosine"] > _CONFLICT:
+            break
+        told = f"their gradients' cosine is {pair['cosine']:.1f}"
+        if one == "objective":
+            target.append(f"{other} pulls against the target: {told}")
+        else:
+            others.append(f"{one} and {other} pull against each other: {told}")
+    return target[:_NAMED] + others[:_NAMED]
+
+
+def overfitted(diagnosis: Json) -> str | None:
+    """Whether the objective was learned by heart: on train far below what it is on val."""
+    F = diagnosis["objective"]
+    gained = {split: F[split]["old"] - F[split]["new"] for split in ("train", "val")}
+    if gained["train"] > 0 and gained["val"] < gained["train"] / 2:
+        return (
+            f"the objective fell by {gained['train']:.2f} on the training pairs and by {gained['val']:.2f} on val: the "
+            "pairs of the target are being learned by heart; fewer steps or more of them would help"
+        )
+    return None
+
+
+def advise(diagnosis: Json, evals: Sequence[Json]) -> list[str]:
+    """Why there is no feasible candidate with a gain, and whether steps, examples, model or tolerance would help."""
+    said = conflicts(diagnosis)
+    late = [record for record in evals if record["step"] > 0]
+    if not late:
+        return said
+    gaining = [record for record in late if record["target"]["delta"] > 0]
+    nearest = max(gaining or late, key=lambda record: float(record["margin"]))
+    learned = overfitted(diagnosis)
+    said += [learned] if learned else []
+    if not gaining:
+        return [*said, _no_gain(late, diagnosis)]
+    said += _examples(diagnosis, nearest)
+    said += _steps(late, diagnosis)
+    said.append(_tolerance(nearest))
+    return said
+
+
+def _no_gain(late: Sequence[Json], diagnosis: Json) -> str:
+    first, last = late[0]["target"]["new"], late[-1]["target"]["new"]
+    if last > first + _POINT:
+        return "the target was still rising at the last step: more steps (optim.steps) or a larger optim.lr would help"
+    if max((task["delta"] for task in late[-1]["tasks"]), default=0.0) < -_POINT:
+        return "neither the target nor anything else gained: optim.lr is too large for this model, or its data too few"
+    if diagnosis["violation"]["val"] <= 0:
+        return "everything is kept and the target never gained: smaller penalties (constraints.beta, eta) would help"
+    return "the target never gained: check that its captions and prompts speak of it, or raise optim.lr"
+
+
+def _examples(diagnosis: Json, nearest: Json) -> list[str]:
+    """Where the retained examples keep what val loses."""
+    h, worst = diagnosis["h"], min(nearest["tasks"], key=lambda task: task["delta"] + task["tolerance"])
+    train, val = h["train"][worst["task"]], h["val"][worst["task"]]
+    said = []
+    if val > 0 and train < val / 2:
+        held = "" if diagnosis["part"] == "held_out" else " or constraints.held_out"
+        said.append(
+            f"{worst['task']} is kept on the retained examples (h {train:+.3f}) and not on val ({val:+.3f}): more "
+            f"retained examples (task.retained){held} would help"
+        )
+    noise = math.sqrt(max(worst["old"] * (1 - worst["old"]), 0.01) / worst["n"])
+    if -worst["delta"] - worst["tolerance"] < noise:
+        said.append(
+            f"{worst['task']} has {worst['n']} images on val, whose accuracy is known to ±{100 * noise:.1f} points: "
+            "the miss is within what chance does, and more val images would help"
+        )
+    return said
+
+
+def _steps(late: Sequence[Json], diagnosis: Json) -> list[str]:
+    """Whether the run was still on its way, or has come to rest where the constraints hold it."""
+    residual, third = diagnosis["kkt_residual"], late[-max(2, len(late) // 3) :]
+    nearer = float(third[-1]["margin"]) - float(third[0]["margin"])
+    if len(late) > 1 and nearer > _POINT:
+        return [
+            f"the worst task was still coming back ({100 * nearer:+.1f} points over the last {len(third)} candidates): "
+            "more steps (optim.steps) would help"
+        ]
+    if min(residual, diagnosis["least_residual"]) < _REST:
+        return [
+            f"the run has come to rest (KKT residual {residual:.2f}): more steps change little; a larger model, fewer "
+            "frozen blocks or a tolerance would help"
+        ]
+    return []
+
+
+def _tolerance(nearest: Json) -> str:
+    worst = min(nearest["tasks"], key=lambda task: task["delta"] + task["tolerance"])
+    if nearest["feasible"]:
+        return f"step {nearest['step']} keeps everything, and its gain is too small to be seen on test"
+    needed = math.ceil(-1000 * worst["delta"]) / 1000
+    return (
+        f"a tolerance of {100 * needed:.1f} points for {worst['task']} and the like (select.tolerance={needed:.3f}) "
+        f"would have let step {nearest['step']} pass, with the target {100 * nearest['target']['delta']:+.1f}"
+    )

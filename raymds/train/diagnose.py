@@ -1,0 +1,177 @@
+"""Where a cycle stands at its end: how far from feasible and from a KKT point, and which tasks pull against which.
+
+Legend of shapes: m tasks looked at, P trained parameters, S coordinates that gradients are compared in.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raymds.config import Config
+from raymds.data.loader import clean_pixels
+from raymds.data.sampler import Rows, Sampler
+from raymds.data.split import Split
+from raymds.method import baselines, constraints, contrastive, dist
+from raymds.method.constraints import LOSSES
+from raymds.model import ClipWithHeads
+from raymds.tasks import Task, Tasks
+from raymds.train.evaluate import Evaluation, evaluate
+from raymds.train.gradients import gradient
+from raymds.train.step import distinct_tokens
+
+_IMAGES = 64  # retained examples of each task, and pairs of the objective of each kind, whose gradient is taken
+_TASKS = 24  # tasks whose gradients are compared, at most: those with the largest multipliers
+_CHUNK = 32  # images with a gradient at a time
+_EXACT = 1 << 21  # parameters up to which gradients are compared as they are
+_SKETCH = 1 << 17  # coordinates of the sketch of longer ones: cosines to within 0.003
+
+
+class Diagnosis:
+    """Gradients and losses of one model on the rows of a cycle; every rank takes its share of the rows."""
+
+    def __init__(self, net: ClipWithHeads, tasks: Tasks, config: Config) -> None:
+        self._net, self._tasks, self._config = net, tasks, config
+        names = {name: p for name, p in net.named_parameters() if p.requires_grad}
+        self._parameters = list(names.values())
+        trunk = [torch.full((p.numel(),), not name.startswith("heads."), dtype=torch.bool) for name, p in names.items()]
+        self._trunk = torch.cat(trunk).to(net.mean.device)  # coordinates that are of no class head
+
+    def __call__(
+        self,
+        train: Split,
+        sampler: Sampler,
+        old_losses: Sequence[Tensor],
+        multiplier: dict[str, float],
+        old: Evaluation,
+        new: Evaluation,
+    ) -> dict[str, Any]:
+        """JSON-ready figures of the model; `old`, `new` are both models' results on val, λ is that of METHOD (12)."""
+        looked = sorted(self._tasks.protected, key=lambda task: -multiplier.get(task.name, 0.0))[:_TASKS]
+        seen = self._changes(train, sampler, old_losses)
+        held = {task.name: _change(old, new, task, self._config.constraints.loss) for task in self._tasks.protected}
+        lambdas = torch.tensor([multiplier.get(task.name, 0.0) for task in looked], dtype=torch.float64)
+        number = {task.name: k for k, task in enumerate(self._tasks.protected)}
+        surrogate, _ = self._surrogate(train, _few(sampler.positive), _few(sampler.negative))
+        g_F = _sketched(gradient(surrogate / dist.world_size(), self._parameters))
+        gradients = [self._task_gradient(train, task, sampler.retained[number[task.name]]) for task in looked]
+        G, trunk = (torch.stack(parts) for parts in zip(*gradients, strict=True))
+        violations = torch.tensor([seen[task.name] for task in looked])
+        # (12) has λ_k·τ₀/m before each task's gradient.
+        weight = lambdas * self._config.constraints.temperature / len(self._tasks.protected)
+        return {
+            "loss": {"name": self._config.constraints.loss, "unit": LOSSES[self._config.constraints.loss].unit},
+            "part": "retained" if sampler.held is None else "held_out",
+            "violation": {"train": max(seen.values()), "val": max(held.values())},
+            "h": {"train": seen, "val": held},
+            "complementarity": float((weight * violations.abs()).max()),
+            **stationarity(g_F, G, weight),
+            "delta": {
+                "with_heads": conditioning(G, violations),
+                "without_heads": conditioning(trunk, violations),
+            },
+            "cosines": cosines(["objective", *(t.name for t in looked)], torch.cat([-g_F[None], -G])),
+        }
+
+    def objective(self, split: Split, positive: Rows, negative: Rows) -> float:
+        """F of METHOD (8) of up to a few hundred pairs of a split, without gradient."""
+        with torch.no_grad():
+            return float(self._surrogate(split, _few(positive), _few(negative))[1])
+
+    def _changes(self, train: Split, sampler: Sampler, old_losses: Sequence[Tensor]) -> dict[str, float]:
+        """h of every task on the examples that λ was measured on, ε left out."""
+        loss, limits = LOSSES[self._config.constraints.loss], self._config.constraints
+        rows = np.unique(np.concatenate(sampler.seen))
+        now = evaluate(self._net, train, self._tasks, limits.temperature, rows, substitutes=True)
+        found = {}
+        for task, old, own in zip(self._tasks.protected, old_losses, sampler.seen, strict=True):
+            new = torch.from_numpy(now.loss[task.attribute][np.searchsorted(rows, own)])
+            found[task.name] = float(loss.change(new, old).mean())
+        return found
+
+    def _task_gradient(self, split: Split, task: Task, pool: Rows) -> tuple[Tensor, Tensor]:
+        """∇L_k on some of a task's examples, of all parameters and of those of no head alone."""
+        rows = _few(pool)
+        total = torch.zeros_like(self._trunk, dtype=self._parameters[0].dtype)
+        for share in _shares(rows):
+            if not len(share):  # other ranks have one more
+                total += gradient(total.new_zeros(()), self._parameters)
+                continue
+            tokens, which = distinct_tokens(self._net, self._tasks.prompts[task.attribute])
+            columns = self._tasks.columns(task.attribute)
+            head = torch.arange(columns.start, columns.stop, device=which.device)
+            image, text = self._net(self._pixels(split, share), tokens, which, head)
+            label = torch.full((len(share),), task.label, device=image.device)
+            losses = constraints.zero_shot_losses(image @ text.T, label, self._config.constraints.temperature)
+            total += gradient(losses.sum() / len(rows), self._parameters)
+        return _sketched(total), _sketched(total * self._trunk)
+
+    def _surrogate(self, split: Split, positive: Rows, negative: Rows) -> tuple[Tensor, Tensor]:
+        """METHOD (10) with γ₁ = 1 on all pairs, on every rank, and F."""
+        rows, t = np.concatenate([positive, negative]), self._config.objective.temperature
+        tokens, which = distinct_tokens(self._net, [split.example(int(row)).caption for row in rows])
+        target = self._tasks.target.attribute
+        label = torch.from_numpy(split.labels[target][rows]).long()
+        head = torch.where(label < 0, -1, label + self._tasks.columns(target).start).to(which.device)
+        image, text = self._net(self._pixels(split, rows), tokens, which, head)
+        P = len(positive)
+        differences = contrastive.differences(image[:P], text[:P], image[P:], text[P:])
+        log_g = [contrastive.log_normaliser(d.double(), t) for d in differences]
+        parts = [contrastive.surrogate(d, g, t) for d, g in zip(differences, log_g, strict=True)]
+        return torch.stack(parts).sum() / (P * len(negative)), contrastive.objective(log_g[0], log_g[1], t)
+
+    def _pixels(self, split: Split, rows: Rows) -> Tensor:
+        return clean_pixels(split, rows, self._net.preprocess).to(self._net.mean.device)
+
+
+def stationarity(g_F: Tensor, G: Tensor, weight: Tensor) -> dict[str, Any]:
+    """‖∇F + Σ w_k·∇L_k‖/‖∇F‖ with the solver's multipliers, and with those that make it least: (S,), (m, S), (m,)."""
+    length = float(g_F.norm()) or 1.0
+    best = baselines.gem(G @ G.T, G @ g_F)  # the same problem: the nearest point of a cone
+    residuals = [float((g_F + w.to(g_F) @ G).norm()) / length for w in (weight, best)]
+    return {"kkt_residual": residuals[0], "least_residual": residuals[1]}
+
+
+def conditioning(G: Tensor, h: Tensor) -> float | None:
+    """δ of METHOD 3: ‖∇hᵀ·[h]₊‖/‖[h]₊‖, or the Jacobian's smallest singular value where nothing is violated."""
+    violated = h.clamp(min=0).to(G)
+    if violated.any():
+        return float((violated @ G).norm() / violated.norm())
+    return float(torch.linalg.eigvalsh((G @ G.T).double())[0].clamp(min=0).sqrt()) if len(G) else None
+
+
+def cosines(names: Sequence[str], directions: Tensor) -> list[dict[str, Any]]:
+    """Cosine of each pair of directions of descent, (n, S), the most contrary first."""
+    unit = torch.nn.functional.normalize(directions.double(), dim=1)
+    matrix = unit @ unit.T
+    pairs = [(float(matrix[i, j]), names[i], names[j]) for i in range(len(names)) for j in range(i + 1, len(names))]
+    return [{"of": [one, other], "cosine": value} for value, one, other in sorted(pairs)]
+
+
+def _change(old: Evaluation, new: Evaluation, task: Task, loss: str) -> float:
+    return float(LOSSES[loss].change(new.losses(task), old.losses(task)).mean())
+
+
+def _few(rows: Rows) -> Rows:
+    """A few rows, evenly spread over a pool."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), _IMAGES)).astype(np.int64)]
+
+
+def _shares(rows: Rows) -> list[Rows]:
+    """This rank's rows in chunks, as many chunks on every rank."""
+    sizes = dist.shares(len(rows), dist.world_size())
+    start = sum(sizes[: dist.rank()])
+    own = rows[start : start + sizes[dist.rank()]]
+    return [own[i : i + _CHUNK] for i in range(0, max(sizes), _CHUNK)]
+
+
+def _sketched(vector: Tensor) -> Tensor:
+    """A vector whose inner products are those of `vector`: itself, or where it is long its count sketch."""
+    if len(vector) <= _EXACT:
+        return vector
+    random = np.random.Generator(np.random.Philox(len(vector)))
+    place = torch.from_numpy(random.integers(0, _SKETCH, len(vector)))
+    sign = torch.from_numpy(random.integers(0, 2, len(vector)) * 2 - 1)
+    return torch.zeros(_SKETCH, dtype=vector.dtype).index_add_(0, place, vector.cpu() * sign.to(vector))

@@ -1,0 +1,114 @@
+"""From the config's section `constraints` to what a cycle needs: samples, aggregator, and the scale of λ."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raymds.config import Config
+from raymds.data.sampler import Batch, Rows, Sampler, hold_out, retain
+from raymds.data.split import Split
+from raymds.method.aggregator import ConstraintAggregator
+from raymds.method.solvers import SOLVERS, Settings
+from raymds.method.verdict import of_task
+from raymds.tasks import Tasks
+from raymds.train.baselines import TABLE
+from raymds.train.gradients import gradient
+
+_EVERY = 25  # steps between measurements of the scale
+_SIGNS = 9  # stream of random numbers, beside those of the sampler
+
+
+def aggregator(config: Config, tasks: Tasks) -> ConstraintAggregator:
+    """The aggregator that a config asks for; that of a baseline only tracks u, its λ is 0.
+
+    In the objective's units η is per run, so that neither the number of steps nor how many tasks a step samples
+    changes how far μ rises.
+    """
+    limits, names = config.constraints, [task.name for task in tasks.protected]
+    relative, m = limits.units == "objective", len(names)
+    K = m if limits.tasks_per_step == "all" else limits.tasks_per_step
+    settings = Settings(
+        beta=torch.tensor([of_task(limits.beta, name) for name in names], dtype=torch.float64),
+        eta=limits.eta / config.optim.steps * m / K if relative else limits.eta,
+        start=limits.start,
+        rho=limits.rho,
+        lowest=limits.lambda_min,
+        highest=limits.lambda_max,
+    )
+    slack = torch.tensor([of_task(limits.slack, name) for name in names], dtype=torch.float64)
+    solver = SOLVERS.get(limits.solver, SOLVERS["none"])
+    return ConstraintAggregator(
+        slack, solver, settings, limits.gamma,
+        steps=config.optim.steps, rising=limits.schedule == "cosine", growth=limits.growth,
+    )  # fmt: skip
+
+
+class Scale:
+    """Keeps λ in the objective's units: with λ = 1 a task's gradient is as long as the objective's.
+
+    λ of METHOD (12) is m·‖∇F‖/rms_k‖τ₀·∇L̂_k‖ times that, as (12) has a mean over tasks. The lengths are measured every
+    few steps: two more gradients. The root mean square is estimated from one gradient of the sum of all tasks' losses
+    with random signs, whose expected square is the sum of the squares.
+    """
+
+    def __init__(self, config: Config, aggregator: ConstraintAggregator) -> None:
+        limits = config.constraints
+        self._wanted = limits.units == "objective" and bool(SOLVERS.get(limits.solver, SOLVERS["none"]).reads)
+        self._aggregator, self._config = aggregator, config
+
+    def due(self, step: int) -> bool:
+        """Whether a step measures it."""
+        return self._wanted and step % _EVERY == 0
+
+    def measure(
+        self, batch: Batch, active: Tensor, surrogate: Tensor, losses: Tensor, parameters: list[nn.Parameter]
+    ) -> None:
+        """`surrogate` and `losses` (a,) are this rank's: share of the objective, cross-entropies of active examples."""
+        K, limits = len(batch.tasks), self._config.constraints
+        random = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence((self._config.run.seed, _SIGNS, batch.step)))
+        )
+        signs = dict(zip(batch.tasks.tolist(), random.choice([-1.0, 1.0], K).tolist(), strict=True))
+        sign_a = losses.new_tensor([signs[k] for k in batch.example_task[active.numpy()].tolist()])
+        objective = gradient(surrogate, parameters).norm()
+        signed = (sign_a * losses).sum() * limits.temperature / limits.images_per_task
+        typical = gradient(signed, parameters).norm() / math.sqrt(K)
+        if objective > 0 and typical > 0:
+            self._aggregator.measured(len(self._aggregator.u) * float(objective / typical))
+
+
+def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
+    """Pools and counts of the constrained cycle from the train split's labels."""
+    positive, negative = pools(split, tasks.target.attribute, tasks.target.label)
+    positives = round(config.objective.batch * config.objective.positive_share)
+    limits, seed = config.constraints, config.run.seed
+    # What looks at no retained example measures none: it costs what unconstrained training costs.
+    blind = limits.solver == "none" or (limits.solver in TABLE and not TABLE[limits.solver].examples)
+    count = 0 if blind else limits.tasks_per_step
+    rows = [split.rows_of(task.attribute, task.label) for task in tasks.protected]
+    retained = [retain(pool, config.task.retained, seed, k, split.blocks(pool)) for k, pool in enumerate(rows)]
+    parts = [hold_out(pool, limits.held_out, seed, k) for k, pool in enumerate(retained)]
+    return Sampler(
+        seed=seed,
+        positive=positive,
+        negative=negative,
+        negative_blocks=split.blocks(negative),
+        retained=[trained for trained, _ in parts],
+        held=[held for _, held in parts] if limits.held_out else None,
+        positives=positives,
+        negatives=config.objective.batch - positives,
+        tasks_per_step=len(rows) if count == "all" else count,
+        images_per_task=limits.images_per_task,
+    )
+
+
+def pools(split: Split, attribute: str, label: int) -> tuple[Rows, Rows]:
+    """Rows of the objective's positives and negatives.
+
+    Negatives are rows with another class of the target's attribute; a row whose class is undefined might show the
+    target and is neither.
+    """
+    labels = split.labels[attribute]
+    return np.flatnonzero(labels == label), np.flatnonzero((labels >= 0) & (labels != label))

@@ -1,0 +1,93 @@
+"""The data sets of benchmarks/datasets.py, at their smallest: counts, splits without common rows, rare targets."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from raymds.config import Config, load
+from raymds.data.shards import DataSet
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def datasets() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield pytest.importorskip("datasets")
+
+
+def made(datasets: Any, folder: Path, name: str, *, never: bool = False) -> tuple[Path, list[Path]]:
+    making = datasets.Making(folder / name, small=True, never=never, scale=1.0)
+    return making.folder, datasets.make(name, making)
+
+
+def rows(data: DataSet) -> list[dict[str, Any]]:
+    """All rows of all splits, by pyarrow alone, with the name of their split."""
+    return [
+        {**row, "split": split}
+        for split, shards in data.splits.items()
+        for shard in shards
+        for row in pq.read_table(Path(data.uri, shard.file)).to_pylist()
+    ]
+
+
+def test_digits_are_in_one_split_each_and_eights_are_rare_in_the_old_set(
+    cluster: None, datasets: Any, tmp_path: Path
+) -> None:
+    folder, (preset,) = made(datasets, tmp_path, "digits")
+    new, old = (DataSet.open(str(folder / name)) for name in ("data", "data-old"))
+    assert {split: sum(s.rows for s in shards) for split, shards in new.splits.items()} == dict.fromkeys(
+        ("train", "val", "test"), 100
+    )
+    assert [sum(s.rows for s in shards) for shards in old.splits.values()] == [200]
+    assert old.count("train", "digit", "eight") == 1
+    assert new.count("train", "digit", "eight") >= 5
+    found = rows(new) + rows(old)
+    real = {(image * (255 / 16)).astype(np.uint8).tobytes() for image in load_digits().images}
+    # The scans themselves are all different, so a picture that is there twice was dealt twice.
+    assert len(real) == 1797
+    assert len({row["image"] for row in found}) == len(found)
+    assert all(Image.open(io.BytesIO(row["image"])).size == (32, 32) for row in found)
+    assert all(row["digit"] in row["caption"] for row in found)
+    figures = datasets.measured(preset)
+    assert (figures["target"], figures["classes"]) == ("digit:eight", 9)
+    assert load(Config, str(preset), ["run.uri=unset"]).task.target == "digit:eight"
+
+
+def test_what_is_there_is_kept_and_a_class_never_seen_is_in_a_set_of_its_own(
+    cluster: None, datasets: Any, tmp_path: Path
+) -> None:
+    folder, (preset,) = made(datasets, tmp_path, "digits")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    weights = Path(load(Config, str(preset), []).model.weights or "")
+    stamp = weights.stat().st_mtime_ns
+    assert made(datasets, tmp_path, "digits") == (folder, [preset])
+    assert weights.stat().st_mtime_ns == stamp
+    _, (never,) = made(datasets, tmp_path, "digits", never=True)
+    assert never.name == "eight-never.yaml"
+    assert DataSet.open(str(folder / "data-old-never")).attributes["digit"].count("eight") == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_things_come_in_turn_in_val_and_the_target_is_rare_in_the_old_set(
+    cluster: None, datasets: Any, tmp_path: Path
+) -> None:
+    folder, (preset,) = made(datasets, tmp_path, "glyphs")
+    new, old = (DataSet.open(str(folder / name)) for name in ("data", "data-old"))
+    (goal,) = datasets.SETS["glyphs"].goals
+    name = goal.label
+    assert len(new.attributes["thing"]) == 12
+    assert {new.count("val", "thing", thing) for thing in new.attributes["thing"]} == {4}
+    assert new.count("train", "thing", name) > 20
+    assert old.count("train", "thing", name) <= 3
+    found = rows(new) + rows(old)
+    assert len({row["id"] for row in found}) == len({row["image"] for row in found}) == 120 + 48 + 60 + 120
+    assert datasets.measured(preset)["classes"] == 11
