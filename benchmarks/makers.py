@@ -76,15 +76,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def rare_first(
+def olds(
     labels: Mapping[str, Sequence[str]], goals: Sequence[Goal], rows: int, dice: np.random.Generator
-) -> Rows:
-    """`rows` row numbers for an old set: of each target its share; all other classes come as they are in `labels`."""
-    found = np.asarray(labels[goals[0].attribute])
-    order = dice.permutation(len(found))
-    scarce = [order[found[order] == goal.label][: max(1, round(goal.share * rows))] for goal in goals]
-    common = order[~np.isin(found[order], [goal.label for goal in goals])]
-    return dice.permutation(np.concatenate([*scarce, common[: rows - sum(map(len, scarce))]]))
+) -> dict[str, Rows]:
+    """Old set -> row numbers, `rows` of them: of its target its share, all other classes as they are in `labels`."""
+    dealt = {}
+    for goal in goals:
+        found = np.asarray(labels[goal.attribute])
+        order = dice.permutation(len(found))
+        scarce = order[found[order] == goal.label][: max(1, round(goal.share * rows))]
+        common = order[found[order] != goal.label][: rows - len(scarce)]
+        dealt[goal.old] = dice.permutation(np.concatenate([scarce, common]))
+    return dealt
 
 
 def write_set(uri: Path, shown: pictures.Pictures, splits: Mapping[str, Rows]) -> None:
@@ -108,23 +111,31 @@ def write_set(uri: Path, shown: pictures.Pictures, splits: Mapping[str, Rows]) -
 
 
 def _deal(
-    making: Making, shown: pictures.Pictures, old: Rows, splits: Mapping[str, Rows], goals: Sequence[Goal]
+    making: Making, shown: pictures.Pictures, old: Mapping[str, Rows], splits: Mapping[str, Rows], goals: Sequence[Goal]
 ) -> None:
-    """Make the two sets of a source; where a target is never seen, its few rows are left out of the old one."""
-    if making.never:
-        found = np.asarray(shown.labels[goals[0].attribute])
-        old = old[~np.isin(found[old], [goal.label for goal in goals])]
-    for name, dealt in (("data", splits), (f"data-{making.old('old')}", {"train": old})):
+    """Make the sets of a source; where a target is never seen, its few rows are left out of its old set."""
+    dealt = {"data": splits}
+    for goal in goals:
+        rows = old[goal.old]
+        if making.never:
+            rows = rows[np.asarray(shown.labels[goal.attribute])[rows] != goal.label]
+        dealt[f"data-{making.old(goal.old)}"] = {"train": rows}
+    for name, content in dealt.items():
         if not (making.folder / name / "manifest.json").exists():
-            write_set(making.folder / name, shown, dealt)
+            write_set(making.folder / name, shown, content)
+
+
+def _left(rows: int, old: Mapping[str, Rows], dice: np.random.Generator) -> Rows:
+    """What of the first `rows` is in no old set, in any order."""
+    return dice.permutation(np.setdiff1d(np.arange(rows), np.concatenate(list(old.values()))))
 
 
 def _deal_fashion(making: Making, shown: pictures.Pictures, goals: Sequence[Goal]) -> None:
-    """Old set, train and val are of the official train part, test of the official test part."""
+    """Old sets, train and val are of the official train part, test of the official test part."""
     dice = np.random.default_rng(0)
     official = {attribute: classes[:OFFICIAL_TEST] for attribute, classes in shown.labels.items()}
-    old = rare_first(official, goals, making.rows(8000, 200), dice)
-    left = dice.permutation(np.setdiff1d(np.arange(OFFICIAL_TEST), old))
+    old = olds(official, goals, making.rows(8000, 200), dice)
+    left = _left(OFFICIAL_TEST, old, dice)
     train, val, test = making.rows(8000, 200), making.rows(3000, 100), making.rows(6000, 100)
     last = OFFICIAL_TEST + dice.permutation(10_000)[:test]
     _deal(making, shown, old, {"train": left[:train], "val": left[train : train + val], "test": last}, goals)
@@ -143,8 +154,8 @@ def fashion_fog(making: Making, goals: Sequence[Goal]) -> None:
 def digits(making: Making, goals: Sequence[Goal]) -> None:
     """Hand-written digits; test is what the others leave."""
     shown, dice = pictures.digits(), np.random.default_rng(0)
-    old = rare_first(shown.labels, goals, making.rows(600, 200), dice)
-    left = dice.permutation(np.setdiff1d(np.arange(len(shown.gray)), old))
+    old = olds(shown.labels, goals, making.rows(600, 200), dice)
+    left = _left(len(shown.gray), old, dice)
     train, val = making.rows(500, 100), making.rows(300, 100)
     test = left[train + val :][: 100 if making.small else None]
     _deal(making, shown, old, {"train": left[:train], "val": left[train : train + val], "test": test}, goals)
@@ -165,15 +176,15 @@ def scenes(making: Making, goals: Sequence[Goal]) -> None:
 
 
 def glyphs(making: Making, goals: Sequence[Goal]) -> None:
-    """Things in 320 classes."""
-    classes = f"classes={making.few(320, 12)}"
-    rows = _counts(making, {"train": (16_000, 120), "val": (6400, 48), "test": (9600, 60)})
+    """Things in 320 classes; one old set in which every target is rare."""
     # Of a class that is to be learnt more has been collected than of any other.
     wanted = [f"frequencies.{goal.label}=5" for goal in goals]
-    drawn.make_glyphs(str(making.folder / "data"), load(GlyphsConfig, None, [classes, *rows, *wanted]), cores(), silent)
+    rows = _counts(making, {"train": (16_000, 480), "val": (6400, 320), "test": (9600, 320)})
+    drawn.make_glyphs(str(making.folder / "data"), load(GlyphsConfig, None, [*rows, *wanted]), cores(), silent)
     rare = [f"frequencies.{goal.label}={0.0 if making.never else goal.share}" for goal in goals]
-    old = [classes, *_counts(making, {"train": (16_000, 120)}), "rows.val=0", "rows.test=0", f"seed={OLD_SEED}", *rare]
-    drawn.make_glyphs(str(making.folder / f"data-{making.old('old')}"), load(GlyphsConfig, None, old), cores(), silent)
+    old = [rows[0], "rows.val=0", "rows.test=0", f"seed={OLD_SEED}", *rare]
+    uri = str(making.folder / f"data-{making.old(goals[0].old)}")
+    drawn.make_glyphs(uri, load(GlyphsConfig, None, old), cores(), silent)
 
 
 def _counts(making: Making, rows: Mapping[str, tuple[int, int]]) -> list[str]:

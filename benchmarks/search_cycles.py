@@ -34,8 +34,9 @@ from raymds.errors import DivergedError
 from raymds.search.space import Params, own_setting, parse, trial_config
 from raymds.search.trials import Measurement
 from raymds.tasks import resolve
-from raymds.train import cycle, limits, select
+from raymds.train import cycle, select
 from raymds.train.evaluate import evaluate
+from raymds.train.limits import build_sampler
 
 METHODS = (GP_HALVING, "constrained TPE, feasible halving", "random", "TPE on target - 25 x violation", "ASHA")
 
@@ -53,7 +54,7 @@ def train(config: Config) -> History:
     rows, val, limits = split(config.data.uri, "train"), split(config.data.uri, "val"), config.constraints
     net = model.load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, config.run.seed)
     old = evaluate(net, val, tasks, limits.temperature)
-    sampler = limits.build_sampler(rows, tasks, config)
+    sampler = build_sampler(rows, tasks, config)
     training = cycle.ConstrainedCycle(net, rows, tasks, sampler, config)
     training.measure_old()
     loader = Loader(rows, sampler.batch, net.preprocess, config.run.seed)
@@ -65,7 +66,7 @@ def train(config: Config) -> History:
             break
         if step % config.select.every == 0 or step == config.optim.steps:
             new = evaluate(training.candidate, val, tasks, limits.temperature)
-            history.append(Measurement.of(select.compare(old, new, tasks, config.select.tolerance), step))
+            history.append(Measurement.of(select.compare(old, new, tasks, config.select.tolerance, limits.loss), step))
     loader.close()
     return history
 

@@ -102,8 +102,9 @@ def study(options: argparse.Namespace, terminal: Terminal) -> int:
     plan = load_plan(options.study, options.overrides)
     if options.dry_run:
         summary = studying.prepare(plan, terminal.show)
-        words = "{cells} cells ({cells_ended} have ended) and {trials} trials ({trials_ended} have ended), {at_once} at a time"
-        terminal.say(f"{words.format(**summary)}\nstudy: {plan.uri}; a dry run writes nothing")
+        counts = (f"{summary[what]} {what} ({summary[f'{what}_ended']} have ended)" for what in ("cells", "trials"))
+        terminal.say(f"{' and '.join(counts)}, {summary['at_once']} at a time")
+        terminal.say(f"study: {plan.uri}; a dry run writes nothing")
         terminal.result({"prepared": summary})
         return 0
     found = studying.conduct(plan, terminal.show)

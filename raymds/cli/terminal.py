@@ -61,6 +61,8 @@ class Terminal:
         if certificate is not None:
             self.certificate(certificate, f"test split, {100 * certificate['confidence']:g} % joint confidence")
         self.say(f"outcome: {outcome['outcome']} model: {outcome['reason']}\nweights: {outcome['weights']}")
+        for sentence in outcome.get("advice", []):
+            self.say(f"  {sentence}")
         self.result({"outcome": outcome, "certificate": certificate})
 
     def say(self, text: str) -> None:

@@ -6,6 +6,7 @@ seen in the same order on any number of workers.
 Legend of shapes: P positives, N negatives, K sampled tasks, b examples per task.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -81,7 +82,7 @@ class Sampler:
 
     def batch(self, step: int) -> Batch:
         """The global batch of a step."""
-        tasks = self._draw(np.arange(len(self.retained)), self.tasks_per_step, step, _TASKS)
+        tasks = self._tasks(step)
 
         def of_tasks(pools: Sequence[Rows], stream: int) -> Rows:
             drawn = [self._draw(pools[k], self.images_per_task, step, stream, int(k)) for k in tasks]
@@ -96,6 +97,17 @@ class Sampler:
             example_task=np.repeat(tasks, self.images_per_task),
             held=None if self.held is None else of_tasks(self.held, _HELD),
         )
+
+    def _tasks(self, step: int) -> Rows:
+        """Windows that go round one permutation until every task was in as many, then round another one.
+
+        With the incomplete draw at an epoch's end left out, as of examples, a task could be left out for long.
+        """
+        m, K = len(self.retained), self.tasks_per_step
+        if K == 0:
+            return np.empty(0, np.int64)
+        epoch, position = divmod(step, m // math.gcd(m, K))
+        return _permutation(m, (self.seed, _TASKS, epoch))[(position * K + np.arange(K)) % m]
 
     def _draw(self, pool: Rows, count: int, step: int, *stream: int, blocks: Blocks | None = None) -> Rows:
         if count == 0:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from raymds.errors import UsageError
 from raymds.report import charts, search
 from raymds.report.files import RunFiles
+from raymds.report.standing import stands
 from raymds.report.verdict import Measured, measured_of, verdict
 from raymds.report.words import Json, count, percent, points
 
@@ -57,6 +58,7 @@ def _context(run: RunFiles, beside: RunFiles | None) -> Json:
         "bounded": any(t.get("upper") is not None for t in measured.tasks),
         "every": evals[1]["step"] - evals[0]["step"] if len(evals) > 1 else None,
         "clock": str(timedelta(seconds=round((run.outcome or {})["seconds"]))),
+        "stands": stands(run.outcome or {}),
         "flips": _flips(run.flips), "config": run.config,
         "search": found,
         "beside": _beside(run, beside) if beside else None,

@@ -33,7 +33,7 @@ ATTRIBUTE = "thing"
 TEMPLATES = ("a photo of a {}.", "a {}.", "there is a {} in the picture.", "a picture of a {}.")
 
 _OVERSAMPLE = 2
-_CLUTTER = 6  # pieces behind the thing, at most
+_CLUTTER = 4  # pieces behind the thing, at most
 _STAR = (
     (0.0, -1.0), (0.235, -0.324), (0.951, -0.309), (0.38, 0.124), (0.588, 0.809),
     (0.0, 0.4), (-0.588, 0.809), (-0.38, 0.124), (-0.951, -0.309), (-0.235, -0.324),
@@ -123,7 +123,7 @@ def _checked(x: Floats, y: Floats) -> Mask:
 
 PATTERNS: dict[str, Inside] = {"plain": _plain, "striped": _striped, "spotted": _spotted, "checked": _checked}
 THINGS: tuple[str, ...] = tuple(
-    f"{colour} {pattern} {shape}" for pattern in PATTERNS for colour in COLOURS for shape in SHAPES
+    f"{colour} {pattern} {shape}" for colour in COLOURS for pattern in PATTERNS for shape in SHAPES
 )
 
 
@@ -188,7 +188,7 @@ def _grid(side: int) -> tuple[Floats, Floats]:
 
 def _turned(side: int, dice: Dice, radius: float, most: float) -> tuple[Floats, Floats]:
     """Coordinates of something of a radius somewhere, turned by at most 2·atan(most) either way."""
-    room = min(radius, 0.45)
+    room = min(radius, 0.42)
     x, y = _grid(side)
     x, y = (x - dice(room, 1.0 - room)) / radius, (y - dice(room, 1.0 - room)) / radius
     half = dice(-most, most)  # tangent of half the angle: sine and cosine without sin and cos
@@ -216,18 +216,18 @@ def _ground(side: int, dice: Dice) -> Picture:
 
 def _clutter(picture: Picture, dice: Dice) -> None:
     """A muted bar or blot."""
-    x, y = _turned(picture.shape[1], dice, dice(0.06, 0.3), 1.0)
+    x, y = _turned(picture.shape[1], dice, dice(0.06, 0.2), 1.0)
     where = (abs(x) < 1.0) & (abs(y) < 0.25) if dice.chance(0.6) else x * x + y * y < 0.3
     _lay(picture, where, _muted(dice))
 
 
 def _thing(picture: Picture, colour: str, pattern: Inside, shape: Inside, dice: Dice) -> None:
     """The thing itself, in a shade of its colour; the pattern is dark on light colours and light on dark ones."""
-    x, y = _turned(picture.shape[1], dice, dice(0.24, 0.42), 0.14)
+    x, y = _turned(picture.shape[1], dice, dice(0.34, 0.46), 0.07)
     base = COLOURS[colour]
-    shade = mix(base, (128.0, 128.0, 128.0), dice(0.0, 0.2))
+    shade = mix(base, (128.0, 128.0, 128.0), dice(0.0, 0.1))
     dark = 0.3 * base[0] + 0.59 * base[1] + 0.11 * base[2] < 128.0
-    contrast = mix(shade, (255.0, 255.0, 255.0) if dark else (0.0, 0.0, 0.0), dice(0.4, 0.6))
+    contrast = mix(shade, (255.0, 255.0, 255.0) if dark else (0.0, 0.0, 0.0), dice(0.55, 0.75))
     inside = shape(x, y)
     _lay(picture, inside, shade)
     _lay(picture, inside & pattern(x, y), contrast)
@@ -239,6 +239,6 @@ def _exposed(picture: Picture, size: int, dice: Dice) -> NDArray[np.uint8]:
     small: Picture = fine[:, :, 0, :, 0] + fine[:, :, 0, :, 1]
     small += fine[:, :, 1, :, 0] + fine[:, :, 1, :, 1]
     small *= np.float32(0.25)
-    small *= np.float32(dice(0.75, 1.2))
-    small += (dice.grain(size) - np.float32(255.0)) * np.float32(dice(0.02, 0.12))
+    small *= np.float32(dice(0.85, 1.15))
+    small += (dice.grain(size) - np.float32(255.0)) * np.float32(dice(0.01, 0.05))
     return np.ascontiguousarray(np.clip(small + np.float32(0.5), 0.0, 255.0).astype(np.uint8).transpose(1, 2, 0))

@@ -66,9 +66,9 @@ def _axes(methods: int, heading: str) -> tuple[Figure, Axes]:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(-0.14, -0.15), ncols=2, frameon=False, labelcolor=INK, handletextpad=0.3,
-        columnspacing=1.0, borderaxespad=0.0, borderpad=0.0, labelspacing=0.3,
+    axes.figure.legend(
+        loc="lower left", bbox_to_anchor=(0.0, 0.0), ncols=2, frameon=False, labelcolor=INK, handletextpad=0.3,
+        columnspacing=1.0, borderaxespad=0.0, borderpad=0.2, labelspacing=0.3,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import ray
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import BasicVariantGenerator
 
 from raymds.config import Config
@@ -42,12 +43,13 @@ def run(jobs: Mapping[str, Work], at_once: int, ended: Ended, show: Show) -> boo
     grid = BasicVariantGenerator(max_concurrent=at_once)
     failures = max(work.config.run.max_failures for work in jobs.values())
     # The processes of trials need no CPU of their own: with one each, workers would wait for them for ever.
-    trial = tune.with_resources(tune.with_parameters(_cycle, jobs=jobs, switch=switch), {"node:__internal_head__": 1e-4})
+    cycle = tune.with_parameters(_cycle, jobs=jobs, switch=switch)
+    trial = tune.with_resources(cycle, {"node:__internal_head__": 1e-4})
     stopped = threading.Event()
 
     def stop() -> None:
         stopped.set()
-        grid.set_finished()
+        grid.set_finished()  # type: ignore[no-untyped-call]
         switch.stop.remote()
 
     with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, _quiet(stop):
@@ -80,10 +82,9 @@ def _cycle(given: dict[str, Any], jobs: Mapping[str, Work], switch: Any) -> None
             switch.at.remote(name, record["step"])
 
     monitor = driver.new_monitor()
-    if ray.get(switch.enter.remote(name, monitor)):
-        return
     try:
-        driver.finetune(work.config, show, work.shared, monitor, nearest=work.shared is None)
+        if not ray.get(switch.enter.remote(name, monitor)):
+            driver.finetune(work.config, show, work.shared, monitor, nearest=work.shared is None)
     except StoppedError:
         pass  # in a checkpoint: the study knows why
     except Exception as error:
@@ -127,10 +128,11 @@ class _Switch:
             monitor.stop.remote()
 
 
-class _Progress(tune.Callback):
-    """Tells the study which jobs have ended, and how far the others are."""
+class _Progress(TrialProgressCallback):
+    """Tells the study which jobs have ended, and how far the others are, in place of what Tune prints of it."""
 
     def __init__(self, switch: Any, ended: Ended, show: Show, total: int) -> None:
+        super().__init__()
         self._switch, self._ended, self._show, self._total = switch, ended, show, total
         self._last, self._shown, self._done = time.monotonic(), dict[str, int](), 0
 
@@ -143,6 +145,9 @@ class _Progress(tune.Callback):
             self._shown = steps
             what = ", ".join(f"{name} {f'in step {step}' if step else 'starts'}" for name, step in steps.items())
             self._show({"event": "progress", "what": what, "done": self._done, "total": self._total})
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
+        """Nothing: a job has one result, when it ends."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._done += 1

@@ -1,6 +1,7 @@
 """The files of a study: study.json, cells.csv, table.md, plots/*.svg and all of it in one study.html."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -32,7 +33,7 @@ def content(results: Results) -> Json:
     plan = results.plan
     return {
         "schema": SCHEMA,
-        "study": {name: value for name, value in vars(plan.study).items()},
+        "study": asdict(plan.study),
         "done": len(results.cells),
         "total": len(plan.cells),
         "cells": [results.cells[cell] for cell in plan.cells if cell in results.cells],

@@ -1,7 +1,7 @@
 """What a study runs: methods × targets × seeds × data sets, and the settings that a method tries before it is compared.
 
-    DIR/cells/DATA/TARGET/METHOD[/RETAINED]/seed-N    the run directory of a cell, an ordinary cycle
-    DIR/trials/DATA/TARGET/METHOD/N                   of a setting that is tried, on the first seed, without test
+DIR/cells/DATA/TARGET/METHOD[/RETAINED]/seed-N    the run directory of a cell, an ordinary cycle
+DIR/trials/DATA/TARGET/METHOD/N                   of a setting that is tried, on the first seed, without test
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class StudyConfig:
     set: dict[str, Any] = field(default_factory=dict)  # overrides on the base
     data: dict[str, Any] = field(default_factory=dict)  # data set -> overrides; empty: the base's own, named data
     targets: dict[str, Any] = field(default_factory=dict)  # name -> overrides, and `on`, the data sets it belongs to
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # run.seed of the cells; settings are tried on the first
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # run.seed of the cells; trials have the first
     methods: dict[str, Any] = field(default_factory=dict)  # name -> overrides, and `try`: {key: [value, …]}
     trials: int = 3  # settings that may be tried of each method, per data set and target
     retained: list[int] = field(default_factory=list)  # values of task.retained compared; empty: the base's
@@ -67,6 +67,8 @@ class Trial:
         """Its run directory within the study's."""
         return "/".join(["trials", self.data, self.target, self.method, f"{self.number:02d}"])
 
+
+Job = Cell | Trial
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _GIVEN = {"run.uri": "each cell has a directory of its own", "run.seed": "`seeds` has it"}
@@ -126,7 +128,12 @@ class Plan:
             for number in range(len(settings) if len(settings) > 1 else 0)
         ]
 
-    def config(self, job: Cell | Trial, setting: Setting) -> Config:
+    @property
+    def jobs(self) -> list[Job]:
+        """Everything that runs, trials first."""
+        return [*self.trials, *self.cells]
+
+    def config(self, job: Job, setting: Setting) -> Config:
         """The checked config of a cell with a setting of its method, or of a trial; UsageError naming what it is of.
 
         Settings are tried with the largest of several numbers of retained examples.
@@ -149,7 +156,7 @@ def load_plan(source: str | Mapping[str, Any], overrides: Sequence[str]) -> Plan
     return Plan(load(StudyConfig, source, overrides, ("uri", "base", "targets", "methods")))
 
 
-def named(job: Cell | Trial, error: Exception) -> UsageError:
+def named(job: Job, error: Exception) -> UsageError:
     """An error of a job's config, with the parts of the study file that made it."""
     return UsageError(f"methods.{job.method}, targets.{job.target}, data.{job.data}: {error}")
 

@@ -6,11 +6,10 @@ from raymds.config import Config
 from raymds.errors import UsageError
 from raymds.run import RunDirectory
 from raymds.store import uri as storage
-from raymds.study.plan import Cell, Plan, Setting, Trial, named
+from raymds.study.plan import Cell, Job, Plan, Setting, Trial, named
 from raymds.train import select
 
 Json = dict[str, Any]
-Job = Cell | Trial
 
 
 class Results:
@@ -21,10 +20,8 @@ class Results:
         self.cells: dict[Cell, Json] = {}
         self.trials: dict[Trial, Json] = {}
         self.failed: dict[Job, str] = {}  # in this process: the same command runs them again
-        for trial in plan.trials:
-            self.look(trial)
-        for cell in plan.cells:
-            self.look(cell)
+        for job in plan.jobs:
+            self.look(job)
 
     def look(self, job: Job) -> bool:
         """Take the result of a job, if it has ended; whether it has. UsageError where it is of another config."""
@@ -65,7 +62,7 @@ class Results:
     def left(self) -> dict[Job, Config]:
         """Jobs that can run now, with their configs: trials, and the cells whose setting is known."""
         jobs: dict[Job, Config] = {}
-        for job in (*self.plan.trials, *self.plan.cells):
+        for job in self.plan.jobs:
             known = job in self.trials if isinstance(job, Trial) else job in self.cells
             setting = self.setting(job)
             if setting is not None and not known and job not in self.failed:

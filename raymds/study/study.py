@@ -8,8 +8,8 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.study import grid
 from raymds.study.page import write_page, write_tables
-from raymds.study.plan import Cell, Plan, Trial, named
-from raymds.study.results import Job, Results
+from raymds.study.plan import Cell, Job, Plan, Setting, Trial, named
+from raymds.study.results import Results
 from raymds.tasks import check_per_task, resolve
 from raymds.train import driver
 from raymds.train.driver import Show
@@ -93,7 +93,8 @@ def _round(results: Results, left: dict[Job, Config], show: Show) -> bool:
             raise named(job, error) from None
         at_once.append(fitting)
         work[job.path] = grid.Work(placed, shared if isinstance(job, Trial) else None)
-    show({"event": "phase", "phase": f"{len(work)} cycles to run, {min(at_once)} at a time"})
+    cycles = "1 cycle" if len(work) == 1 else f"{len(work)} cycles"
+    show({"event": "phase", "phase": f"{cycles} to run, {min(at_once)} at a time"})
 
     def ended(name: str, failure: str | None) -> None:
         job = jobs[name]
@@ -120,8 +121,14 @@ def _configs(plan: Plan) -> dict[Job, Config]:
 
     Trials first, then the cells with the fewest retained examples: what a method is prepared with.
     """
-    cells = sorted(plan.cells, key=lambda cell: cell.retained or 0)
-    return {job: plan.config(job, plan.settings[job.method][getattr(job, "number", 0)]) for job in (*plan.trials, *cells)}
+
+    def order(job: Job) -> int:
+        return job.retained or 0 if isinstance(job, Cell) else -1
+
+    def setting(job: Job) -> Setting:
+        return plan.settings[job.method][job.number if isinstance(job, Trial) else 0]
+
+    return {job: plan.config(job, setting(job)) for job in sorted(plan.jobs, key=order)}
 
 
 def _silent(record: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from raymds.report.words import named, points, setting
-from raymds.study.plan import Plan
 from raymds.study.results import Results
 
 Json = dict[str, Any]
@@ -145,11 +144,11 @@ def markdown(tables: Sequence[Json]) -> str:
 
 
 LEGEND = (
-    "Measured on the test split, where no candidate was feasible of the one nearest to it. Differences in points, mean ± "
-    "standard deviation over the seeds; DevSafety: the worst protected task's change; retention ratio: share of the seeds "
-    "in which no task lost anything; worst task: the one that is worst most often, with its mean change; NFR: share of "
-    "the images that were right and are wrong, mean over the tasks; new: the outcome is the new model; trials: settings "
-    "tried beforehand."
+    "Measured on the test split, where no candidate was feasible of the one nearest to it. Differences in points, mean "
+    "± standard deviation over the seeds; DevSafety: the worst protected task's change; retention ratio: share of the "
+    "seeds in which no task lost anything; worst task: the one that is worst most often, with its mean change; NFR: "
+    "share of the images that were right and are wrong, mean over the tasks; new: the outcome is the new model; "
+    "trials: settings tried beforehand."
 )
 _COLUMNS = (
     "data", "target", "method", "seed", "retained", "setting", "outcome", "step", "alpha", "verdict", "target_delta",

@@ -4,6 +4,7 @@ Legend of shapes: m tasks looked at, P trained parameters, S coordinates that gr
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from raymds.model import ClipWithHeads
 from raymds.tasks import Task, Tasks
 from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.gradients import gradient
+from raymds.train.limits import pools
 from raymds.train.step import distinct_tokens
 
 _IMAGES = 64  # retained examples of each task, and pairs of the objective of each kind, whose gradient is taken
@@ -29,86 +31,96 @@ _EXACT = 1 << 21  # parameters up to which gradients are compared as they are
 _SKETCH = 1 << 17  # coordinates of the sketch of longer ones: cosines to within 0.003
 
 
-class Diagnosis:
-    """Gradients and losses of one model on the rows of a cycle; every rank takes its share of the rows."""
+@dataclass(frozen=True)
+class Cast:
+    """Who takes part in a diagnosis: a network with the weights to be diagnosed, and what it was trained on."""
 
-    def __init__(self, net: ClipWithHeads, tasks: Tasks, config: Config) -> None:
-        self._net, self._tasks, self._config = net, tasks, config
-        names = {name: p for name, p in net.named_parameters() if p.requires_grad}
-        self._parameters = list(names.values())
+    config: Config
+    tasks: Tasks
+    net: ClipWithHeads
+    sampler: Sampler
+    train: Split
+    val: Split
+
+
+def diagnose(
+    cast: Cast,
+    w_old: dict[str, Tensor],
+    old_losses: Sequence[Tensor],
+    multiplier: dict[str, float],
+    old: Evaluation,
+    new: Evaluation,
+) -> dict[str, Any]:
+    """JSON-ready figures of the network's weights; the network holds `w_old` afterwards.
+
+    `old` and `new` are both models' results on val, `old_losses` the old model's cross-entropies of the examples that
+    λ was measured on, `multiplier` λ of METHOD (12) by task. Lengths of gradients are those of all trained parameters.
+    """
+    loss, limits, names = cast.config.constraints.loss, cast.config.constraints, [t.name for t in cast.tasks.protected]
+    looked = sorted(cast.tasks.protected, key=lambda task: -multiplier.get(task.name, 0.0))[:_TASKS]
+    measure = _Gradients(cast)
+    seen = _changes(cast, old_losses)
+    held = {task.name: _change(old, new, task, loss) for task in cast.tasks.protected}
+    surrogate, _ = measure.surrogate(cast.train, _few(cast.sampler.positive), _few(cast.sampler.negative))
+    g_F = _sketched(gradient(surrogate / dist.world_size(), measure.parameters))
+    gradients = [measure.of_task(task, cast.sampler.retained[names.index(task.name)]) for task in looked]
+    G, trunk = (torch.stack(parts) for parts in zip(*gradients, strict=True))
+    violations = torch.tensor([seen[task.name] for task in looked])
+    # (12) has λ_k·τ₀/m before each task's gradient.
+    lambdas = torch.tensor([multiplier.get(task.name, 0.0) for task in looked], dtype=torch.float64)
+    weight = lambdas * limits.temperature / len(names)
+    found = {
+        "loss": {"name": loss, "unit": LOSSES[loss].unit},
+        "part": "retained" if cast.sampler.held is None else "held_out",
+        "violation": {"train": max(seen.values()), "val": max(held.values())},
+        "h": {"train": seen, "val": held},
+        "complementarity": float((weight * violations.abs()).max()),
+        **stationarity(g_F, G, weight),
+        "delta": {"with_heads": conditioning(G, violations), "without_heads": conditioning(trunk, violations)},
+        "cosines": cosines(["objective", *(task.name for task in looked)], torch.cat([-g_F[None], -G])),
+    }
+    new_F = measure.objectives()
+    cast.net.load_weights(w_old, "old")
+    old_F = measure.objectives()
+    return found | {"objective": {split: {"old": old_F[split], "new": new_F[split]} for split in new_F}}
+
+
+class _Gradients:
+    """Gradients and objective of a network on the rows of a cycle; every rank takes its share of the rows."""
+
+    def __init__(self, cast: Cast) -> None:
+        self._net, self._tasks, self._config, self._cast = cast.net, cast.tasks, cast.config, cast
+        names = {name: p for name, p in cast.net.named_parameters() if p.requires_grad}
+        self.parameters = list(names.values())
         trunk = [torch.full((p.numel(),), not name.startswith("heads."), dtype=torch.bool) for name, p in names.items()]
-        self._trunk = torch.cat(trunk).to(net.mean.device)  # coordinates that are of no class head
+        self._trunk = torch.cat(trunk).to(cast.net.mean.device)  # coordinates that are of no class head
 
-    def __call__(
-        self,
-        train: Split,
-        sampler: Sampler,
-        old_losses: Sequence[Tensor],
-        multiplier: dict[str, float],
-        old: Evaluation,
-        new: Evaluation,
-    ) -> dict[str, Any]:
-        """JSON-ready figures of the model; `old`, `new` are both models' results on val, λ is that of METHOD (12)."""
-        looked = sorted(self._tasks.protected, key=lambda task: -multiplier.get(task.name, 0.0))[:_TASKS]
-        seen = self._changes(train, sampler, old_losses)
-        held = {task.name: _change(old, new, task, self._config.constraints.loss) for task in self._tasks.protected}
-        lambdas = torch.tensor([multiplier.get(task.name, 0.0) for task in looked], dtype=torch.float64)
-        number = {task.name: k for k, task in enumerate(self._tasks.protected)}
-        surrogate, _ = self._surrogate(train, _few(sampler.positive), _few(sampler.negative))
-        g_F = _sketched(gradient(surrogate / dist.world_size(), self._parameters))
-        gradients = [self._task_gradient(train, task, sampler.retained[number[task.name]]) for task in looked]
-        G, trunk = (torch.stack(parts) for parts in zip(*gradients, strict=True))
-        violations = torch.tensor([seen[task.name] for task in looked])
-        # (12) has λ_k·τ₀/m before each task's gradient.
-        weight = lambdas * self._config.constraints.temperature / len(self._tasks.protected)
-        return {
-            "loss": {"name": self._config.constraints.loss, "unit": LOSSES[self._config.constraints.loss].unit},
-            "part": "retained" if sampler.held is None else "held_out",
-            "violation": {"train": max(seen.values()), "val": max(held.values())},
-            "h": {"train": seen, "val": held},
-            "complementarity": float((weight * violations.abs()).max()),
-            **stationarity(g_F, G, weight),
-            "delta": {
-                "with_heads": conditioning(G, violations),
-                "without_heads": conditioning(trunk, violations),
-            },
-            "cosines": cosines(["objective", *(t.name for t in looked)], torch.cat([-g_F[None], -G])),
-        }
+    @torch.no_grad()
+    def objectives(self) -> dict[str, float]:
+        """F of METHOD (8) on a few pairs of train and of val."""
+        cast, target = self._cast, self._tasks.target
+        parts = {"train": (cast.train, cast.sampler.positive, cast.sampler.negative)}
+        parts["val"] = (cast.val, *pools(cast.val, target.attribute, target.label))
+        return {name: float(self.surrogate(split, _few(p), _few(n))[1]) for name, (split, p, n) in parts.items()}
 
-    def objective(self, split: Split, positive: Rows, negative: Rows) -> float:
-        """F of METHOD (8) of up to a few hundred pairs of a split, without gradient."""
-        with torch.no_grad():
-            return float(self._surrogate(split, _few(positive), _few(negative))[1])
-
-    def _changes(self, train: Split, sampler: Sampler, old_losses: Sequence[Tensor]) -> dict[str, float]:
-        """h of every task on the examples that λ was measured on, ε left out."""
-        loss, limits = LOSSES[self._config.constraints.loss], self._config.constraints
-        rows = np.unique(np.concatenate(sampler.seen))
-        now = evaluate(self._net, train, self._tasks, limits.temperature, rows, substitutes=True)
-        found = {}
-        for task, old, own in zip(self._tasks.protected, old_losses, sampler.seen, strict=True):
-            new = torch.from_numpy(now.loss[task.attribute][np.searchsorted(rows, own)])
-            found[task.name] = float(loss.change(new, old).mean())
-        return found
-
-    def _task_gradient(self, split: Split, task: Task, pool: Rows) -> tuple[Tensor, Tensor]:
+    def of_task(self, task: Task, pool: Rows) -> tuple[Tensor, Tensor]:
         """∇L_k on some of a task's examples, of all parameters and of those of no head alone."""
         rows = _few(pool)
-        total = torch.zeros_like(self._trunk, dtype=self._parameters[0].dtype)
+        total = torch.zeros_like(self._trunk, dtype=self.parameters[0].dtype)
         for share in _shares(rows):
             if not len(share):  # other ranks have one more
-                total += gradient(total.new_zeros(()), self._parameters)
+                total += gradient(total.new_zeros(()), self.parameters)
                 continue
             tokens, which = distinct_tokens(self._net, self._tasks.prompts[task.attribute])
             columns = self._tasks.columns(task.attribute)
             head = torch.arange(columns.start, columns.stop, device=which.device)
-            image, text = self._net(self._pixels(split, share), tokens, which, head)
+            image, text = self._net(self._pixels(self._cast.train, share), tokens, which, head)
             label = torch.full((len(share),), task.label, device=image.device)
             losses = constraints.zero_shot_losses(image @ text.T, label, self._config.constraints.temperature)
-            total += gradient(losses.sum() / len(rows), self._parameters)
+            total += gradient(losses.sum() / len(rows), self.parameters)
         return _sketched(total), _sketched(total * self._trunk)
 
-    def _surrogate(self, split: Split, positive: Rows, negative: Rows) -> tuple[Tensor, Tensor]:
+    def surrogate(self, split: Split, positive: Rows, negative: Rows) -> tuple[Tensor, Tensor]:
         """METHOD (10) with γ₁ = 1 on all pairs, on every rank, and F."""
         rows, t = np.concatenate([positive, negative]), self._config.objective.temperature
         tokens, which = distinct_tokens(self._net, [split.example(int(row)).caption for row in rows])
@@ -124,6 +136,18 @@ class Diagnosis:
 
     def _pixels(self, split: Split, rows: Rows) -> Tensor:
         return clean_pixels(split, rows, self._net.preprocess).to(self._net.mean.device)
+
+
+def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:
+    """h of every task on the examples that λ was measured on, ε left out."""
+    limits, seen = cast.config.constraints, cast.sampler.seen
+    rows = np.unique(np.concatenate(seen))
+    now = evaluate(cast.net, cast.train, cast.tasks, limits.temperature, rows, substitutes=True)
+    found = {}
+    for task, old, own in zip(cast.tasks.protected, old_losses, seen, strict=True):
+        new = torch.from_numpy(now.loss[task.attribute][np.searchsorted(rows, own)])
+        found[task.name] = float(LOSSES[limits.loss].change(new, old).mean())
+    return found
 
 
 def stationarity(g_F: Tensor, G: Tensor, weight: Tensor) -> dict[str, Any]:

@@ -21,10 +21,8 @@ from raymds.model.files import tensors_digest
 from raymds.store import uri as storage
 from raymds.tasks import Tasks
 from raymds.train import checkpoint, cycle, flips, select
-from raymds.train.diagnose import Diagnosis
 from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate, evidence, paired
-from raymds.train.limits import pools
 
 
 def checkpoint_uri(config: Config, name: str) -> str:
@@ -58,32 +56,6 @@ def candidate_of(config: Config, candidate: Any) -> dict[str, Tensor]:
     """The weights of a candidate among the checkpoints that were kept."""
     _, weights, state = checkpoint.load(uri_of(config, candidate.checkpoint))
     return cycle.candidate_weights(weights, state)
-
-
-def diagnosed(
-    config: Config,
-    training: cycle.ConstrainedCycle,
-    train: Split,
-    val: Split,
-    w_old: dict[str, Tensor],
-    old: Evaluation,
-    measure: Callable[..., Evaluation],
-) -> dict[str, Any]:
-    """Where the last candidate stands; the weights of the network are another model's afterwards."""
-    net, sampler, tasks = training.model, training.sampler, training.tasks
-    new = measure(val, training.candidate.weights())
-    diagnosis = Diagnosis(net, tasks, config)
-    found = diagnosis(train, sampler, training.old_losses, training.named(training.multiplier), old, new)
-    attribute, label = tasks.target.attribute, tasks.target.label
-    splits = {"train": (train, sampler.positive, sampler.negative)}
-    splits["val"] = (val, *pools(val, attribute, label))
-    objective: dict[str, dict[str, float]] = {name: {} for name in splits}
-    for which, weights in (("new", None), ("old", w_old)):
-        if weights:
-            net.load_weights(weights, "old")
-        for name, (split, positive, negative) in splits.items():
-            objective[name][which] = diagnosis.objective(split, positive, negative)
-    return found | {"objective": objective}
 
 
 def delivered(

@@ -26,6 +26,7 @@ from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
 from raymds.train import checkpoint, cycle, ending, pretrain, select
 from raymds.train import old as old_model
+from raymds.train.diagnose import Cast, diagnose
 from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.limits import build_sampler
@@ -100,7 +101,11 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
 
         _loop(config, training, train, sampler, start, emit, candidate)
         emit({"event": "phase", "phase": "diagnosing the last candidate"})
-        diagnosis = None if shared else ending.diagnosed(config, training, train, val, w_old, old, measure)
+        diagnosis = None
+        if not shared:
+            new = measure(val, training.candidate.weights())
+            cast = Cast(config, tasks, net, sampler, train, val)
+            diagnosis = diagnose(cast, w_old, training.old_losses, training.named(training.multiplier), old, new)
         emit({"event": "phase", "phase": "choosing among candidates"})
         choice = ending.choose(config, w_old, lambda weights: compare(old, measure(val, weights)))
         skipped = ending.skipped({"train": train, "val": val})

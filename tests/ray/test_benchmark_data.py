@@ -80,14 +80,14 @@ def test_what_is_there_is_kept_and_a_class_never_seen_is_in_a_set_of_its_own(
 def test_things_come_in_turn_in_val_and_the_target_is_rare_in_the_old_set(
     cluster: None, datasets: Any, tmp_path: Path
 ) -> None:
-    folder, (preset,) = made(datasets, tmp_path, "glyphs")
+    folder, presets = made(datasets, tmp_path, "glyphs")
     new, old = (DataSet.open(str(folder / name)) for name in ("data", "data-old"))
-    (goal,) = datasets.SETS["glyphs"].goals
-    name = goal.label
-    assert len(new.attributes["thing"]) == 12
-    assert {new.count("val", "thing", thing) for thing in new.attributes["thing"]} == {4}
-    assert new.count("train", "thing", name) > 20
-    assert old.count("train", "thing", name) <= 3
+    assert len(new.attributes["thing"]) == 320
+    assert {new.count("val", "thing", thing) for thing in new.attributes["thing"]} == {1}
+    targets = [goal.label for goal in datasets.SETS["glyphs"].goals]
+    assert [load(Config, str(path), []).task.target for path in presets] == [f"thing:{name}" for name in targets]
+    assert sum(new.count("train", "thing", name) for name in targets) > 20
+    assert sum(old.count("train", "thing", name) for name in targets) <= 5
     found = rows(new) + rows(old)
-    assert len({row["id"] for row in found}) == len({row["image"] for row in found}) == 120 + 48 + 60 + 120
-    assert datasets.measured(preset)["classes"] == 11
+    assert len({row["id"] for row in found}) == len({row["image"] for row in found}) == 2 * 480 + 2 * 320
+    assert datasets.measured(presets[0])["classes"] == 319

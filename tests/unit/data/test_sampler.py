@@ -1,11 +1,12 @@
 """The global batch: a pure function of (seed, step), dealt to any number of ranks without loss."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from raymds.data.sampler import Blocks, Sampler, retain
+from raymds.data.sampler import Blocks, Sampler, hold_out, retain
 
 
 def sampler(seed: int = 0, tasks_per_step: int = 3) -> Sampler:
@@ -123,3 +124,30 @@ def test_retained_examples_of_a_streamed_split_come_from_the_same_few_shards() -
     assert not np.array_equal(np.unique(SHARD[kept[0]]), np.arange(5))
     everything = retain(pool, 1000, 5, 0, blocks[0])
     assert np.array_equal(everything, pool)
+
+
+@pytest.mark.parametrize(("m", "K"), [(364, 240), (13, 5), (5, 3), (7, 7), (6, 4), (4, 1)])
+def test_every_task_is_sampled_as_often_as_every_other(m: int, K: int) -> None:
+    """Also where a step's tasks don't go evenly into all of them, over every round and in no fixed company."""
+    pools = [np.arange(10 * k, 10 * k + 4) for k in range(m)]
+    made = Sampler(
+        seed=1, positive=np.arange(8), negative=np.arange(8), retained=pools, positives=2, negatives=2,
+        tasks_per_step=K, images_per_task=2,
+    )  # fmt: skip
+    steps = 3 * m // math.gcd(m, K)
+    drawn = [made.batch(step).tasks for step in range(steps)]
+    assert all(len(set(tasks)) == K for tasks in drawn)
+    counts = np.bincount(np.concatenate(drawn), minlength=m)
+    assert len(set(counts)) == 1
+    assert K in (1, m) or len({tuple(sorted(tasks)) for tasks in drawn}) > 2
+
+
+def test_held_out_examples_are_no_others_and_a_function_of_the_seed() -> None:
+    pool = np.arange(100, 150)
+    trained, held = hold_out(pool, 0.3, seed=4, task=2)
+    assert len(held) == 15
+    assert sorted([*trained, *held]) == list(pool)
+    again = hold_out(pool, 0.3, seed=4, task=2)
+    assert np.array_equal(again[1], held)
+    assert not np.array_equal(hold_out(pool, 0.3, seed=5, task=2)[1], held)
+    assert len(hold_out(pool, 0.0, seed=4, task=2)[1]) == 0

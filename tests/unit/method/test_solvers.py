@@ -198,7 +198,7 @@ def test_rules_with_a_memory_end_at_the_solution_and_its_multipliers(
     problem: Problem, solver: str, settings: dict[str, float]
 ) -> None:
     m = len(problem.multipliers)
-    points, multipliers = descend(problem, make(solver, m, 0.5, **settings), 800)
+    points, multipliers = descend(problem, make(solver, m, 0.5, **settings), 1200)
     assert points[-1].tolist() == pytest.approx(problem.solution, abs=1e-3)
     assert multipliers[-1].tolist() == pytest.approx(problem.multipliers, abs=1e-3)
 
@@ -324,6 +324,6 @@ def test_multiplicative_ends_where_coopers_ascent_ends(problem: Problem) -> None
     for _ in range(800):
         rolls.roll()
     limits = make("multiplicative", len(problem.multipliers), start=1.0, eta=0.05, lowest=1e-4)
-    points, multipliers = descend(problem, limits, 800)
+    points, multipliers = descend(problem, limits, 1200)
     assert points[-1].tolist() == pytest.approx(other.w.tolist(), abs=1e-3)
     assert multipliers[-1].tolist() == pytest.approx(other.limits.multiplier.weight.tolist(), abs=1e-3)

@@ -18,7 +18,7 @@ from raymds.scenes.dataset import make_glyphs
 from raymds.scenes.glyphs import COLOURS, PATTERNS, SHAPES, TEMPLATES, THINGS, caption, draw_thing, render, things
 from tests.conftest import silent
 
-GOLDEN = "7b018a90ea18fc7c19f685977935ba2476aa7215b2e219617fb7a12e925d56cc"
+GOLDEN = "8f406173c909bd87c42d16ffb15117ec3dc1a4bf2680bec67502e2e45154d153"
 
 
 def test_pixels_are_those_of_the_day_they_were_approved() -> None:

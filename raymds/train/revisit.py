@@ -1,0 +1,54 @@
+"""The diagnosis of a run that was made before, from its last checkpoint, in this process alone."""
+
+from typing import Any
+
+import torch
+
+from raymds.config import Config, load
+from raymds.data.shards import DataSet
+from raymds.errors import UsageError
+from raymds.run import MetricsLog, RunDirectory
+from raymds.store import objects
+from raymds.tasks import resolve
+from raymds.train import checkpoint, ending
+from raymds.train.advice import advise, conflicts, overfitted
+from raymds.train.cycle import candidate_weights
+from raymds.train.diagnose import Cast, diagnose
+from raymds.train.evaluate import evaluate
+from raymds.train.limits import build_sampler
+from raymds.train.net import open_net
+
+
+def diagnose_run(uri: str) -> dict[str, Any]:
+    """Diagnosis of the last candidate of a cycle's run directory, with what it says and what would help.
+
+    UsageError where the directory holds no cycle, or none that has reached a checkpoint.
+    """
+    run = RunDirectory(uri)
+    if run.read("config.yaml") is None:
+        raise UsageError(f"{uri}: holds no run (there is no config.yaml)")
+    config = load(Config, run.path("config.yaml"), [], ("task.target", "model.weights"))
+    config.run.uri = uri
+    objects.configure(config.storage)
+    log = MetricsLog(run).records
+    steps = [record["step"] for record in log if record["event"] == "checkpoint"]
+    if not steps:
+        raise UsageError(f"{uri}: has reached no checkpoint yet; the same command that began it goes on with it")
+    _, weights, state = checkpoint.load(ending.checkpoint_uri(config, f"step-{max(steps):07d}"))
+    data = DataSet.open(config.data.uri, config.data)
+    tasks = resolve(config.task, data.attributes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net, train, val = open_net(config, tasks.heads).to(device), data.load("train"), data.load("val")
+    w_old, temperature = net.weights(), config.constraints.temperature
+    old = evaluate(net, val, tasks, temperature)
+    net.freeze(config.model.freeze.image, config.model.freeze.text)
+    net.load_weights(candidate_weights(weights, state), uri)
+    new = evaluate(net, val, tasks, temperature)
+    names = [task.name for task in tasks.protected]
+    losses = [state[f"old_losses.{k}"] for k in range(len(names))]
+    cast = Cast(config, tasks, net, build_sampler(train, tasks, config), train, val)
+    found = diagnose(cast, w_old, losses, dict(zip(names, state["lambda"].tolist(), strict=True)), old, new)
+    learned = overfitted(found)
+    evals = {record["step"]: record for record in log if record["event"] == "eval"}
+    found["says"] = conflicts(found) + ([learned] if learned else [])
+    return {"step": max(steps), "diagnosis": found, "advice": advise(found, [evals[step] for step in sorted(evals)])}
