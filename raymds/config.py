@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
-from raymds.ranges import RULES
+from raymds.method.baselines import BASELINES
+from raymds.ranges import RULES, reads
 from raymds.store import uri as storage
 from raymds.store.objects import StorageConfig
 
@@ -263,6 +264,14 @@ def check(config: Config) -> None:
     limits = config.constraints
     if limits.lambda_min >= limits.lambda_max:
         raise UsageError(f"constraints.lambda_min={limits.lambda_min}: has to be below constraints.lambda_max")
+    read = reads(limits.solver)
+    if "constraints.beta" not in read and (limits.growth != 1 or limits.schedule != "constant"):
+        raise UsageError(
+            f"constraints.solver={limits.solver}: reads no constraints.beta, so leave out constraints.growth and "
+            "constraints.schedule"
+        )
+    if limits.solver in BASELINES and isinstance(limits.beta, dict):
+        raise UsageError(f"constraints.beta: has to be one number where constraints.solver is {limits.solver}")
     if 0 < config.run.workers < config.run.min_workers:
         raise UsageError(f"run.min_workers={config.run.min_workers}: is above run.workers={config.run.workers}")
     objective = config.objective

@@ -146,6 +146,11 @@ def held_out(retained: int, share: float) -> int:
     return round(retained * share)
 
 
+def spread(rows: Rows, count: int) -> Rows:
+    """`count` rows (all, where there are fewer) evenly spread over a pool."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(np.int64)]
+
+
 def _order(n: int, blocks: Blocks | None, key: tuple[int, ...]) -> Rows:
     """A permutation of a pool: of all of it, or window by window."""
     order = _permutation(n, key)

@@ -46,7 +46,7 @@ class ConstraintAggregator:
 
     @property
     def scale(self) -> float:
-        """What λ is multiplied by; 1 unless `measured` has said something else."""
+        """What the solver's λ is multiplied by; 1 unless `measured` has said something else."""
         return 1.0 if self._scale.isnan() else float(self._scale)
 
     def measured(self, scale: float) -> None:
@@ -58,7 +58,7 @@ class ConstraintAggregator:
         """Fold one step's changes of the task losses into u, METHOD (11), and return (λ, count), each (m,), global.
 
         `local_sums`: (2, m), Σ(ℓ(w) − ℓ(w_old)) and the number of examples, of this rank. λ of a task without
-        examples in the global batch is 0, and its u and μ stay as they were.
+        examples in the global batch is 0, and its u and μ stay as they were. λ is still to be multiplied by `scale`.
         """
         sums, counts = dist.all_reduce_sum(local_sums).cpu()
         sampled = counts > 0
@@ -68,7 +68,7 @@ class ConstraintAggregator:
         settings = replace(self._settings, beta=self._beta(step))
         multiplier, mu = self._solver.rule(Seen(self.u, before, self.h), self.mu, settings)
         self.mu = torch.where(sampled, mu, self.mu)
-        return torch.where(sampled, self.scale * multiplier, 0.0).to(local_sums.device), counts.to(local_sums.device)
+        return torch.where(sampled, multiplier, 0.0).to(local_sums.device), counts.to(local_sums.device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint has to carry."""

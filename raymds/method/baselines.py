@@ -18,12 +18,16 @@ def gem(gram: Tensor, inner_m: Tensor) -> Tensor:
     g = g_F + Σ v_k·g_k is the point nearest to g_F with ⟨g, g_k⟩ ≥ 0 for all k: to first order a step along −g raises
     no protected task's loss. This is its dual, min ½·vᵀKv + cᵀv over v ≥ 0, as non-negative least squares.
     """
-    values, vectors = np.linalg.eigh(gram.double().cpu().numpy())
-    root = np.sqrt(values.clip(min=0))
+    K, c = gram.double().cpu().numpy(), inner_m.double().cpu().numpy()
+    length = np.sqrt(np.diag(K))
+    length[length == 0] = 1.0
+    # A short gradient has its say as a long one: the cone is the same.
+    values, vectors = np.linalg.eigh(K / length / length[:, None])
     kept = values > _SMALLEST * max(float(values[-1]), 0.0)
-    R = root[kept, None] * vectors[:, kept].T  # K = RᵀR; c lies in the range of K, so c = Rᵀd
-    d = (vectors[:, kept].T @ inner_m.double().cpu().numpy()) / root[kept]
-    return torch.from_numpy(nnls(R, -d)[0]) if kept.any() else torch.zeros(len(gram), dtype=torch.float64)
+    root = np.sqrt(values[kept])
+    R = root[:, None] * vectors[:, kept].T  # K = RᵀR; c lies in the range of K, so c = Rᵀd
+    d = (vectors[:, kept].T @ (c / length)) / root
+    return torch.from_numpy(nnls(R, -d)[0] / length) if kept.any() else torch.zeros(len(K), dtype=torch.float64)
 
 
 def masked_info_nce(image_BD: Tensor, text_BD: Tensor, caption_B: Tensor, temperature: float) -> Tensor:

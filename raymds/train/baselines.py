@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raymds.config import Config
 from raymds.data.loader import Loaded, clean_pixels
-from raymds.data.sampler import Rows
+from raymds.data.sampler import Rows, spread
 from raymds.data.split import Split
 from raymds.method import baselines, constraints, dist
 from raymds.model import ClipWithHeads
@@ -124,7 +124,7 @@ def fisher_information(
     model: ClipWithHeads, split: Split, tasks: Tasks, retained: Sequence[Rows], temperature: float
 ) -> list[Tensor]:
     """Diagonal of the empirical Fisher information over a few retained examples of each task, by trained parameter."""
-    examples = [(k, int(row)) for k, rows in enumerate(retained) for row in rows[:FISHER]]
+    examples = [(k, int(row)) for k, rows in enumerate(retained) for row in spread(rows, FISHER)]
     sizes, device = dist.shares(len(examples), dist.world_size()), model.mean.device
     begin = sum(sizes[: dist.rank()])
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -94,8 +94,9 @@ class ConstrainedCycle:
         pairs, examples = image[: len(text)], image[len(text) :]
         with clock("backward"):
             losses = self._cross_entropies(loaded, examples, prompts, active)
-            if measuring:
+            if measuring:  # before λ is used: the first step has no other scale
                 self._scale.measure(loaded.batch, active, surrogate, losses, self._learner.parameters)
+            multiplier = multiplier * self._aggregator.scale
             penalty = None
             if baseline:
                 context = self._context(loaded, pairs, examples, prompts, surrogate)
@@ -117,6 +118,7 @@ class ConstrainedCycle:
             "h": h,
             "u": self.named(self._aggregator.u),
             "lambda": self.named(multiplier),
+            "scale": self._aggregator.scale,
         }
 
     def state_dict(self) -> dict[str, Tensor]:

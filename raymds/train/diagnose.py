@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raymds.config import Config
 from raymds.data.loader import clean_pixels
-from raymds.data.sampler import Rows, Sampler
+from raymds.data.sampler import Rows, Sampler, spread
 from raymds.data.split import Split
 from raymds.method import baselines, constraints, contrastive, dist
 from raymds.method.constraints import LOSSES
@@ -179,8 +179,7 @@ def _change(old: Evaluation, new: Evaluation, task: Task, loss: str) -> float:
 
 
 def _few(rows: Rows) -> Rows:
-    """A few rows, evenly spread over a pool."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), _IMAGES)).astype(np.int64)]
+    return spread(rows, _IMAGES)
 
 
 def _shares(rows: Rows) -> list[Rows]:

@@ -32,6 +32,7 @@ def key(config: Config, data: str, device: torch.device) -> str:
         "on_corrupt": config.data.on_corrupt,
         "task": asdict(config.task),
         "temperature": config.constraints.temperature,
+        "held_out": config.constraints.held_out,  # whose losses are kept
         "seed": config.run.seed,
         "device": device.type,
         "code": code_digest(),

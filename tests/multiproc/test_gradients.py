@@ -115,6 +115,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "focal_distillation": {"beta": 1.0},
     "ewc": {"beta": 1000.0},
 }
+ON_FOUR = ("squared_hinge", "augmented_lagrangian", "gem")
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +127,14 @@ def gradients(config: Config) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
             setattr(own.constraints, key, value)
     results = {}
     for ranks in (1, 2, 4):
-        arguments = (ranks, config.run.uri, configs)
-        mp.start_processes(run_rank, arguments, nprocs=ranks, start_method="forkserver")
-        for name in METHODS:
+        asked = {name: own for name, own in configs.items() if ranks < 4 or name in ON_FOUR}
+        mp.start_processes(run_rank, (ranks, config.run.uri, asked), nprocs=ranks, start_method="forkserver")
+        for name in asked:
             results[name, ranks] = torch.load(Path(config.run.uri) / f"{name}-{ranks}.pt", weights_only=True)
     return results
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "ranks"), [*((name, 2) for name in METHODS), *((name, 4) for name in ON_FOUR)])
 def test_gradients_do_not_depend_on_the_number_of_ranks(
     gradients: dict[tuple[str, int], dict[str, torch.Tensor]], method: str, ranks: int
 ) -> None:

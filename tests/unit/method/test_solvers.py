@@ -134,13 +134,13 @@ def test_beta_grows_for_infeasible_tasks_alone() -> None:
     assert limits.update(sums(-9.0, -0.1, 0.1))[0].tolist() == pytest.approx([32.0, 2.0, 4.0])
 
 
-def test_the_measured_scale_multiplies_what_the_rule_says_and_not_its_memory() -> None:
+def test_the_measured_scale_is_a_running_mean_of_the_logarithm_and_no_part_of_the_memory() -> None:
     plain, scaled = (make("augmented_lagrangian", 2, beta=3.0, eta=0.5) for _ in range(2))
     scaled.measured(100.0)
     assert scaled.scale == pytest.approx(100.0)
-    for limits, want in ((plain, 1.0), (scaled, 100.0)):
+    for limits in (plain, scaled):
         limits.update(sums(0.5, -0.5))
-        assert limits.update(sums(0.5, 0.5))[0].tolist() == pytest.approx([want * 1.75, want * 1.5])
+        assert limits.update(sums(0.5, 0.5))[0].tolist() == pytest.approx([1.75, 1.5])  # the step multiplies
     assert torch.equal(plain.mu, scaled.mu)
     scaled.measured(1.0)  # a moving average of the logarithm
     assert scaled.scale == pytest.approx(100**0.7)
@@ -238,7 +238,7 @@ def test_penalties_end_at_the_biased_point_in_closed_form(solver: str, settings:
 def test_the_hinge_has_the_multipliers_in_the_mean_of_its_steps(problem: Problem) -> None:
     limits = make("hinge", len(problem.multipliers), beta=5.0)
     points, multipliers = descend(problem, limits, 4000, lr=2e-3)
-    assert points[-2000:].mean(0).tolist() == pytest.approx(problem.solution, abs=0.01)
+    assert points[-2000:].mean(0).tolist() == pytest.approx(problem.solution, abs=0.02)
     assert multipliers[-2000:].mean(0).tolist() == pytest.approx(problem.multipliers, abs=0.03)
     assert set(multipliers.unique().tolist()) <= {0.0, 5.0}
 
@@ -286,7 +286,7 @@ def test_pi_takes_the_steps_of_coopers_nupi(problem: Problem, gamma: float) -> N
         rolls.roll()
         torch.testing.assert_close(other.limits.multiplier.weight.data, multiplier, rtol=0, atol=1e-10)
         torch.testing.assert_close(other.w.data, w, rtol=0, atol=1e-10)
-    assert float(multipliers.max()) > 0
+    assert (float(multipliers.max()) > 0) == (max(problem.multipliers) > 0)
 
 
 @each_problem
@@ -307,19 +307,19 @@ def test_the_augmented_lagrangian_takes_coopers_steps(problem: Problem) -> None:
 
 @each_problem
 def test_the_squared_hinge_takes_the_steps_of_coopers_quadratic_penalty(problem: Problem) -> None:
-    other = Cooper(problem, cooper.formulations.QuadraticPenalty, 20.0, remembers=False)
+    other = Cooper(problem, cooper.formulations.QuadraticPenalty, 5.0, remembers=False)
     rolls = cooper.optim.UnconstrainedOptimizer(other, torch.optim.SGD([other.w], lr=0.02))
-    points, _ = descend(problem, make("squared_hinge", len(problem.multipliers), beta=20.0), 150)
+    points, _ = descend(problem, make("squared_hinge", len(problem.multipliers), beta=5.0), 150)
     for w in points:
         rolls.roll()
         torch.testing.assert_close(other.w.data, w, rtol=0, atol=1e-10)
 
 
 @each_problem
-def test_multiplicative_ends_where_coopers_ascent_ends(problem: Problem) -> None:
-    other = Cooper(problem, cooper.formulations.Lagrangian, None)
+def test_multiplicative_ends_where_coopers_augmented_lagrangian_ends(problem: Problem) -> None:
+    other = Cooper(problem, cooper.formulations.AugmentedLagrangian, 4.0)
     rolls = cooper.optim.SimultaneousOptimizer(
-        other, torch.optim.SGD([other.w], lr=0.02), torch.optim.SGD(other.dual_parameters(), lr=0.1, maximize=True)
+        other, torch.optim.SGD([other.w], lr=0.02), torch.optim.SGD(other.dual_parameters(), lr=0.3, maximize=True)
     )
     for _ in range(800):
         rolls.roll()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from raymds.method.verdict import Verdict, refusal, of_task, verdict_of, worst
+from raymds.method.verdict import Verdict, of_task, refusal, verdict_of, worst
 
 
 @pytest.mark.parametrize(

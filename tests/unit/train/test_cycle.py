@@ -16,8 +16,8 @@ from raymds.errors import DivergedError
 from raymds.model import load
 from raymds.tasks import Tasks, resolve
 from raymds.train.cycle import ConstrainedCycle
-from raymds.train.limits import build_sampler
 from raymds.train.evaluate import evaluate
+from raymds.train.limits import build_sampler
 from tests.towers import TOWERS, write_tower
 
 

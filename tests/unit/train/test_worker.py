@@ -48,7 +48,8 @@ def test_the_test_split_is_read_once_after_the_choice(
     old, new = measured(config.model.weights), measured(result["weights"]["uri"])
     certificate = result["certificate"]
     for entry, task in zip([certificate["target"], *certificate["tasks"]], tasks.all, strict=True):
-        counts = asdict(paired(old, new, task, "cross_entropy"))  # the old model is the old one, after all that training
+        # The old model is the old one, after all that training.
+        counts = asdict(paired(old, new, task, "cross_entropy"))
         assert {name: entry[name] for name in counts if name in entry} == {
             n: c for n, c in counts.items() if n in entry
         }
@@ -57,6 +58,7 @@ def test_the_test_split_is_read_once_after_the_choice(
         "read train",
         "read val",
         "measuring the old model",
+        "diagnosing the last candidate",
         "choosing among candidates",
         "certifying on the test split",
         "read test",
