@@ -81,7 +81,7 @@ class ConstraintsConfig:
     """The constraints, METHOD 3. β, η, λ are in `units`; u and ε in the unit of the loss."""
 
     solver: str = "augmented_lagrangian"  # rule for λ, or a baseline: method/solvers.py, train/baselines.py
-    loss: str = "error"  # what u measures: cross_entropy, error (probability of being wrong), flips (its increases)
+    loss: str = "error"  # what u measures: cross_entropy, error (share wrong), flips (was right, is wrong)
     units: str = "objective"  # λ = 1 pushes as the objective does, η is per run; absolute: λ of METHOD (12), η per step
     beta: Any = 10.0  # β, penalty weight; or {TASK or attribute or default: …}
     schedule: str = "constant"  # of β: constant, or cosine (it rises from 0 over the run)

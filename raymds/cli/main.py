@@ -189,6 +189,21 @@ def report(options: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
+def diagnose(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Where the last candidate of a run stands: violations, KKT residual, conflicts, and what would help."""
+    from raymds.report.standing import stands
+    from raymds.train.revisit import diagnose_run
+
+    found = diagnose_run(options.run_uri)
+    told = stands(found)
+    assert told is not None
+    terminal.table(f"step {found['step']}", ("figure", "value", "meaning"), told["rows"])
+    for sentence in [*told["says"], *told["advice"]]:
+        terminal.say(sentence)
+    terminal.result(found)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="raymds", description="Develop a vision-language model further without losing what it could do before."
@@ -248,6 +263,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--address", metavar="URL", help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)")
 
     cli_release.add(verbs)
+
+    verb = verb_parser(verbs, "diagnose", diagnose, "raymds diagnose runs/fog")
+    verb.add_argument("run_uri", metavar="RUN", help="run directory of a cycle")
 
     verb = verb_parser(verbs, "report", report, "raymds report runs/fog --beside runs/none")
     verb.add_argument("run_uri", metavar="RUN", help="run directory")

@@ -3,7 +3,6 @@
 Legend of shapes: B examples, C classes of a label set, m protected tasks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,17 +13,34 @@ from torch import Tensor
 class TaskLoss:
     """What `constraints.loss` says that u measures; the gradient of METHOD (12) is cross-entropy's in all of them.
 
-    `levels(new_B, old_B)`: from each example's cross-entropies to its losses (old, new), whose difference is what h
-    averages. It is exactly 0 where the cross-entropies are equal.
+    No gradient goes through λ, so it may come from what is certified, whether an answer is wrong. Cross-entropy is
+    unbounded: a hopeless example that becomes less so pays for several that are lost. And where the softmax is flat a
+    class can lose most of its answers while their probabilities hardly move.
     """
 
     unit: str
-    levels: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    answers: bool  # of wrong answers, 0 or 1 per example; else of cross-entropies
+    gains: bool = True  # whether what was gained pays for what was lost
+
+    def levels(self, new_B: Tensor, old_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (old, new) from both models' values per example; h averages their difference, exactly 0 for equals."""
+        return (old_B, new_B) if self.gains else (torch.zeros_like(old_B), (new_B - old_B).clamp(min=0))
 
     def change(self, new_B: Tensor, old_B: Tensor) -> Tensor:
-        """Each example's part of h from its cross-entropies under the new and the old model: (B,), (B,) → (B,)."""
+        """Each example's part of h from its values under the new and the old model: (B,), (B,) → (B,)."""
         old, new = self.levels(new_B, old_B)
         return new - old
+
+    def values(self, cosine_BC: Tensor, label_B: Tensor, temperature: float) -> Tensor:
+        """What is compared of each example: (B, C) cosines with the label set's prompts → (B,)."""
+        return wrong(cosine_BC, label_B) if self.answers else zero_shot_losses(cosine_BC, label_B, temperature)
+
+
+LOSSES: dict[str, TaskLoss] = {
+    "cross_entropy": TaskLoss("nats", answers=False),
+    "error": TaskLoss("share wrong", answers=True),
+    "flips": TaskLoss("share flipped", answers=True, gains=False),  # METHOD (6)
+}
 
 
 def zero_shot_losses(cosine_BC: Tensor, label_B: Tensor, temperature: float) -> Tensor:
@@ -32,29 +48,9 @@ def zero_shot_losses(cosine_BC: Tensor, label_B: Tensor, temperature: float) -> 
     return torch.nn.functional.cross_entropy(cosine_BC / temperature, label_B, reduction="none")
 
 
-def error(cross_entropy_B: Tensor) -> Tensor:
-    """1 − p(y), the probability of being wrong under the softmax of the cross-entropy."""
-    return -torch.expm1(-cross_entropy_B)
-
-
-def _cross_entropy(new_B: Tensor, old_B: Tensor) -> tuple[Tensor, Tensor]:
-    return old_B, new_B
-
-
-def _error(new_B: Tensor, old_B: Tensor) -> tuple[Tensor, Tensor]:
-    return error(old_B), error(new_B)
-
-
-def _flips(new_B: Tensor, old_B: Tensor) -> tuple[Tensor, Tensor]:
-    """What was gained pays for nothing: max(p_old(y) − p(y), 0), the soft form of METHOD (6)."""
-    return torch.zeros_like(old_B), (error(new_B) - error(old_B)).clamp(min=0)
-
-
-LOSSES: dict[str, TaskLoss] = {
-    "cross_entropy": TaskLoss("nats", _cross_entropy),  # unbounded: a hopeless example made less so pays for a lost one
-    "error": TaskLoss("probability of being wrong", _error),
-    "flips": TaskLoss("probability lost", _flips),
-}
+def wrong(cosine_BC: Tensor, label_B: Tensor) -> Tensor:
+    """1 where the nearest prompt is another class's, else 0: (B, C), (B,) → (B,)."""
+    return (cosine_BC.argmax(dim=1) != label_B).to(cosine_BC)
 
 
 def task_sums(change_B: Tensor, task_B: Tensor, tasks: int) -> Tensor:

@@ -1,12 +1,8 @@
 """A search for the best setting that keeps everything: Ray Tune runs trials, each an ordinary cycle on Ray Train."""
 
-import os
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +104,7 @@ def _run(book: Book, config: Config, at_once: int, show: Show) -> None:
     proposals = _Proposals(book)
     # The processes of trials need no CPU of their own: with one each, workers would wait for them for ever.
     trial = tune.with_resources(_trial, {"node:__internal_head__": 1e-4})
-    with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, _quiet(proposals):
+    with driver.quiet_tune(proposals.stop_all) as folder:
         # Not a Tuner: that pickles what it is given, to be restored from files. What those would tell is in the book.
         tune.run(
             trial,
@@ -123,24 +119,6 @@ def _run(book: Book, config: Config, at_once: int, show: Show) -> None:
             raise_on_failed_trial=False,
             verbose=0,
         )
-
-
-@contextmanager
-def _quiet(proposals: "_Proposals") -> Iterator[None]:
-    """Tune without its tables and files, and with SIGTERM, which `ray job stop` sends, as a wish to stop."""
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    }
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: proposals.stop_all())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _trial(given: dict[str, Any]) -> None:

@@ -1,12 +1,8 @@
 """The jobs of a study on Ray Tune's grid: each an ordinary cycle on Ray Train, in a process of its own."""
 
-import os
-import signal
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,7 +48,7 @@ def run(jobs: Mapping[str, Work], at_once: int, ended: Ended, show: Show) -> boo
         grid.set_finished()  # type: ignore[no-untyped-call]
         switch.stop.remote()
 
-    with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, _quiet(stop):
+    with driver.quiet_tune(stop) as folder:
         # What Tune's own files would tell is in the run directories.
         tune.run(
             trial,
@@ -156,21 +152,3 @@ class _Progress(TrialProgressCallback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._done += 1
         self._ended(trial.config["job"], _DIED)
-
-
-@contextmanager
-def _quiet(stop: Callable[[], None]) -> Iterator[None]:
-    """Tune without its tables and files, and with SIGTERM, which `ray job stop` sends, as a wish to stop."""
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    }
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class ConstrainedCycle:
         self._scale = Scale(config, self._aggregator)
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
-        self.old_losses: list[Tensor] = []  # per task the old model's cross-entropy of the examples that λ sees
+        self.old_losses: list[Tensor] = []  # per task the old model's values of the examples that λ sees
         self.multiplier = torch.zeros(len(tasks.protected), dtype=torch.float64)  # running mean of λ
         self._labels = torch.tensor([task.label for task in tasks.protected])
 
@@ -67,7 +67,7 @@ class ConstrainedCycle:
         temperature = self._config.constraints.temperature
         old = evaluate(self.model, self._split, self.tasks, temperature, rows, substitutes=True)
         self.old_losses = [
-            torch.from_numpy(old.loss[task.attribute][np.searchsorted(rows, retained)])
+            old.values(task, self._config.constraints.loss, np.searchsorted(rows, retained))
             for task, retained in zip(self.tasks.protected, seen, strict=True)
         ]
 
@@ -147,7 +147,8 @@ class ConstrainedCycle:
         rows, pixels = (batch.example, loaded.examples) if loaded.held is None else (batch.held, loaded.held)
         assert rows is not None
         cosine_bC = self.model.cosines(self.model.classifiers(self.tasks.label_sets), pixels)
-        new = self._example_losses({name: cosine.cpu() for name, cosine in cosine_bC.items()}, batch.example_task)
+        cosine_bC = {name: cosine.cpu() for name, cosine in cosine_bC.items()}
+        new = self._example_losses(cosine_bC, batch.example_task, self._loss.values)
         old = torch.zeros_like(new, dtype=torch.float64)
         for k in np.unique(batch.example_task):
             here = np.flatnonzero(batch.example_task == k)
@@ -156,8 +157,10 @@ class ConstrainedCycle:
         sums = constraints.task_sums(change, torch.from_numpy(batch.example_task), len(self._labels))
         return sums.to(self.model.mean.device)
 
-    def _example_losses(self, cosine_bC: Mapping[str, Tensor], task_b: Rows) -> Tensor:
-        """CE of each example within the label set of its task: per attribute (b, C) → (b,)."""
+    def _example_losses(
+        self, cosine_bC: Mapping[str, Tensor], task_b: Rows, loss: Callable[[Tensor, Tensor, float], Tensor]
+    ) -> Tensor:
+        """`loss` of each example within the label set of its task: per attribute (b, C) → (b,)."""
         first = next(iter(cosine_bC.values()))
         losses = first.new_zeros(len(first))
         attributes = np.array([self.tasks.protected[k].attribute for k in task_b], dtype=object)
@@ -165,13 +168,13 @@ class ConstrainedCycle:
         for name, cosine in cosine_bC.items():
             here = torch.from_numpy(np.flatnonzero(attributes == name)).to(first.device)
             temperature = self._config.constraints.temperature
-            losses = losses.index_copy(0, here, constraints.zero_shot_losses(cosine[here], labels[here], temperature))
+            losses = losses.index_copy(0, here, loss(cosine[here], labels[here], temperature))
         return losses
 
     def _cross_entropies(self, loaded: Loaded, image: Tensor, prompts: Tensor, active: Tensor) -> Tensor:
         """L of the active examples, with their gradient, from their embeddings (a, D): (a,)."""
         cosines = {name: image @ prompts[self.tasks.columns(name)].T for name in self.tasks.classes}
-        return self._example_losses(cosines, loaded.batch.example_task[active.numpy()])
+        return self._example_losses(cosines, loaded.batch.example_task[active.numpy()], constraints.zero_shot_losses)
 
     def _example_weights(self, loaded: Loaded, multiplier: Tensor) -> Tensor:
         """Weight of each local example in METHOD (12): λ_k·τ₀ / (sampled tasks · examples of task k): (b,)."""

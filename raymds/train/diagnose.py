@@ -53,8 +53,8 @@ def diagnose(
 ) -> dict[str, Any]:
     """JSON-ready figures of the network's weights; the network holds `w_old` afterwards.
 
-    `old` and `new` are both models' results on val, `old_losses` the old model's cross-entropies of the examples that
-    λ was measured on, `multiplier` λ of METHOD (12) by task. Lengths of gradients are those of all trained parameters.
+    `old` and `new` are both models' results on val, `old_losses` the old model's values of the examples that λ
+    was measured on, `multiplier` λ of METHOD (12) by task. Lengths of gradients are those of all trained parameters.
     """
     loss, limits, names = cast.config.constraints.loss, cast.config.constraints, [t.name for t in cast.tasks.protected]
     looked = sorted(cast.tasks.protected, key=lambda task: -multiplier.get(task.name, 0.0))[:_TASKS]
@@ -145,7 +145,7 @@ def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:
     now = evaluate(cast.net, cast.train, cast.tasks, limits.temperature, rows, substitutes=True)
     found = {}
     for task, old, own in zip(cast.tasks.protected, old_losses, seen, strict=True):
-        new = torch.from_numpy(now.loss[task.attribute][np.searchsorted(rows, own)])
+        new = now.values(task, limits.loss, np.searchsorted(rows, own))
         found[task.name] = float(LOSSES[limits.loss].change(new, old).mean())
     return found
 
@@ -175,7 +175,7 @@ def cosines(names: Sequence[str], directions: Tensor) -> list[dict[str, Any]]:
 
 
 def _change(old: Evaluation, new: Evaluation, task: Task, loss: str) -> float:
-    return float(LOSSES[loss].change(new.losses(task), old.losses(task)).mean())
+    return float(LOSSES[loss].change(new.values(task, loss), old.values(task, loss)).mean())
 
 
 def _few(rows: Rows) -> Rows:

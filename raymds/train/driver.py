@@ -5,6 +5,7 @@ import copy
 import logging
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -170,7 +171,7 @@ def _fit(
         ),
     )
     begin = time.perf_counter()
-    with _stopped_by_sigterm(monitor), _Follower(monitor, show):
+    with _on_sigterm(monitor.stop.remote), _Follower(monitor, show):
         try:
             result: dict[str, Any] = cast(Any, trainer.fit()).return_value
         except ControllerError as error:
@@ -201,12 +202,24 @@ def _scaling(config: Config) -> ScalingConfig:
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm(monitor: Any) -> Iterator[None]:
-    """SIGTERM, which `ray job stop` sends, makes the workers write a checkpoint and end."""
+def quiet_tune(stop: Callable[[], None]) -> Iterator[str]:
+    """Tune without its tables, with a folder for files that nobody needs, and with `stop` at SIGTERM."""
+    os.environ |= {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    }
+    with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, _on_sigterm(stop):
+        yield folder
+
+
+@contextlib.contextmanager
+def _on_sigterm(stop: Callable[[], object]) -> Iterator[None]:
+    """SIGTERM, which `ray job stop` sends, calls `stop`; what runs then ends in a checkpoint."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: monitor.stop.remote())
+    before = signal.signal(signal.SIGTERM, lambda *_: stop())
     try:
         yield
     finally:

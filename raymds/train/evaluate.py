@@ -43,15 +43,18 @@ class Evaluation:
         """Share of the task's rows classified right."""
         return float(self.correct(task).mean())
 
-    def losses(self, task: Task) -> Tensor:
-        """Cross-entropy of each of the task's rows, (n_k,), whose mean is L_k of METHOD (1)."""
-        return torch.from_numpy(self.loss[task.attribute][self.rows(task)])
+    def values(self, task: Task, loss: str, rows: Rows | None = None) -> Tensor:
+        """What `constraints.LOSSES[loss]` compares of each of the task's rows (or of `rows`), fp64: (n_k,)."""
+        rows = self.rows(task) if rows is None else rows
+        if LOSSES[loss].answers:
+            return torch.from_numpy(self.predicted[task.attribute][rows] != task.label).double()
+        return torch.from_numpy(self.loss[task.attribute][rows])
 
 
 def paired(old: Evaluation, new: Evaluation, task: Task, loss: str) -> PairedCounts:
     """How a task's rows moved from the old model to the new one; `loss` names what its loss columns hold."""
     before, after = old.correct(task), new.correct(task)
-    loss_old, loss_new = LOSSES[loss].levels(new.losses(task), old.losses(task))
+    loss_old, loss_new = LOSSES[loss].levels(new.values(task, loss), old.values(task, loss))
     return PairedCounts(
         task=task.name,
         n=len(before),

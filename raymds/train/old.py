@@ -32,7 +32,7 @@ def key(config: Config, data: str, device: torch.device) -> str:
         "on_corrupt": config.data.on_corrupt,
         "task": asdict(config.task),
         "temperature": config.constraints.temperature,
-        "held_out": config.constraints.held_out,  # whose losses are kept
+        "retained": (config.constraints.loss, config.constraints.held_out),  # what is kept, and of which examples
         "seed": config.run.seed,
         "device": device.type,
         "code": code_digest(),
