@@ -2,7 +2,7 @@
 
 import pytest
 
-from raymds.config import TaskConfig
+from raymds.config import Config, TaskConfig
 from raymds.errors import UsageError
 from raymds.tasks import check_per_task, resolve
 
@@ -40,15 +40,23 @@ def test_errors(target: str, protect: list[str], message: str) -> None:
         resolve(TaskConfig(target, protect, 10, PROMPTS), VOCABULARIES)
 
 
-def test_a_tolerance_of_no_protected_task_is_an_error_that_names_the_nearest() -> None:
+@pytest.mark.parametrize("key", ["select.tolerance", "constraints.slack", "constraints.beta"])
+def test_a_value_of_no_protected_task_is_an_error_that_names_the_nearest(key: str) -> None:
     tasks = resolve(TaskConfig("weather:foggy", ["weather", "scene"], 10, PROMPTS), VOCABULARIES)
-    check_per_task(0.01, tasks)
-    check_per_task({"default": 0.0, "scene": 0.01, "scene:tunnel": 0.02}, tasks)
-    for key in ("scene:tunel", "weather:foggy"):
-        with pytest.raises(UsageError, match=f"select\\.tolerance: '{key}' is no protected task"):
-            check_per_task({key: 0.01}, tasks)
+    section, name = key.split(".")
+
+    def check(value: object) -> None:
+        config = Config()
+        setattr(getattr(config, section), name, value)
+        check_per_task(config, tasks)
+
+    check(0.01)
+    check({"default": 0.0, "scene": 0.01, "scene:tunnel": 0.02})
+    for wrong in ("scene:tunel", "weather:foggy"):
+        with pytest.raises(UsageError, match=f"{key}: '{wrong}' is no protected task"):
+            check({"default": 0.0, wrong: 0.01})
     with pytest.raises(UsageError, match=r"did you mean 'scene:tunnel'\?"):
-        check_per_task({"scene:tunel": 0.01}, tasks)
+        check({"scene:tunel": 0.01})
 
 
 def test_a_prompt_without_a_place_for_the_class() -> None:

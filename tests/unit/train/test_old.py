@@ -38,8 +38,16 @@ def test_a_flipped_byte_is_named(tmp_path: Path) -> None:
         old.recall(str(tmp_path), "key", CPU)
 
 
-@pytest.mark.parametrize(("section", "name", "value"), [("constraints", "temperature", 0.1), ("run", "seed", 1)])
-def test_another_setting_has_another_key(config: Config, section: str, name: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("constraints", "temperature", 0.1),
+        ("constraints", "held_out", 0.4),  # others are kept
+        ("constraints", "loss", "error"),  # something else is kept
+        ("run", "seed", 1),
+    ],
+)
+def test_another_setting_has_another_key(config: Config, section: str, name: str, value: float | str) -> None:
     before = old.key(config, "data", CPU)
     assert old.key(config, "data", CPU) == before
     assert old.key(config, "other data", CPU) != before

@@ -1,0 +1,68 @@
+"""The figures of a diagnosis, by hand and on the model that has not moved."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from raymds.config import Config
+from raymds.data.shards import DataSet
+from raymds.errors import UsageError
+from raymds.model import load
+from raymds.tasks import resolve
+from raymds.train.cycle import ConstrainedCycle
+from raymds.train.diagnose import Cast, conditioning, cosines, diagnose, stationarity
+from raymds.train.evaluate import evaluate
+from raymds.train.limits import build_sampler
+from raymds.train.revisit import diagnose_run
+
+G = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def test_residual_with_the_solvers_multipliers_and_with_the_best() -> None:
+    g_F = torch.tensor([3.0, -4.0, 0.0])
+    found = stationarity(g_F, G, torch.tensor([1.0, 0.0]))
+    assert found["kkt_residual"] == pytest.approx((9 + 4) ** 0.5 / 5)
+    assert found["least_residual"] == pytest.approx(3 / 5)  # with λ = (2, 0)
+
+
+def test_conditioning_is_of_what_is_violated_or_else_the_smallest_singular_value() -> None:
+    assert conditioning(G, torch.tensor([0.5, -1.0])) == pytest.approx(2.0)
+    assert conditioning(G, torch.tensor([-0.5, -1.0])) == pytest.approx(1.0)
+    assert conditioning(torch.tensor([[1.0, 1.0], [1.0, 1.0]]), torch.zeros(2)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_cosines_name_the_most_contrary_pair_first() -> None:
+    found = cosines(["a", "b", "c"], torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
+    assert found[0] == {"of": ["a", "c"], "cosine": pytest.approx(-1.0)}
+    assert [pair["cosine"] for pair in found[1:]] == pytest.approx([0.0, 0.0])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "error", "flips"])
+def test_the_unchanged_model_violates_nothing_and_its_objective_is_the_old_one(config: Config, loss: str) -> None:
+    config.constraints.loss, config.constraints.held_out, config.task.retained = loss, 0.5, 10
+    data = DataSet.open(config.data.uri)
+    tasks = resolve(config.task, data.attributes)
+    net, train, val = (
+        load(config.model.name, config.model.weights, tasks.heads, 4, 0),
+        data.load("train"),
+        data.load("val"),
+    )
+    sampler = build_sampler(train, tasks, config)
+    training = ConstrainedCycle(net, train, tasks, sampler, config)
+    training.measure_old()
+    same = evaluate(net, val, tasks, config.constraints.temperature)
+    cast = Cast(config, tasks, net, sampler, train, val)
+    found = diagnose(cast, net.weights(), training.old_losses, {}, same, same)
+    assert set(found["h"]["train"].values()) | set(found["h"]["val"].values()) == {0.0}
+    assert found["violation"] == {"train": 0.0, "val": 0.0}
+    assert found["part"] == "held_out"
+    assert found["kkt_residual"] == pytest.approx(1.0)  # λ = 0
+    assert found["least_residual"] <= 1.0
+    assert all(F["old"] == F["new"] for F in found["objective"].values())
+    assert found["delta"]["with_heads"] >= found["delta"]["without_heads"] >= 0
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run"):
+        diagnose_run(str(tmp_path))
