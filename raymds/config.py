@@ -83,11 +83,11 @@ class ConstraintsConfig:
     solver: str = "augmented_lagrangian"  # rule for λ, or a baseline: method/solvers.py, train/baselines.py
     loss: str = "error"  # what u measures: cross_entropy, error (share wrong), flips (was right, is wrong)
     units: str = "objective"  # λ = 1 pushes as the objective does, η is per run; absolute: λ of METHOD (12), η per step
-    beta: Any = 10.0  # β, penalty weight; or {TASK or attribute or default: …}
+    beta: Any = 3.0  # β, penalty weight; or {TASK or attribute or default: …}
     schedule: str = "constant"  # of β: constant, or cosine (it rises from 0 over the run)
     growth: float = 1.0  # what β of a task is multiplied by once it was infeasible for as many steps as the run has
-    start: float = 0.3  # λ of the first step, where the solver remembers λ
-    eta: float = 100.0  # η, rise of a multiplier per unit of u
+    start: float = 0.5  # λ of the first step, where the solver remembers λ
+    eta: float = 20.0  # η, rise of a multiplier per unit of u
     rho: float = 0.02  # ρ, the u at which smoothed_hinge is full
     lambda_min: float = 0.01  # the least λ of multiplicative
     lambda_max: float = 100.0  # the largest μ and λ of augmented_lagrangian, pi, multiplicative

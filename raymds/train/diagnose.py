@@ -135,7 +135,8 @@ class _Gradients:
         return torch.stack(parts).sum() / (P * len(negative)), contrastive.objective(log_g[0], log_g[1], t)
 
     def _pixels(self, split: Split, rows: Rows) -> Tensor:
-        return clean_pixels(split, rows, self._net.preprocess).to(self._net.mean.device)
+        pixels = clean_pixels(split, rows, self._net.preprocess, substitutes=False)  # one that is damaged is black
+        return pixels.to(self._net.mean.device)
 
 
 def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:

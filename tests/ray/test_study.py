@@ -133,6 +133,6 @@ def test_a_finished_study_runs_nothing_and_another_is_refused(
 def test_a_cell_that_fails_is_said_and_ends_no_other(written: Path, tmp_path: Path) -> None:
     overrides = [f"uri={tmp_path / 'study'}", "seeds=[0]", "trials=1", "methods={diverging: {optim.lr: 1e30}}"]
     plan = load_plan(yaml.safe_load(written.read_text()) | {"methods": {}}, overrides)
-    with pytest.raises(Exception, match=r"1 failed, .*diverging/seed-0: the loss of .* lower optim.lr"):
+    with pytest.raises(Exception, match=r"1 failed, .*diverging/seed-0: step 1: the loss of .* lower optim.lr"):
         study.conduct(plan, silent)
     assert "0 of 1" in (tmp_path / "study" / "table.md").read_text()
