@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from raymds.errors import UsageError
+from raymds.method.solvers import SOLVERS
 from raymds.report import charts, search
 from raymds.report.files import RunFiles
 from raymds.report.standing import stands
@@ -138,7 +139,8 @@ def _handed_over(run: RunFiles) -> Json:
     """
     measured, solver = measured_of(run), str((run.outcome or {})["solver"])
     trained = [e for e in _records(run, "eval") if e["step"] > 0]
-    if solver in ("none", "regularize") and trained:
+    seeks = solver in SOLVERS and SOLVERS[solver].feasible
+    if not seeks and trained:
         best = max(trained, key=lambda e: (e["target"]["new"], -e["step"]))
         return {**best, "solver": solver, "rule": "highest target accuracy"}
     return {**measured.validation, "solver": solver, "step": measured.step, "rule": measured.role}

@@ -29,7 +29,8 @@ def stands(outcome: Json) -> Json | None:
         ("F on train", _moved(F["train"]), "the objective, old → new"),
         ("F on val", _moved(F["val"]), "where it fell on train alone, the target's pairs were learned by heart"),
     ]  # fmt: skip
-    return {"says": found.get("says", []), "advice": outcome.get("advice", []), "rows": rows}
+    says = found.get("says", [])
+    return {"says": says, "advice": [s for s in outcome.get("advice", []) if s not in says], "rows": rows}
 
 
 def _number(value: float | None) -> str:

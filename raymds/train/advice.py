@@ -42,16 +42,20 @@ def overfitted(diagnosis: Json) -> str | None:
     return None
 
 
+def says(diagnosis: Json) -> list[str]:
+    """What is worth a word whatever the outcome: conflicts, pairs learned by heart."""
+    learned = overfitted(diagnosis)
+    return conflicts(diagnosis) + ([learned] if learned else [])
+
+
 def advise(diagnosis: Json, evals: Sequence[Json]) -> list[str]:
     """Why there is no feasible candidate with a gain, and whether steps, examples, model or tolerance would help."""
-    said = conflicts(diagnosis)
+    said = says(diagnosis)
     late = [record for record in evals if record["step"] > 0]
     if not late:
         return said
     gaining = [record for record in late if record["target"]["delta"] > 0]
     nearest = max(gaining or late, key=lambda record: float(record["margin"]))
-    learned = overfitted(diagnosis)
-    said += [learned] if learned else []
     if not gaining:
         return [*said, _no_gain(late, diagnosis)]
     said += _examples(diagnosis, nearest)

@@ -7,7 +7,7 @@ from raymds.data.shards import DataSet
 from raymds.run import MetricsLog, RunDirectory, digests
 from raymds.store import uri as storage
 from raymds.train import select
-from raymds.train.advice import advise, conflicts, overfitted
+from raymds.train.advice import advise, says
 
 SCHEMA = 1
 
@@ -54,8 +54,7 @@ def _found(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
     if diagnosis is None:
         return {}
     evals = {r["step"]: r for r in MetricsLog(run).records if r["event"] == "eval"}
-    learned = overfitted(diagnosis)
-    diagnosis |= {"says": conflicts(diagnosis) + ([learned] if learned else [])}
+    diagnosis |= {"says": says(diagnosis)}
     return {"diagnosis": diagnosis, "advice": advise(diagnosis, [evals[step] for step in sorted(evals)])}
 
 

@@ -198,4 +198,4 @@ def _sketched(vector: Tensor) -> Tensor:
     random = np.random.Generator(np.random.Philox(len(vector)))
     place = torch.from_numpy(random.integers(0, _SKETCH, len(vector)))
     sign = torch.from_numpy(random.integers(0, 2, len(vector)) * 2 - 1)
-    return torch.zeros(_SKETCH, dtype=vector.dtype).index_add_(0, place, vector.cpu() * sign.to(vector))
+    return torch.zeros(_SKETCH, dtype=vector.dtype).index_add_(0, place, vector.cpu() * sign.to(vector.dtype))

@@ -11,7 +11,7 @@ from raymds.run import MetricsLog, RunDirectory
 from raymds.store import objects
 from raymds.tasks import resolve
 from raymds.train import checkpoint, ending
-from raymds.train.advice import advise, conflicts, overfitted
+from raymds.train.advice import advise, says
 from raymds.train.cycle import candidate_weights
 from raymds.train.diagnose import Cast, diagnose
 from raymds.train.evaluate import evaluate
@@ -35,6 +35,8 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     if not steps:
         raise UsageError(f"{uri}: has reached no checkpoint yet; the same command that began it goes on with it")
     _, weights, state = checkpoint.load(ending.checkpoint_uri(config, f"step-{max(steps):07d}"))
+    if "lambda" not in state:
+        raise UsageError(f"{uri}: its checkpoints hold no λ: it was made by another version of raymds")
     data = DataSet.open(config.data.uri, config.data)
     tasks = resolve(config.task, data.attributes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,7 +50,6 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     losses = [state[f"old_losses.{k}"] for k in range(len(names))]
     cast = Cast(config, tasks, net, build_sampler(train, tasks, config), train, val)
     found = diagnose(cast, w_old, losses, dict(zip(names, state["lambda"].tolist(), strict=True)), old, new)
-    learned = overfitted(found)
     evals = {record["step"]: record for record in log if record["event"] == "eval"}
-    found["says"] = conflicts(found) + ([learned] if learned else [])
+    found["says"] = says(found)
     return {"step": max(steps), "diagnosis": found, "advice": advise(found, [evals[step] for step in sorted(evals)])}

@@ -20,6 +20,7 @@ from raymds.train import baselines
 from raymds.train.cycle import ConstrainedCycle
 from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.limits import build_sampler
+from tests.unit.train.same import assert_same
 
 Build = Callable[..., tuple[ConstrainedCycle, Loader, Sampler]]
 
@@ -71,12 +72,7 @@ def test_two_and_two_steps_equal_four(build: Build, config: Config, solver: str)
     for step in range(2, 4):
         second.step(loader.get(step))
 
-    for name, value in whole.model.weights().items():
-        assert torch.equal(value, second.model.weights()[name]), name
-    state = second.state_dict()
-    assert state.keys() == whole.state_dict().keys()
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value.nan_to_num(-7.0), state[name].nan_to_num(-7.0)), name
+    assert_same(whole, second)
 
 
 def moved(training: ConstrainedCycle) -> None:
