@@ -38,17 +38,25 @@ class Recipe:
     steps: int  # of the old model's pretraining
     retained: int = 1000
     lr: float = 1.5e-3  # of the pretraining
+    tolerance: float = 0.01
 
 
 SETS = {
     "fashion": Recipe(
         fashion,
         # Sneakers are no target: 8 of them among 8,000 rows were enough for 76 % on val.
-        [Goal("kind:shirt", "old-shirt"), Goal("kind:pullover", "old-pullover")],
+        [Goal("kind:shirt", "old-shirt"), Goal("kind:pullover", "old-pullover", share=0.002)],
         {"kind": "a photo of a {}."},
         300,
     ),
-    "digits": Recipe(digits, [Goal("digit:eight", share=0.003)], {"digit": "the digit is {}."}, 300, retained=50),
+    "digits": Recipe(
+        digits,
+        [Goal("digit:eight", share=0.003)],
+        {"digit": "the digit is {}."},
+        300,
+        retained=50,
+        tolerance=0.03,  # 40 images of a class on val: one of them is 2.5 points
+    ),
     "fashion-fog": Recipe(
         fashion_fog,
         [Goal("weather:fog", share=0.001)],
@@ -58,9 +66,9 @@ SETS = {
     "scenes": Recipe(
         scenes,
         [
-            Goal("weather:foggy", "old-foggy"),
+            Goal("weather:foggy", "old-foggy", share=0.003),
             Goal("weather:overcast", "old-overcast"),
-            Goal("scene:tunnel", "old-tunnel"),
+            Goal("scene:tunnel", "old-tunnel", share=0.002),
         ],
         {"weather": "the weather is {}.", "scene": "the scene is a {}.", "timeofday": "the time of day is {}."},
         300,
@@ -122,8 +130,8 @@ def preset(making: Making, recipe: Recipe, goal: Goal, weights: str) -> Path:
             "prompts": dict(recipe.prompts),
         },
         "objective": {"batch": 64},
-        "optim": {"lr": 3.5e-4, "warmup": 20, "steps": 300},
-        "select": {"every": 50, "tolerance": 0.01},
+        "optim": {"lr": 3.5e-4, "warmup": 20, "steps": 400},
+        "select": {"every": 40, "tolerance": recipe.tolerance},
     }
     path = making.folder / f"{making.old(goal.label.replace(' ', '-'))}.yaml"
     path.write_text(f"# raymds finetune {path} run.uri=RUN\n" + yaml.safe_dump(content, sort_keys=False))

@@ -154,9 +154,9 @@ def fashion_fog(making: Making, goals: Sequence[Goal]) -> None:
 def digits(making: Making, goals: Sequence[Goal]) -> None:
     """Hand-written digits; test is what the others leave."""
     shown, dice = pictures.digits(), np.random.default_rng(0)
-    old = olds(shown.labels, goals, making.rows(600, 200), dice)
+    old = olds(shown.labels, goals, making.rows(500, 200), dice)
     left = _left(len(shown.gray), old, dice)
-    train, val = making.rows(500, 100), making.rows(300, 100)
+    train, val = making.rows(500, 100), making.rows(400, 100)
     test = left[train + val :][: 100 if making.small else None]
     _deal(making, shown, old, {"train": left[:train], "val": left[train : train + val], "test": test}, goals)
 

@@ -80,13 +80,13 @@ class ObjectiveConfig:
 class ConstraintsConfig:
     """The constraints, METHOD 3. β, η, λ are in `units`; u and ε in the unit of the loss."""
 
-    solver: str = "augmented_lagrangian"  # rule for λ, or a baseline: method/solvers.py, train/baselines.py
+    solver: str = "multiplicative"  # rule for λ, or a baseline: method/solvers.py, train/baselines.py
     loss: str = "error"  # what u measures: cross_entropy, error (share wrong), flips (was right, is wrong)
     units: str = "objective"  # λ = 1 pushes as the objective does, η is per run; absolute: λ of METHOD (12), η per step
     beta: Any = 3.0  # β, penalty weight; or {TASK or attribute or default: …}
     schedule: str = "constant"  # of β: constant, or cosine (it rises from 0 over the run)
     growth: float = 1.0  # what β of a task is multiplied by once it was infeasible for as many steps as the run has
-    start: float = 0.5  # λ of the first step, where the solver remembers λ
+    start: float = 0.3  # λ of the first step, where the solver remembers λ
     eta: float = 20.0  # η, rise of a multiplier per unit of u
     rho: float = 0.02  # ρ, the u at which smoothed_hinge is full
     lambda_min: float = 0.01  # the least λ of multiplicative
@@ -94,6 +94,7 @@ class ConstraintsConfig:
     temperature: float = 0.05  # τ₀ of METHOD (12)
     gamma: float = 0.1  # γ₂ of METHOD (11), in (0, 1]
     slack: Any = 0.0  # ε of METHOD (1); negative: a margin; or {TASK or attribute or default: …}
+    margin: float = 2.0  # standard errors of u, as a task's examples are a sample, by which it is held more
     held_out: float = 0.0  # share of the retained examples that λ is measured on and nothing is trained on
     tasks_per_step: Any = "all"  # protected tasks sampled per step: a number, or all
     images_per_task: int = 10  # examples per sampled task and step, all ranks together
@@ -115,7 +116,7 @@ class SelectConfig:
     """Choice, rescue, certificate, METHOD 6."""
 
     every: int = 600  # steps between checkpoints, each evaluated on val
-    average: float = 0.0  # candidates are running means of the weights with this decay per step; 0: the weights
+    average: float = 0.98  # candidates are running means of the weights with this decay per step; 0: the weights
     interpolate: bool = True  # try w_old + α(w − w_old) where a candidate violates
     tolerance: Any = 0.0  # largest loss that still counts as retained, a fraction; or {TASK or attribute or default: …}
     confidence: float = 0.95  # joint confidence of the certificate's bounds

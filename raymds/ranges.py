@@ -50,6 +50,7 @@ def _per_task(holds: Callable[[Any], bool], *, default: bool = False) -> Callabl
 
 _POSITIVE = (lambda v: v > 0, "has to be above 0")
 _NOT_NEGATIVE = (lambda v: v >= 0, "has to be 0 or more")
+_FINITE = (lambda v: 0 <= v < math.inf, "has to be 0 or more, and finite")
 _SHARE = (lambda v: 0 < v < 1, "has to lie between 0 and 1, both excluded")
 _BLOCKS = (lambda v: v == "all" or (type(v) is int and v >= 0), "has to be all, or a number of blocks")
 _GAMMA = (lambda v: 0 < v <= 1, "has to lie in (0, 1]")
@@ -78,14 +79,15 @@ RULES: list[Rule] = [
     ),
     ("constraints.schedule", lambda v: v in {"constant", "cosine"}, "has to be constant or cosine"),
     ("constraints.growth", lambda v: 1 <= v < math.inf, "has to be 1 or more"),
-    ("constraints.start", *_NOT_NEGATIVE),
-    ("constraints.eta", *_NOT_NEGATIVE),
-    ("constraints.rho", *_POSITIVE),
+    ("constraints.start", *_FINITE),
+    ("constraints.eta", *_FINITE),
+    ("constraints.rho", lambda v: 0 < v < math.inf, "has to be above 0, and finite"),
     ("constraints.lambda_min", *_POSITIVE),
     ("constraints.lambda_max", *_POSITIVE),
     ("constraints.temperature", *_POSITIVE),
     ("constraints.gamma", *_GAMMA),
     ("constraints.slack", _per_task(math.isfinite), "has to be a finite number, or one by task, attribute, default"),
+    ("constraints.margin", *_FINITE),
     ("constraints.held_out", lambda v: 0 <= v < 1, "is a share: 0 or more and below 1"),
     ("constraints.tasks_per_step", lambda v: v == "all" or (type(v) is int and v > 0), "has to be all or above 0"),
     ("constraints.images_per_task", *_POSITIVE),

@@ -69,12 +69,14 @@ def overrides(data_uri: str, weights: str, run_uri: str) -> list[str]:
         "constraints.solver=squared_hinge",
         "constraints.loss=cross_entropy",
         "constraints.units=absolute",
+        "constraints.margin=0",
         "constraints.gamma=0.8",
         "constraints.beta=1000",
         "optim.lr=1e-4",
         "optim.warmup=2",
         "optim.steps=8",
         "select.every=4",
+        "select.average=0",
         "select.tolerance=0.5",
     ]
 

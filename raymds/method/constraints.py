@@ -54,10 +54,11 @@ def wrong(cosine_BC: Tensor, label_B: Tensor) -> Tensor:
 
 
 def task_sums(change_B: Tensor, task_B: Tensor, tasks: int) -> Tensor:
-    """Per task the sum of the changes and the number of examples: (B,), (B,) → (2, m) in fp64."""
-    sums = torch.zeros(2, tasks, dtype=torch.float64, device=change_B.device)
-    sums[0].index_add_(0, task_B, change_B.double())
-    sums[1].index_add_(0, task_B, torch.ones_like(task_B, dtype=torch.float64))
+    """Per task the sum of the changes, the number of examples, the sum of squares: (B,), (B,) → (3, m) in fp64."""
+    sums = torch.zeros(3, tasks, dtype=torch.float64, device=change_B.device)
+    change_B = change_B.double()
+    for row, value_B in zip(sums, (change_B, torch.ones_like(change_B), change_B**2), strict=True):
+        row.index_add_(0, task_B, value_B)
     return sums
 
 

@@ -47,7 +47,7 @@ class ConstrainedCycle:
         self._learner = Learner(model, config.optim)
         self._start = [p.detach().clone() for p in self._learner.parameters] if self._baseline else []
         self._fisher: list[Tensor] = []
-        self._aggregator = aggregator(config, tasks)
+        self._aggregator = aggregator(config, tasks, sampler)
         self._scale = Scale(config, self._aggregator)
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
@@ -142,7 +142,7 @@ class ConstrainedCycle:
 
     @torch.no_grad()
     def _changes(self, loaded: Loaded) -> Tensor:
-        """Σ(ℓ(w) − ℓ(w_old)) and counts per task over this rank's examples: (2, m), METHOD (11)."""
+        """Σ(ℓ(w) − ℓ(w_old)) per task over this rank's examples, their numbers and squares: (3, m), METHOD (11)."""
         batch = loaded.batch
         rows, pixels = (batch.example, loaded.examples) if loaded.held is None else (batch.held, loaded.held)
         assert rows is not None

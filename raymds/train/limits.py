@@ -20,7 +20,7 @@ _EVERY = 25  # steps between measurements of the scale
 _SIGNS = 9  # stream of random numbers, beside those of the sampler
 
 
-def aggregator(config: Config, tasks: Tasks) -> ConstraintAggregator:
+def aggregator(config: Config, tasks: Tasks, sampler: Sampler) -> ConstraintAggregator:
     """The aggregator that a config asks for; that of a baseline only tracks u, its λ is 0.
 
     In the objective's units η is per run, so that neither the number of steps nor how many tasks a step samples
@@ -39,8 +39,9 @@ def aggregator(config: Config, tasks: Tasks) -> ConstraintAggregator:
     )
     slack = torch.tensor([of_task(limits.slack, name) for name in names], dtype=torch.float64)
     solver = SOLVERS.get(limits.solver, SOLVERS["none"])
+    sizes = torch.tensor([len(rows) for rows in sampler.seen], dtype=torch.float64)
     return ConstraintAggregator(
-        slack, solver, settings, limits.gamma,
+        slack, solver, settings, limits.gamma, margin=limits.margin / sizes.sqrt(),
         steps=config.optim.steps, rising=limits.schedule == "cosine", growth=limits.growth,
     )  # fmt: skip
 

@@ -1,6 +1,9 @@
 """The data sets of benchmarks/datasets.py, at their smallest: counts, splits without common rows, rare targets."""
 
 import io
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -91,3 +95,32 @@ def test_things_come_in_turn_in_val_and_the_target_is_rare_in_the_old_set(
     found = rows(new) + rows(old)
     assert len({row["id"] for row in found}) == len({row["image"] for row in found}) == 2 * 480 + 2 * 320
     assert datasets.measured(presets[0])["classes"] == 319
+
+
+def test_cycles_of_the_benchmarks_run_at_their_smallest(cluster: None, datasets: Any, tmp_path: Path) -> None:
+    folder, (preset,) = made(datasets, tmp_path, "digits")
+    content = yaml.safe_load(preset.read_text())
+    content["task"]["retained"], content["objective"]["batch"] = 8, 8
+    content["constraints"] = {"images_per_task": 2}
+    content["optim"]["steps"], content["select"]["every"] = 2, 1
+    preset.write_text(yaml.safe_dump(content))
+
+    def shares(out: str) -> dict[str, dict[str, float]]:
+        settings = ["--points", "1", "--solvers", "hinge", "multiplicative", "--losses", "error", "--json", out]
+        command = [sys.executable, str(FOLDER / "carry_over.py"), str(tmp_path / "kept"), str(preset), *settings]
+        subprocess.run(command, check=True)
+        found: dict[str, dict[str, float]] = json.loads(Path(out).read_text())
+        return found
+
+    first = shares(str(tmp_path / "first.json"))
+    assert set(first) == {"hinge, error", "multiplicative, error"}
+    assert all(share in {0.0, 1.0} for by_preset in first.values() for share in by_preset.values())
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.json")}
+    assert len(kept) == 2
+    assert shares(str(tmp_path / "again.json")) == first
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was trained again
+    searched = [str(folder / "data"), content["model"]["weights"], str(tmp_path / "searched"), "--preset", str(preset)]
+    out = tmp_path / "search.json"
+    command = [sys.executable, str(FOLDER / "search_cycles.py"), *searched, "--trials", "2", "--json", str(out)]
+    subprocess.run(command, check=True)
+    assert json.loads(out.read_text())["trials"] == 2

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from raymds.method import constraints
 from raymds.method.aggregator import ConstraintAggregator
@@ -19,8 +20,8 @@ def test_zero_shot_loss_by_hand() -> None:
 
 
 def test_task_sums_count_each_tasks_examples() -> None:
-    sums = constraints.task_sums(torch.tensor([1.0, 2.0, -4.0]), torch.tensor([2, 0, 2]), 4)
-    assert sums.tolist() == [[2.0, 0.0, -3.0, 0.0], [1.0, 0.0, 2.0, 0.0]]
+    found = constraints.task_sums(torch.tensor([1.0, 2.0, -4.0]), torch.tensor([2, 0, 2]), 4)
+    assert found.tolist() == [[2.0, 0.0, -3.0, 0.0], [1.0, 0.0, 2.0, 0.0], [4.0, 0.0, 17.0, 0.0]]
 
 
 def test_tracking_starts_each_task_at_its_own_first_estimate() -> None:
@@ -58,28 +59,43 @@ def test_a_gain_counts_in_error_and_not_in_flips() -> None:
         assert held.change(new, old).tolist() == [expected]
 
 
-def aggregator(slack: list[float], beta: float, gamma: float = 0.5) -> ConstraintAggregator:
+def aggregator(slack: list[float], beta: float, gamma: float = 0.5, margin: float = 0.0) -> ConstraintAggregator:
     settings = Settings(beta=torch.full((len(slack),), beta, dtype=torch.float64))
-    return ConstraintAggregator(torch.tensor(slack), SOLVERS["squared_hinge"], settings, gamma)
+    return ConstraintAggregator(torch.tensor(slack), SOLVERS["squared_hinge"], settings, gamma, margin=margin)
+
+
+def sums(change: list[float], count: list[float], square: list[float] | None = None) -> Tensor:
+    """What a step adds up per task."""
+    return torch.tensor([change, count, square or [0.0] * len(change)], dtype=torch.float64)
+
+
+def test_margin_asks_for_standard_errors_of_the_examples() -> None:
+    limits = aggregator([0.0, 0.1, 0.0], beta=100, gamma=1.0, margin=2 / math.sqrt(25))
+    changes = torch.tensor([1.0, 0.0, 0.0, 0.0, -1.0, 1.0, 0.0, 0.0])  # five of task 0, three of task 1
+    multiplier, _ = limits.update(constraints.task_sums(changes, torch.tensor([0] * 5 + [1] * 3), 3))
+    errors = [float(part.std(correction=0)) / 5 for part in (changes[:5], changes[5:])]  # of 25, whatever a step draws
+    assert multiplier.tolist() == pytest.approx([200 * errors[0], 100 * (1 / 3 - 0.1) + 200 * errors[1], 0])
+    assert limits.u[:2].tolist() == pytest.approx([0.0, 1 / 3 - 0.1])  # u is METHOD (11)'s
+    assert limits.update(sums([0.0] * 3, [4.0] * 3))[0].tolist() == [0.0] * 3  # nothing changed: exactly 0
 
 
 def test_aggregator_hinges_the_mean_and_leaves_unsampled_tasks_alone() -> None:
     limits = aggregator([0.0, 0.0, 0.5], beta=10)
-    multiplier, count = limits.update(torch.tensor([[3.0, 0.0, 3.0], [2.0, 0.0, 2.0]]))
+    multiplier, count = limits.update(sums([3.0, 0.0, 3.0], [2.0, 0.0, 2.0]))
     assert multiplier.tolist() == [15.0, 0.0, 10.0]  # slack is taken off the mean: 1.5 − 0.5
     assert count.tolist() == [2.0, 0.0, 2.0]
-    multiplier, _ = limits.update(torch.tensor([[-1.0, 4.0, 0.0], [1.0, 1.0, 0.0]]))
+    multiplier, _ = limits.update(sums([-1.0, 4.0, 0.0], [1.0, 1.0, 0.0]))
     assert multiplier.tolist() == [2.5, 40.0, 0.0]  # task 2 keeps its u, and λ = 0 without examples
     assert limits.u.tolist() == [0.25, 4.0, 1.0]
 
 
 def test_aggregator_state_survives() -> None:
     one = aggregator([0.0, 0.0], beta=1)
-    one.update(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    one.update(sums([1.0, 0.0], [1.0, 0.0]))
     two = aggregator([0.0, 0.0], beta=1)
     two.load_state_dict(one.state_dict())
-    sums = torch.tensor([[0.2, 0.7], [1.0, 1.0]])
-    assert torch.equal(one.update(sums)[0], two.update(sums)[0])
+    again = sums([0.2, 0.7], [1.0, 1.0])
+    assert torch.equal(one.update(again)[0], two.update(again)[0])
     assert torch.equal(one.u, two.u)
 
 
@@ -96,7 +112,7 @@ def test_a_problem_with_known_solution_and_multiplier() -> None:
     for _ in range(4000):
         h = w.sum() - 1
         noisy = h.detach() + 0.002 * torch.randn((), generator=generator, dtype=torch.float64)
-        multiplier, _ = limits.update(torch.stack([noisy, torch.ones_like(noisy)])[:, None])
+        multiplier, _ = limits.update(sums([float(noisy)], [1.0]))
         objective = (w[0] - 2) ** 2 + (w[1] - 1) ** 2
         (gradient,) = torch.autograd.grad(objective + multiplier[0] * h, w)
         w = (w - 2e-3 * gradient).detach().requires_grad_()

@@ -25,7 +25,8 @@ def make(solver: str, tasks: int, gamma: float = 1.0, *, beta: float = 1.0, **mo
 
 def sums(*h: float | None) -> Tensor:
     """What a step adds up of one example per task; None: the task is not sampled."""
-    return torch.stack([t(*[x or 0.0 for x in h]), t(*[float(x is not None) for x in h])])
+    change = t(*[x or 0.0 for x in h])
+    return torch.stack([change, t(*[float(x is not None) for x in h]), change**2])
 
 
 U, MU = t(-0.5, 0.0, 0.5, 0.02), t(60.0, 1.0, 1.0, 0.0)
