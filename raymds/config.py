@@ -86,8 +86,8 @@ class ConstraintsConfig:
     beta: Any = 3.0  # β, penalty weight; or {TASK or attribute or default: …}
     schedule: str = "constant"  # of β: constant, or cosine (it rises from 0 over the run)
     growth: float = 1.0  # what β of a task is multiplied by once it was infeasible for as many steps as the run has
-    start: float = 0.3  # λ of the first step, where the solver remembers λ
-    eta: float = 20.0  # η, rise of a multiplier per unit of u
+    start: float = 0.4  # λ of the first step, where the solver remembers λ
+    eta: float = 30.0  # η, rise of a multiplier per unit of u
     rho: float = 0.02  # ρ, the u at which smoothed_hinge is full
     lambda_min: float = 0.01  # the least λ of multiplicative
     lambda_max: float = 100.0  # the largest μ and λ of augmented_lagrangian, pi, multiplicative
@@ -95,7 +95,7 @@ class ConstraintsConfig:
     gamma: float = 0.1  # γ₂ of METHOD (11), in (0, 1]
     slack: Any = 0.0  # ε of METHOD (1); negative: a margin; or {TASK or attribute or default: …}
     margin: float = 2.0  # standard errors of u, as a task's examples are a sample, by which it is held more
-    held_out: float = 0.0  # share of the retained examples that λ is measured on and nothing is trained on
+    held_out: float = 0.25  # share of the retained examples that λ is measured on and nothing is trained on
     tasks_per_step: Any = "all"  # protected tasks sampled per step: a number, or all
     images_per_task: int = 10  # examples per sampled task and step, all ranks together
 

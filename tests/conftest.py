@@ -70,6 +70,7 @@ def overrides(data_uri: str, weights: str, run_uri: str) -> list[str]:
         "constraints.loss=cross_entropy",
         "constraints.units=absolute",
         "constraints.margin=0",
+        "constraints.held_out=0",
         "constraints.gamma=0.8",
         "constraints.beta=1000",
         "optim.lr=1e-4",

@@ -134,16 +134,16 @@ def retain(pool: Rows, count: int, seed: int, task: int, blocks: Blocks | None =
     return np.sort(pool[order[:count]])
 
 
-def hold_out(retained: Rows, share: float, seed: int, task: int) -> tuple[Rows, Rows]:
-    """Split a task's retained examples, by seed: those that are trained on, and the share that λ is measured on."""
+def hold_out(retained: Rows, share: float, draw: int, seed: int, task: int) -> tuple[Rows, Rows]:
+    """Split a task's retained examples, by seed: those that are trained on, and the share that λ is measured on.
+
+    Each part has what a step draws from it, `draw`; a task with too few examples for that is not split.
+    """
+    if len(retained) < 2 * draw:
+        return retained, retained
     order = _permutation(len(retained), (seed, _SPLIT, task))
-    held = held_out(len(retained), share)
+    held = min(max(round(len(retained) * share), draw), len(retained) - draw)
     return np.sort(retained[order[held:]]), np.sort(retained[order[:held]])
-
-
-def held_out(retained: int, share: float) -> int:
-    """How many of a task's retained examples λ is measured on, where a share of them is held out."""
-    return round(retained * share)
 
 
 def spread(rows: Rows, count: int) -> Rows:

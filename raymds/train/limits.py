@@ -80,6 +80,12 @@ class Scale:
             self._aggregator.measured(len(self._aggregator.u) * float(objective / typical))
 
 
+def share_held(config: Config) -> float:
+    """Share of the retained examples that is held out: 0 where λ does not come from u, so nobody would look at them."""
+    solver = SOLVERS.get(config.constraints.solver)
+    return config.constraints.held_out if solver and solver.feasible else 0.0
+
+
 def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     """Pools and counts of the constrained cycle from the train split's labels."""
     positive, negative = pools(split, tasks.target.attribute, tasks.target.label)
@@ -90,14 +96,15 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     count = 0 if blind else limits.tasks_per_step
     rows = [split.rows_of(task.attribute, task.label) for task in tasks.protected]
     retained = [retain(pool, config.task.retained, seed, k, split.blocks(pool)) for k, pool in enumerate(rows)]
-    parts = [hold_out(pool, limits.held_out, seed, k) for k, pool in enumerate(retained)]
+    share = share_held(config)
+    parts = [hold_out(pool, share, limits.images_per_task, seed, k) for k, pool in enumerate(retained)]
     return Sampler(
         seed=seed,
         positive=positive,
         negative=negative,
         negative_blocks=split.blocks(negative),
-        retained=[trained for trained, _ in parts],
-        held=[held for _, held in parts] if limits.held_out else None,
+        retained=[trained for trained, _ in parts] if share else retained,
+        held=[held for _, held in parts] if share else None,
         positives=positives,
         negatives=config.objective.batch - positives,
         tasks_per_step=len(rows) if count == "all" else count,

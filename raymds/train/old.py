@@ -19,6 +19,7 @@ from raymds.method import dist
 from raymds.run import code_digest
 from raymds.store import uri as storage
 from raymds.train.evaluate import Evaluation
+from raymds.train.limits import share_held
 
 _PARTS = ("labels", "predicted", "loss")  # of an Evaluation
 
@@ -32,7 +33,12 @@ def key(config: Config, data: str, device: torch.device) -> str:
         "on_corrupt": config.data.on_corrupt,
         "task": asdict(config.task),
         "temperature": config.constraints.temperature,
-        "retained": (config.constraints.loss, config.constraints.held_out),  # what is kept, and of which examples
+        # What is kept, and of which examples.
+        "retained": (
+            config.constraints.loss,
+            share := share_held(config),
+            share and config.constraints.images_per_task,
+        ),
         "seed": config.run.seed,
         "device": device.type,
         "code": code_digest(),

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from raymds.config import Config, to_yaml
-from raymds.data.sampler import held_out
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.method import power
@@ -68,19 +67,12 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
                     f"{key}: {task.name} has no examples in the {split} split of {data.uri}; leave it out, for "
                     f"example by listing the classes of {task.attribute} one by one"
                 )
-    drawn, share = config.constraints.images_per_task, config.constraints.held_out
+    drawn = config.constraints.images_per_task
     for task in tasks.protected:
         found = min(config.task.retained, data.count("train", task.attribute, task.name.partition(":")[2]))
         if found < drawn:
             raise UsageError(
                 f"constraints.images_per_task={drawn}: {task.name} has {found} retained examples; lower it to {found}"
-            )
-        held = held_out(found, share)
-        if share and min(held, found - held) < drawn:
-            raise UsageError(
-                f"constraints.held_out={share}: {held} of {found} retained examples of {task.name} are held out, "
-                f"{found - held} are trained on, and a step draws {drawn} of both (constraints.images_per_task); "
-                "change either, or raise task.retained"
             )
     if config.constraints.tasks_per_step != "all" and config.constraints.tasks_per_step > len(tasks.protected):
         raise UsageError(

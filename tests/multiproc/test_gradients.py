@@ -107,7 +107,14 @@ def config(data_uri: str, old_weights: str, tmp_path_factory: pytest.TempPathFac
 
 METHODS: dict[str, dict[str, Any]] = {
     "squared_hinge": {},
-    "augmented_lagrangian": {"loss": "error", "units": "objective", "held_out": 0.4, "beta": 10.0, "eta": 100.0},
+    "augmented_lagrangian": {
+        "loss": "error",
+        "units": "objective",
+        "held_out": 0.4,
+        "margin": 2.0,
+        "beta": 10.0,
+        "eta": 100.0,
+    },
     "pi": {"beta": 10.0, "eta": 1.0, "gamma": 0.3},
     "gem": {"beta": 1.0},
     "wccl": {"beta": 1.0},

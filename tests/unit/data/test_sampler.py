@@ -144,10 +144,26 @@ def test_every_task_is_sampled_as_often_as_every_other(m: int, K: int) -> None:
 
 def test_held_out_examples_are_no_others_and_a_function_of_the_seed() -> None:
     pool = np.arange(100, 150)
-    trained, held = hold_out(pool, 0.3, seed=4, task=2)
+    trained, held = hold_out(pool, 0.3, 10, seed=4, task=2)
     assert len(held) == 15
     assert sorted([*trained, *held]) == list(pool)
-    again = hold_out(pool, 0.3, seed=4, task=2)
+    again = hold_out(pool, 0.3, 10, seed=4, task=2)
     assert np.array_equal(again[1], held)
-    assert not np.array_equal(hold_out(pool, 0.3, seed=5, task=2)[1], held)
-    assert len(hold_out(pool, 0.0, seed=4, task=2)[1]) == 0
+    assert not np.array_equal(hold_out(pool, 0.3, 10, seed=5, task=2)[1], held)
+
+
+@pytest.mark.parametrize(
+    ("examples", "share", "trained", "held"),
+    [
+        (50, 0.25, 38, 12),
+        (50, 0.1, 40, 10),
+        (50, 0.9, 10, 40),
+        (20, 0.25, 10, 10),
+        (19, 0.25, 19, 19),
+        (10, 0.5, 10, 10),
+    ],
+)
+def test_each_part_has_what_a_step_draws_or_the_task_is_not_split(
+    examples: int, share: float, trained: int, held: int
+) -> None:
+    assert [len(part) for part in hold_out(np.arange(examples), share, 10, seed=0, task=0)] == [trained, held]

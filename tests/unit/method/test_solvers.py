@@ -96,7 +96,7 @@ def test_a_run_that_goes_on_from_its_state_has_the_same_multipliers(solver: str)
     def fresh() -> ConstraintAggregator:
         return make(
             solver, 3, 0.3, beta=4.0, start=1.0, eta=2.0, rho=0.3, lowest=0.1, highest=60.0,
-            steps=8, rising=True, growth=5.0,
+            steps=8, rising=True, growth=5.0, margin=0.4,
         )  # fmt: skip
 
     h = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).tolist()

@@ -195,7 +195,8 @@ def test_examples_learned_by_heart_flatter_and_held_out_ones_do_not(
 ) -> None:
     """u of the same weights, on what they were trained on and on the rest, against val."""
     limits = config.constraints
-    limits.solver, limits.loss, limits.beta, limits.gamma = "regularize", "error", 1000.0, 1.0
+    limits.solver, limits.loss, limits.gamma = "multiplicative", "error", 1.0
+    limits.start, limits.eta, limits.lambda_max = 1000.0, 0.0, 1000.0
     config.task.retained, limits.held_out, limits.images_per_task = 8, 0.5, 4
     config.optim.lr, config.optim.warmup, config.optim.steps, config.optim.clip = 1e-3, 1, 60, 1e9
     training, loader, sampler = build()

@@ -53,3 +53,13 @@ def test_another_setting_has_another_key(config: Config, section: str, name: str
     assert old.key(config, "other data", CPU) != before
     setattr(getattr(config, section), name, value)
     assert old.key(config, "data", CPU) != before
+
+
+def test_the_key_says_which_examples_are_held_out(config: Config) -> None:
+    limits = config.constraints
+    limits.held_out, whole = 0.4, old.key(config, "data", CPU)
+    held = old.key(config, "data", CPU)
+    limits.images_per_task += 1  # each part has a step's draw
+    assert len({whole, held, old.key(config, "data", CPU)}) == 3
+    limits.solver = "regularize"  # its λ does not come from u: none are held out
+    assert old.key(config, "data", CPU) == whole
