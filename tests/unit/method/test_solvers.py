@@ -17,7 +17,7 @@ def t(*values: float) -> Tensor:
 
 
 def make(solver: str, tasks: int, gamma: float = 1.0, *, beta: float = 1.0, **more: float) -> ConstraintAggregator:
-    run = {name: more.pop(name) for name in ("steps", "rising", "growth") if name in more}
+    run = {name: more.pop(name) for name in ("steps", "rising", "growth", "margin") if name in more}
     return ConstraintAggregator(
         torch.zeros(tasks), SOLVERS[solver], Settings(beta=t(*[beta] * tasks), **more), gamma, **run
     )
