@@ -151,7 +151,7 @@ def default_space(config: Config) -> Space:
     constraints, lr = config.constraints, config.optim.lr
     images, gamma, slack = constraints.images_per_task, constraints.gamma, constraints.slack
     space: Space = {"optim.lr": LogUniform(lr / 5, 5 * lr)}
-    for key in ("constraints.beta", "constraints.eta", "constraints.rho"):
+    for key in ("constraints.beta", "constraints.start", "constraints.eta", "constraints.rho"):
         value = _value(config, key)
         if key in reads(constraints.solver) and type(value) in {int, float} and value > 0:
             space[key] = LogUniform(value / 10, 10 * value)

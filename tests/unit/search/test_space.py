@@ -11,7 +11,8 @@ from raymds.search.space import Choice, Int, LogUniform, Uniform, default_space,
 
 
 def config(*overrides: str) -> Config:
-    settings = ["optim.steps=600", "search.steps=0", "search.trials=32", "constraints.beta=200", *overrides]
+    settings = ["optim.steps=600", "search.steps=0", "search.trials=32", "constraints.beta=200"]
+    settings += ["constraints.solver=squared_hinge", *overrides]
     return load(Config, "demo", ["model.weights=w", "data.uri=d", *settings])
 
 
@@ -42,7 +43,9 @@ def test_every_kind_is_typed() -> None:
 
 def test_an_override_replaces_what_the_preset_says_and_is_stored(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
-    preset.write_text("{constraints: {beta: 100}, search: {space: {constraints.beta: {loguniform: [10, 1000]}}}}\n")
+    preset.write_text(
+        "{constraints: {solver: hinge, beta: 100}, search: {space: {constraints.beta: {loguniform: [10, 1000]}}}}\n"
+    )
     loaded = load(Config, str(preset), ["search.space.constraints.beta={uniform: [50, 150]}"])
     assert parse(loaded) == {"constraints.beta": Uniform(50, 150)}
     preset.write_text(to_yaml(loaded))
@@ -134,8 +137,8 @@ def test_the_default_space_holds_the_preset_and_is_accepted() -> None:
     [
         ("squared_hinge", {"beta"}),
         ("smoothed_hinge", {"beta", "rho"}),
-        ("augmented_lagrangian", {"beta", "eta"}),
-        ("multiplicative", {"eta"}),
+        ("augmented_lagrangian", {"beta", "start", "eta"}),
+        ("multiplicative", {"start", "eta"}),
         ("none", set()),
         ("gem", set()),
         ("ewc", {"beta"}),
@@ -143,7 +146,7 @@ def test_the_default_space_holds_the_preset_and_is_accepted() -> None:
 )
 def test_the_default_space_has_the_numbers_that_the_solver_reads(solver: str, numbers: set[str]) -> None:
     space = parse(config(f"constraints.solver={solver}"))
-    found = {key.removeprefix("constraints.") for key in space} & {"beta", "eta", "rho"}
+    found = {key.removeprefix("constraints.") for key in space} & {"beta", "start", "eta", "rho"}
     assert found == numbers
 
 
