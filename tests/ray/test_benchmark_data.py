@@ -102,7 +102,8 @@ def test_cycles_of_the_benchmarks_run_at_their_smallest(cluster: None, datasets:
     content = yaml.safe_load(preset.read_text())
     content["task"]["retained"], content["objective"]["batch"] = 8, 8
     content["constraints"] = {"images_per_task": 2}
-    content["optim"]["steps"], content["select"]["every"] = 2, 1
+    content["optim"] |= {"steps": 2, "warmup": 1}
+    content["select"]["every"] = 1
     preset.write_text(yaml.safe_dump(content))
 
     def shares(out: str) -> dict[str, dict[str, float]]:
