@@ -30,9 +30,9 @@ MIDDLE: dict[str, dict[str, float]] = {  # of the solvers that seek feasibility,
     "squared_hinge": {"beta": 20.0},
     "hinge": {"beta": 1.0},
     "smoothed_hinge": {"beta": 1.0, "rho": 0.02},
-    "augmented_lagrangian": {"beta": 10.0, "eta": 50.0},
+    "augmented_lagrangian": {"beta": 3.0, "eta": 30.0},
     "pi": {"beta": 10.0, "eta": 50.0},
-    "multiplicative": {"start": 0.3, "eta": 100.0},
+    "multiplicative": {"start": 0.4, "eta": 30.0},
 }
 NATS = 4.0  # a change of cross-entropy is about so many times that of the probability of being wrong
 

@@ -46,7 +46,7 @@ class ConstraintAggregator:
         self.h = torch.full_like(self._slack, torch.nan)
         self.mu = torch.full_like(self._slack, settings.start)
         self._square = torch.full_like(self._slack, torch.nan)  # tracked mean square of an example's change
-        self._infeasible = torch.zeros_like(self._slack)  # steps that found u above 0
+        self._infeasible = torch.zeros_like(self._slack)  # steps that found u and margin above 0
         self._scale = torch.tensor(torch.nan, dtype=torch.float64)
 
     @property

@@ -96,15 +96,17 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     count = 0 if blind else limits.tasks_per_step
     rows = [split.rows_of(task.attribute, task.label) for task in tasks.protected]
     retained = [retain(pool, config.task.retained, seed, k, split.blocks(pool)) for k, pool in enumerate(rows)]
-    share = share_held(config)
-    parts = [hold_out(pool, share, limits.images_per_task, seed, k) for k, pool in enumerate(retained)]
+    trained, held, share = retained, None, share_held(config)
+    if share:
+        parts = [hold_out(pool, share, limits.images_per_task, seed, k) for k, pool in enumerate(retained)]
+        trained, held = ([part[i] for part in parts] for i in (0, 1))
     return Sampler(
         seed=seed,
         positive=positive,
         negative=negative,
         negative_blocks=split.blocks(negative),
-        retained=[trained for trained, _ in parts] if share else retained,
-        held=[held for _, held in parts] if share else None,
+        retained=trained,
+        held=held,
         positives=positives,
         negatives=config.objective.batch - positives,
         tasks_per_step=len(rows) if count == "all" else count,

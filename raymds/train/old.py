@@ -26,6 +26,8 @@ _PARTS = ("labels", "predicted", "loss")  # of an Evaluation
 
 def key(config: Config, data: str, device: torch.device) -> str:
     """Digest of what results of the old model depend on; `data` is the data set's digest."""
+    share = share_held(config)
+    held = (share, config.constraints.images_per_task) if share else None  # which examples λ sees
     parts: dict[str, Any] = {
         "model": asdict(config.model),
         "weights": storage.sha256(storage.read(str(config.model.weights))),
@@ -33,12 +35,7 @@ def key(config: Config, data: str, device: torch.device) -> str:
         "on_corrupt": config.data.on_corrupt,
         "task": asdict(config.task),
         "temperature": config.constraints.temperature,
-        # What is kept, and of which examples.
-        "retained": (
-            config.constraints.loss,
-            share := share_held(config),
-            share and config.constraints.images_per_task,
-        ),
+        "retained": (config.constraints.loss, held),
         "seed": config.run.seed,
         "device": device.type,
         "code": code_digest(),
