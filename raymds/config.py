@@ -60,10 +60,12 @@ class DataConfig:
 class TaskConfig:
     """What is developed and what is protected."""
 
-    target: str = ""  # attribute:class
-    protect: list[str] = field(default_factory=list)  # attributes (all their classes but the target) or attribute:class
+    target: str = ""  # attribute:class; a slice of it is attribute:class@attribute:class,…
+    protect: list[str] = field(default_factory=list)  # attributes (all their classes but the target), or as the target
     retained: int = 1000  # retained examples per protected task, at most
-    prompts: dict[str, str] = field(default_factory=dict)  # attribute -> sentence with {} for the class
+    prompts: dict[str, Any] = field(default_factory=dict)  # attribute -> sentence with {} for the class, or several
+    classes: dict[str, list[str]] = field(default_factory=dict)  # attribute -> its label set, where not all of them
+    phrases: dict[str, dict[str, str]] = field(default_factory=dict)  # attribute -> class -> words for it in prompts
 
 
 @dataclass
@@ -74,6 +76,7 @@ class ObjectiveConfig:
     positive_share: float = 0.5  # share of them that show the target
     temperature: float = 0.05  # t of METHOD (7)
     gamma: float = 0.8  # γ₁ of METHOD (9), in (0, 1]
+    head: str = "own"  # of the captions of negatives: their class's own, or the shared one
 
 
 @dataclass

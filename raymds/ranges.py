@@ -69,6 +69,7 @@ RULES: list[Rule] = [
     ("objective.positive_share", *_SHARE),
     ("objective.temperature", *_POSITIVE),
     ("objective.gamma", *_GAMMA),
+    ("objective.head", lambda v: v in {"own", "shared"}, "has to be own or shared"),
     ("constraints.solver", lambda v: v in METHODS, f"has to be one of {', '.join(METHODS)}"),
     ("constraints.loss", lambda v: v in LOSSES, f"has to be one of {', '.join(LOSSES)}"),
     ("constraints.units", lambda v: v in {"objective", "absolute"}, "has to be objective or absolute"),

@@ -17,6 +17,7 @@ from raymds.scenes.render import ATTRIBUTES, BALANCED, render
 from raymds.store import uri as storage
 from raymds.tasks import resolve
 from raymds.train import driver
+from raymds.train.evaluate import label_sets
 from raymds.train.measure import certify_models
 from tests.s3.servers import CREDENTIALS
 
@@ -163,9 +164,8 @@ def fog_run(fog_config: Config) -> Path:
     tasks = resolve(fog_config.task, ATTRIBUTES)
     net = ClipWithHeads("tiny-64", tasks.heads, 4, seed=3)
     trained_heads(net)
-    prompts = {a: {label: [text] for label, text in labels.items()} for a, labels in tasks.label_sets.items()}
     weights = storage.join(fog_config.run.uri, "weights.safetensors")
-    storage.write(weights, pack_weights(net, identity=net.describe(prompts, "0" * 64)))
+    storage.write(weights, pack_weights(net, identity=net.describe(label_sets(tasks), "0" * 64)))
     certificate = certify_models(fog_config, weights, "test", silent)
     storage.write(storage.join(fog_config.run.uri, "config.yaml"), to_yaml(fog_config).encode())
     storage.write_json(storage.join(fog_config.run.uri, "certificate.json"), certificate)

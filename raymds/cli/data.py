@@ -42,6 +42,15 @@ def retrieve(options: argparse.Namespace, terminal: Terminal) -> int:
     return 0
 
 
+def mix(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Make one data set of several, where they lie."""
+    from raymds.ingest import mix as mixing
+
+    data = mixing.mix(options.uris, options.out)
+    _say_parts(data.parts, terminal)
+    return _made(options.out, data, terminal, parts=data.parts)
+
+
 def ingest_bdd100k(options: argparse.Namespace, terminal: Terminal) -> int:
     """Make a data set of BDD100K; its official val becomes the test split."""
     from raymds.ingest import sources
@@ -83,9 +92,18 @@ def _ingest(options: argparse.Namespace, terminal: Terminal, plan: Any, config: 
     return _made(options.out, data, terminal, broken=data.source["broken"])
 
 
+def _say_parts(parts: list[dict[str, Any]], terminal: Terminal) -> None:
+    for part in parts:
+        terminal.say(f"mixed in: {part['uri']}: {_images(part['rows'])}")
+
+
+def _images(rows: dict[str, int]) -> str:
+    return f"{', '.join(f'{count} {split}' for split, count in rows.items())} images"
+
+
 def _made(uri: str, data: Any, terminal: Terminal, **more: Any) -> int:
     rows = {split: sum(shard.rows for shard in shards) for split, shards in data.splits.items()}
-    terminal.say(f"{uri}: {', '.join(f'{count} {split}' for split, count in rows.items())} images")
+    terminal.say(f"{uri}: {_images(rows)}")
     terminal.result({"data": uri, "rows": rows, "digest": data.digest, **more})
     return 0
 
@@ -96,6 +114,7 @@ def show(options: argparse.Namespace, terminal: Terminal) -> int:
 
     seen = look.look(options.uri, options.split, options.out, options.seed, terminal.show)
     terminal.classes(seen)
+    _say_parts(seen["parts"], terminal)
     if options.out:
         terminal.say(f"sheet: {options.out}")
     terminal.result(seen)
@@ -127,6 +146,9 @@ def add(verbs: Any) -> None:
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
 
     _ingest_verbs(data)
+    verb = verb_parser(data, "mix", mix, "raymds data mix data/bdd100k data/fog --out data/mixed")
+    verb.add_argument("uris", nargs="+", metavar="URI", help="directory of a data set, two of them or more")
+    verb.add_argument("--out", required=True, metavar="URI", help="directory of the mix")
     verb = verb_parser(data, "show", show, "raymds data show data/scenes --out sheet.html")
     verb.add_argument("uri", metavar="URI", help="directory of the data set")
     verb.add_argument("--split", help="this split alone (default: all in the table, the first on the sheet)")

@@ -83,7 +83,7 @@ def look(uri: str, split: str | None, out: str | None, seed: int, show: Callable
     if out and draw:
         most = _MOST if draw is png else None
         storage.write(out, draw(gather(data, split or next(iter(data.splits)), seed, most, show)))
-    return {"data": uri, **counts(data, [split] if split else list(data.splits)), "sheet": out}
+    return {"data": uri, **counts(data, [split] if split else list(data.splits)), "parts": data.parts, "sheet": out}
 
 
 def counts(data: DataSet, splits: Sequence[str]) -> Record:

@@ -159,7 +159,8 @@ class Reader:
             total -= self._files[oldest].bytes
 
     def _fetch(self, file: File) -> Columns:
-        data = self._cache.get(file) if self._cache else storage.read(file.uri)
+        cached = self._cache and not storage.is_local(file.uri)
+        data = self._cache.get(file) if self._cache and cached else storage.read(file.uri)
         # In this thread: those that fetch are enough. The row groups stay apart: to combine them would copy the images.
         parquet = pq.ParquetFile(pa.BufferReader(verified(file, data)))
         table = parquet.read(columns=["id", "image", "caption"], use_threads=False)

@@ -4,6 +4,8 @@ A data set is a directory: `manifest.json`, `SPLIT-NNNNN.parquet` files with the
 caption, and one nullable string column per attribute, and per split `labels-SPLIT.parquet`, the attribute columns of
 all its shards in order, so that classes are balanced without reading an image. The manifest is written last; without
 it there is no data set. Readers verify each file's SHA-256 before they use a row of it.
+
+A mix of data sets has a manifest and labels of its own; its shards are those of the others, where they lie.
 """
 
 import json
@@ -44,11 +46,11 @@ class Row:
 class Shard:
     """A manifest's entry for one file."""
 
-    file: str
+    file: str  # its name in the data set's directory, or its URI where it is another's
     rows: int
     bytes: int
     sha256: str
-    classes: dict[str, dict[str, int]]  # attribute -> class -> rows
+    classes: dict[str, dict[str, int]]  # attribute -> class -> rows; a mix may have more attributes than a shard
 
 
 @dataclass(frozen=True)
@@ -89,36 +91,45 @@ class DataSet:
 
     def count(self, split: str, attribute: str, label: str) -> int:
         """Rows of a split that have this class."""
-        return sum(shard.classes[attribute].get(label, 0) for shard in self.splits[split])
+        return sum(shard.classes.get(attribute, {}).get(label, 0) for shard in self.splits[split])
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The data sets that a mix is of: uri, digest, rows by split, source; empty where it is none."""
+        found: list[dict[str, Any]] = self.source.get("parts", [])
+        return found
 
     def file(self, shard: Shard) -> File:
         """A shard as a reader knows it."""
-        return File(storage.join(self.uri, shard.file), shard.bytes, shard.sha256)
+        return File(storage.within(self.uri, shard.file), shard.bytes, shard.sha256)
 
     def check(self) -> None:
         """That every file is there and has its size, on a local disk also its digest; UsageError naming the first.
 
         What lies in an object store is proved when it is read: fetching all of it twice would take too long.
         """
-        sizes = storage.sizes(self.uri)
         files = [self.file(shard) for shards in self.splits.values() for shard in shards]
+        sizes: dict[str, dict[str, int]] = {}  # by folder
         for file in [*files, *self.labels.values()]:
-            found = sizes.get(file.uri.rpartition("/")[2])
+            folder, _, name = file.uri.rpartition("/")
+            if folder not in sizes:
+                sizes[folder] = storage.sizes(folder)
+            found = sizes[folder].get(name)
             if found is None:
                 raise UsageError(f"{file.uri}: shard is missing; copy it again or make the data set again")
-            if found != file.bytes or storage.is_local(self.uri):
+            if found != file.bytes or storage.is_local(folder):
                 verified(file, storage.read(file.uri))
 
-    def load(self, split: str) -> Split:
-        """The labels of a split, verified, and access to its rows."""
+    def load(self, split: str, vocabularies: Mapping[str, Sequence[str]] | None = None) -> Split:
+        """The labels of a split, verified, and access to its rows; `vocabularies` may have another order of classes."""
         if not self.splits.get(split):
             raise UsageError(f"data.uri={self.uri}: no split {split!r}; it has {', '.join(self.splits)}")
         file = self.labels[split]
         table = pq.read_table(pa.BufferReader(verified(file, storage.read(file.uri))))
         labels = {}
-        for attribute, classes in self.attributes.items():
+        for attribute, classes in (vocabularies or self.attributes).items():
             encoded = pa.compute.index_in(table[attribute], value_set=pa.array(classes, pa.string()))
-            labels[attribute] = encoded.fill_null(-1).to_numpy().astype(np.int16)
+            labels[attribute] = encoded.fill_null(-1).to_numpy().astype(np.int32)
         shards, total = self.splits[split], sum(shard.bytes for shard in self.splits[split])
         # Half of the memory for this split: two are in use at a time, one to train on and one to evaluate.
         budget = self.reading.memory * _MEBIBYTE // 2
@@ -135,7 +146,8 @@ class DataSet:
     def _reader(self) -> Reader:
         files = [self.file(shard) for shards in self.splits.values() for shard in shards]
         size = int(self.reading.cache_size * _GIBIBYTE)
-        cache = DiskCache(self.reading.cache, size) if self.reading.cache and not storage.is_local(self.uri) else None
+        remote = self.reading.cache and any(not storage.is_local(file.uri) for file in files)
+        cache = DiskCache(self.reading.cache, size) if remote else None
         return Reader(files, self.reading.memory * _MEBIBYTE, cache)
 
 
@@ -184,11 +196,17 @@ def write_manifest(
 
 def _write_labels(uri: str, split: str, shards: Sequence[Shard], attributes: list[str]) -> dict[str, Any]:
     """Collect the attribute columns of a split's shards in one file; its manifest entry."""
-    files = [File(storage.join(uri, shard.file), shard.bytes, shard.sha256) for shard in shards]
+
+    def labels(shard: Shard) -> Any:
+        """A shard's columns, without those of attributes that it does not have."""
+        file = File(storage.within(uri, shard.file), shard.bytes, shard.sha256)
+        return project(file, [name for name in attributes if name in shard.classes])
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        tables = list(pool.map(lambda file: project(file, attributes), files))
+        tables = list(pool.map(labels, shards))
     schema = pa.schema([(name, pa.string()) for name in attributes])
-    name, data = f"labels-{split}.parquet", table_bytes(pa.concat_tables([schema.empty_table(), *tables]))
+    table = pa.concat_tables([schema.empty_table(), *tables], promote_options="default").select(attributes)
+    name, data = f"labels-{split}.parquet", table_bytes(table)
     storage.write(storage.join(uri, name), data)
     return {"file": name, "bytes": len(data), "sha256": storage.sha256(data)}
 

@@ -28,7 +28,7 @@ class Example:
 class Split:
     """Rows are numbered through the shards in their order."""
 
-    labels: dict[str, NDArray[np.int16]]  # attribute -> class index, −1 where undefined
+    labels: dict[str, NDArray[np.int32]]  # attribute -> class index, −1 where undefined
     files: Sequence[tuple[File, int]]  # each shard and its number of rows
     reader: Reader
     first: int  # number of the first shard within the reader
@@ -40,9 +40,12 @@ class Split:
     def __len__(self) -> int:
         return sum(rows for _, rows in self.files)
 
-    def rows_of(self, attribute: str, label: int) -> Rows:
-        """Rows whose attribute has that class."""
-        return np.flatnonzero(self.labels[attribute] == label)
+    def rows_of(self, attribute: str, label: int, where: Iterable[tuple[str, int]] = ()) -> Rows:
+        """Rows whose attribute has that class, and which have the other classes of `where`, too."""
+        same = self.labels[attribute] == label
+        for other, its in where:
+            same &= self.labels[other] == its
+        return np.flatnonzero(same)
 
     def shard_of(self, rows: Rows | Sequence[int]) -> Rows:
         """The shard, within the split, of each row."""

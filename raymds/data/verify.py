@@ -1,7 +1,7 @@
 """Every digest, count, schema, label and image of a data set; what is wrong is named by file and row.
 
 Each file is read once, whole, a few at a time. Beside those, memory holds 12 bytes a row to find ids that come twice,
-and two for each of its labels.
+and four for each of its labels.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from raymds.data.shards import MANIFEST, DataSet, Shard
 from raymds.errors import UsageError
 from raymds.store import uri as storage
 
-Labels = Mapping[str, NDArray[np.int16]]  # attribute -> class index of each row, −1 where undefined
+Labels = Mapping[str, NDArray[np.int32]]  # attribute -> class index of each row, −1 where undefined
 
 _MOST = 50  # problems that are printed; all are counted
 _NAMED = 10  # files beside the data set that are named
@@ -151,7 +151,7 @@ class _Check:
 
     def _schema(self, schema: Any) -> list[str]:
         """The columns that are as they have to be."""
-        wanted = _COLUMNS | dict.fromkeys(self._attributes, pa.string())
+        wanted = _COLUMNS | dict.fromkeys(self.shard.classes, pa.string())
         found = dict(zip(schema.names, schema.types, strict=True))
         for name, kind in wanted.items():
             if name not in found:
@@ -185,7 +185,8 @@ class _Check:
 
     def _hash(self, ids: Sequence[str | None], start: int) -> None:
         rows = [row for row, name in enumerate(ids) if name]
-        digests = b"".join(hashlib.blake2b(str(ids[row]).encode(), digest_size=8).digest() for row in rows)
+        folder = self.uri.rpartition("/")[0]
+        digests = b"".join(hashlib.blake2b(f"{folder} {ids[row]}".encode(), digest_size=8).digest() for row in rows)
         self.hashes = np.concatenate([self.hashes, np.frombuffer(digests, np.uint64)])
         self.numbers = np.concatenate([self.numbers, np.array(rows, np.int32) + np.int32(start)])
 
@@ -204,7 +205,7 @@ class _Check:
     def _check_counts(self, columns: Sequence[str]) -> None:
         for attribute in (attribute for attribute in self._attributes if attribute in columns):
             for name, found in zip(self._attributes[attribute], self._counts[attribute].tolist(), strict=True):
-                told = self.shard.classes[attribute].get(name, 0)
+                told = self.shard.classes.get(attribute, {}).get(name, 0)
                 if found != told:
                     self.files.append(f"{self.uri}: {attribute}={name!r} in {found} rows, the manifest says {told}")
 
@@ -232,7 +233,10 @@ def _check(data: DataSet, shard: Shard, labels: Labels) -> _Check:
 
 
 def _duplicates(checks: Sequence[_Check]) -> Iterator[str]:
-    """Rows whose id an earlier row has. Ids are told apart by 64 bits: in ten million, two agree with chance 3e-6."""
+    """Rows whose id an earlier row of the same folder has: data sets that are mixed may each have a row 0.
+
+    Ids are told apart by 64 bits: in ten million, two agree with chance 3e-6.
+    """
     hashes = np.concatenate([np.empty(0, np.uint64), *(check.hashes for check in checks)])
     ends = np.cumsum([len(check.hashes) for check in checks])
     order = np.argsort(hashes, kind="stable")

@@ -135,7 +135,7 @@ def make_shard(
         if isinstance(entry.image, bytes):
             name, where, data = entry.id, entry.id, entry.image
         else:
-            name, where = entry.image, locate(root, entry.image)
+            name, where = entry.image, storage.within(root, entry.image)
             found = _read(where)
             if found is None:
                 broken[name] = f"{where}: no such file"
@@ -162,11 +162,6 @@ def _kept(uri: str, record: str, job: Job) -> Shard | None:
     shard = Shard(**found["shard"])
     data = storage.read_or_none(storage.join(uri, job.name))
     return shard if data is not None and storage.sha256(data) == shard.sha256 else None
-
-
-def locate(root: str, image: str) -> str:
-    """The URI of an image: absolute as it is, relative within `root`."""
-    return image if "://" in image or image.startswith("/") else storage.join(root, image)
 
 
 def _read(uri: str) -> bytes | None:

@@ -32,8 +32,7 @@ from raymds.errors import UsageError
 from raymds.ingest.corpus import Corpus, Group, fetch
 from raymds.store import objects
 from raymds.store import uri as storage
-
-OTHER = "other"  # class of the captions that match no phrase
+from raymds.tasks import OTHER
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -185,8 +184,7 @@ class _Chooser:
         columns = self._config.columns
         image = values[columns.image] if columns.image else None
         url = values[columns.url] if columns.url else None
-        if url and "://" not in url and not url.startswith("/"):
-            url = storage.join(self._corpus.folder, url)
+        url = storage.within(self._corpus.folder, url) if url else None
         where = f"{group.name}#{group.first + row}"
         return _Pair(where, values[columns.caption], label, url if image is None else image)
 

@@ -1,8 +1,17 @@
 """CLIP models with task heads: what a model is, its files in every form, the network."""
 
-from raymds.model.clip import ClipWithHeads, load
+from raymds.model.clip import ClipWithHeads, class_means, load
 from raymds.model.files import Weights, pack_weights, read_weights
 from raymds.model.identity import Identity
 from raymds.model.preprocess import Preprocess
 
-__all__ = ["ClipWithHeads", "Identity", "Preprocess", "Weights", "load", "pack_weights", "read_weights"]
+__all__ = [
+    "ClipWithHeads",
+    "Identity",
+    "Preprocess",
+    "Weights",
+    "class_means",
+    "load",
+    "pack_weights",
+    "read_weights",
+]

@@ -24,7 +24,7 @@ from raymds.model.freeze import freeze
 from raymds.model.heads import HEADS, RANK, TaskHeads, trained_rank
 from raymds.model.identity import ARCHITECTURES, Asked, Identity, Prompts, identify
 
-LabelSets = Mapping[str, Mapping[str, str]]  # attribute -> class -> its sentence
+LabelSets = Mapping[str, Mapping[str, Sequence[str]]]  # attribute -> class -> its sentences
 
 _CACHED = 65_536  # texts whose tokens are kept
 _CHUNK = {"cpu": 16}  # images that go through the tower together where they are measured
@@ -107,17 +107,18 @@ class ClipWithHeads(nn.Module):
         return self.encode_image(pixels), self.encode_text(tokens, row, head)
 
     def classifiers(self, label_sets: LabelSets) -> dict[str, Tensor]:
-        """Zero-shot classifiers, without gradient: per attribute its classes' sentences through their heads, (C, D).
+        """Zero-shot classifiers, without gradient: per attribute its classes' `class_means`, (C, D).
 
         Each attribute is computed by itself: its bits depend on no other attribute that happens to be asked for.
         """
         found, device = {}, self.mean.device
-        for attribute, sentences in label_sets.items():
-            head = [self.heads.names.index(f"{attribute}:{label}") for label in sentences]
-            tokens = self.tokenize(list(sentences.values())).to(device)
-            row = torch.arange(len(head), device=device)
+        for attribute, labels in label_sets.items():
+            heads = [self.heads.names.index(f"{attribute}:{label}") for label in labels]
+            tokens = self.tokenize([text for sentences in labels.values() for text in sentences]).to(device)
+            row_T = torch.arange(len(tokens), device=device)
+            head_T = torch.tensor(heads, device=device).repeat_interleave(len(tokens) // len(heads))
             with self._measured():
-                found[attribute] = self.encode_text(tokens, row, torch.tensor(head, device=device))
+                found[attribute] = class_means(self.encode_text(tokens, row_T, head_T), len(heads))
         return found
 
     def cosines(self, classifiers: Mapping[str, Tensor], pixels_BCHW: Tensor) -> dict[str, Tensor]:
@@ -233,6 +234,16 @@ class ClipWithHeads(nn.Module):
             if float((got - want).abs().max()) < _CLOSE:
                 return
         raise UsageError(f"model.name={self.identity.called}: its text tower is of a kind that raymds does not know")
+
+
+def class_means(text_TD: Tensor, classes: int) -> Tensor:
+    """Classes' embeddings, the directions of the means of their sentences', as many of each: (T, D) → (C, D).
+
+    A class of one sentence has that one's to the last bit.
+    """
+    if len(text_TD) == classes:
+        return text_TD
+    return nn.functional.normalize(text_TD.view(classes, -1, text_TD.shape[1]).sum(dim=1), dim=-1)
 
 
 def load(

@@ -42,8 +42,14 @@ class Recogniser:
         """`temperature` divides the cosines before the softmax that makes probabilities of them."""
         self.model = model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         self.temperature = temperature
-        sentences = label_sets(model)
+        sentences = model.identity.prompts
         self.classes = {attribute: list(labels) for attribute, labels in sentences.items()}
+        for attribute, labels in sentences.items():
+            if len({len(texts) for texts in labels.values()}) > 1:
+                raise UsageError(
+                    f"{attribute}: its classes have different numbers of sentences in the file of weights, which no "
+                    "raymds writes; take the file as it was delivered"
+                )
         with torch.no_grad(), one_thread():  # the same bits on machines with more cores or fewer
             self.classifiers = self.model.classifiers(sentences)
 
@@ -129,20 +135,6 @@ def recogniser(found: Delivered) -> tuple[Recogniser, str]:
     model, digest = found.open()
     own = math.exp(-float(model.clip.logit_scale.detach()))
     return Recogniser(model, found.config.constraints.temperature if found.config else own), digest
-
-
-def label_sets(model: ClipWithHeads) -> dict[str, dict[str, str]]:
-    """attribute -> class -> its sentence, as the model's file says them."""
-    found: dict[str, dict[str, str]] = {}
-    for attribute, labels in model.identity.prompts.items():
-        for label, sentences in labels.items():
-            if len(sentences) != 1:
-                raise UsageError(
-                    f"{attribute}:{label} has {len(sentences)} sentences in the file of weights, and this raymds knows "
-                    "classes of one; take a newer raymds"
-                )
-            found.setdefault(attribute, {})[label] = sentences[0]
-    return found
 
 
 def _picture(image: Picture, where: str) -> NDArray[np.uint8]:

@@ -39,6 +39,11 @@ def join(uri: str, *names: str) -> str:
     return "/".join([scheme + mark + path.rstrip("/"), *names])
 
 
+def within(folder: str, name: str) -> str:
+    """The URI of a file that is named by a path relative to a folder, or absolutely."""
+    return name if "://" in name or name.startswith("/") else join(folder, name)
+
+
 def absolute(uri: str) -> str:
     """`uri` with a relative local path made absolute, so that it means the same in every process."""
     return uri if "://" in uri else str(Path(uri).absolute())

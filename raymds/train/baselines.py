@@ -16,7 +16,7 @@ from raymds.data.loader import Loaded, clean_pixels
 from raymds.data.sampler import Rows, spread
 from raymds.data.split import Split
 from raymds.method import baselines, constraints, dist
-from raymds.model import ClipWithHeads
+from raymds.model import ClipWithHeads, class_means
 from raymds.tasks import Tasks
 from raymds.train.gradients import gradient
 from raymds.train.step import distinct_tokens
@@ -131,10 +131,11 @@ def fisher_information(
     total = [torch.zeros_like(p) for p in parameters]
     for k, row in examples[begin : begin + sizes[dist.rank()]]:
         task = tasks.protected[k]
-        tokens, which = distinct_tokens(model, tasks.prompts[task.attribute])
-        columns = tasks.columns(task.attribute)
-        head = torch.arange(columns.start, columns.stop, device=device)
-        image, text = model(clean_pixels(split, [row], model.preprocess).to(device), tokens, which, head)
+        sentences, heads = tasks.sentences(task.attribute)
+        tokens, which = distinct_tokens(model, sentences)
+        pixels = clean_pixels(split, [row], model.preprocess).to(device)
+        image, text = model(pixels, tokens, which, torch.tensor(heads, device=device))
+        text = class_means(text, len(tasks.classes[task.attribute]))
         label = torch.tensor([task.label], device=device)
         loss = constraints.zero_shot_losses(image @ text.T, label, temperature).sum()
         for square, part in zip(total, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):

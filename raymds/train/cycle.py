@@ -14,7 +14,7 @@ from raymds.data.loader import Loaded
 from raymds.data.sampler import Rows, Sampler
 from raymds.data.split import Split
 from raymds.method import constraints, contrastive, dist
-from raymds.model import ClipWithHeads
+from raymds.model import ClipWithHeads, class_means
 from raymds.tasks import Tasks
 from raymds.train.baselines import TABLE, Context, fisher_information
 from raymds.train.evaluate import evaluate
@@ -191,19 +191,19 @@ class ConstrainedCycle:
     def _embed(self, loaded: Loaded, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of pairs and active examples (p+n+a, D), captions (p+n, D), class prompts (H, D)."""
         batch, device = loaded.batch, self.model.mean.device
-        rows = np.concatenate([batch.positive, batch.negative])
-        prompts = [prompt for prompts in self.tasks.prompts.values() for prompt in prompts]
-        tokens, row = distinct_tokens(self.model, loaded.captions + prompts)
-        target = self.tasks.target.attribute
-        label = torch.from_numpy(self._split.labels[target][rows]).long()
-        caption_head = torch.where(label < 0, -1, label + self.tasks.columns(target).start)
+        sentences, sentence_head = self.tasks.sentences()
+        tokens, row = distinct_tokens(self.model, loaded.captions + sentences)
+        caption_head = caption_heads(self._config, self._split, self.tasks, batch.positive, batch.negative)
         image, text = self._learner.forward(
             torch.cat([loaded.pairs, loaded.examples[active]]).to(device),
             tokens,
             row,
-            torch.cat([caption_head, torch.arange(len(prompts))]).to(device),
+            torch.cat([caption_head, torch.tensor(sentence_head)]).to(device),
         )
-        return image, text[: len(rows)], text[len(rows) :]
+        captions, of_classes = text[: len(caption_head)], text[len(caption_head) :]
+        sizes = [len(labels) * len(labels[0]) for labels in self.tasks.prompts.values()]
+        parts = zip(of_classes.split(sizes), self.tasks.prompts.values(), strict=True)
+        return image, captions, torch.cat([class_means(part, len(labels)) for part, labels in parts])
 
     def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, float]:
         """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""
@@ -245,6 +245,19 @@ class ConstrainedCycle:
         """Values per task name, tasks without one left out."""
         pairs = zip(self.tasks.protected, values.tolist(), strict=True)
         return {task.name: value for task, value in pairs if not math.isnan(value)}
+
+
+def caption_heads(config: Config, split: Split, tasks: Tasks, positive: Rows, negative: Rows) -> Tensor:
+    """The head of each pair's caption, (P + N,): its class's own; −1, the shared one, of a class without a head.
+
+    With `objective.head: shared` those of all negatives are the shared one.
+    """
+    target = tasks.target.attribute
+    label = torch.from_numpy(split.labels[target][np.concatenate([positive, negative])]).long()
+    head = torch.where((label < 0) | (label >= len(tasks.classes[target])), -1, label + tasks.columns(target).start)
+    if config.objective.head == "shared":
+        head[len(positive) :] = -1
+    return head
 
 
 def candidate_weights(weights: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,8 +17,9 @@ from raymds.data.sampler import Rows, Sampler, spread
 from raymds.data.split import Split
 from raymds.method import baselines, constraints, contrastive, dist
 from raymds.method.constraints import LOSSES
-from raymds.model import ClipWithHeads
+from raymds.model import ClipWithHeads, class_means
 from raymds.tasks import Task, Tasks
+from raymds.train.cycle import caption_heads
 from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.gradients import gradient
 from raymds.train.limits import pools
@@ -100,7 +101,7 @@ class _Gradients:
         """F of METHOD (8) on a few pairs of train and of val."""
         cast, target = self._cast, self._tasks.target
         parts = {"train": (cast.train, cast.sampler.positive, cast.sampler.negative)}
-        parts["val"] = (cast.val, *pools(cast.val, target.attribute, target.label))
+        parts["val"] = (cast.val, *pools(cast.val, target))
         return {name: float(self.surrogate(split, _few(p), _few(n))[1]) for name, (split, p, n) in parts.items()}
 
     def of_task(self, task: Task, pool: Rows) -> tuple[Tensor, Tensor]:
@@ -111,10 +112,11 @@ class _Gradients:
             if not len(share):  # other ranks have one more
                 total += gradient(total.new_zeros(()), self.parameters)
                 continue
-            tokens, which = distinct_tokens(self._net, self._tasks.prompts[task.attribute])
-            columns = self._tasks.columns(task.attribute)
-            head = torch.arange(columns.start, columns.stop, device=which.device)
+            sentences, heads = self._tasks.sentences(task.attribute)
+            tokens, which = distinct_tokens(self._net, sentences)
+            head = torch.tensor(heads, device=which.device)
             image, text = self._net(self._pixels(self._cast.train, share), tokens, which, head)
+            text = class_means(text, len(self._tasks.classes[task.attribute]))
             label = torch.full((len(share),), task.label, device=image.device)
             losses = constraints.zero_shot_losses(image @ text.T, label, self._config.constraints.temperature)
             total += gradient(losses.sum() / len(rows), self.parameters)
@@ -124,9 +126,7 @@ class _Gradients:
         """METHOD (10) with γ₁ = 1 on all pairs, on every rank, and F."""
         rows, t = np.concatenate([positive, negative]), self._config.objective.temperature
         tokens, which = distinct_tokens(self._net, [split.example(int(row)).caption for row in rows])
-        target = self._tasks.target.attribute
-        label = torch.from_numpy(split.labels[target][rows]).long()
-        head = torch.where(label < 0, -1, label + self._tasks.columns(target).start).to(which.device)
+        head = caption_heads(self._config, split, self._tasks, positive, negative).to(which.device)
         image, text = self._net(self._pixels(split, rows), tokens, which, head)
         P = len(positive)
         differences = contrastive.differences(image[:P], text[:P], image[P:], text[P:])

@@ -22,7 +22,7 @@ from raymds.store import uri as storage
 from raymds.tasks import Tasks
 from raymds.train import checkpoint, cycle, flips, select
 from raymds.train.emit import Emit
-from raymds.train.evaluate import Evaluation, evaluate, evidence, paired
+from raymds.train.evaluate import Evaluation, evaluate, evidence, label_sets, paired
 
 
 def checkpoint_uri(config: Config, name: str) -> str:
@@ -104,7 +104,7 @@ def certified(
     Publishes the weights, under another name where the old model stays; where they are not `chosen` it does anyway.
     """
     emit({"event": "phase", "phase": "certifying on the test split"})
-    test = data.load("test")
+    test = data.load("test", tasks.vocabularies)
 
     temperature, loss = config.constraints.temperature, config.constraints.loss
 
@@ -119,7 +119,7 @@ def certified(
         tolerance=config.select.tolerance,
         confidence=config.select.confidence,
         digests={},  # the driver's, who knows the run directory
-    ) | evidence(tasks, config.constraints, old, new)
+    ) | evidence(data, tasks, config.constraints, old, new)
     refused = refusal(certificate, config.select.require, config.select.require_target)
     name = "weights.safetensors" if chosen and not refused else "rejected.safetensors"
     return {
@@ -133,8 +133,7 @@ def certified(
 
 def developed(config: Config, net: model.ClipWithHeads, tasks: Tasks) -> model.Identity:
     """What a model that this cycle developed says of itself."""
-    prompts = {a: {label: [text] for label, text in texts.items()} for a, texts in tasks.label_sets.items()}
-    return net.describe(prompts, storage.sha256(storage.read(str(config.model.weights))))
+    return net.describe(label_sets(tasks), storage.sha256(storage.read(str(config.model.weights))))
 
 
 def publish(

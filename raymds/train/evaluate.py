@@ -15,6 +15,7 @@ from torch import Tensor
 from raymds.config import ConstraintsConfig
 from raymds.data.loader import clean_batches
 from raymds.data.sampler import Rows
+from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.method import dist
 from raymds.method.certificate import PairedCounts
@@ -25,11 +26,11 @@ from raymds.tasks import Task, Tasks
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Per label set what the model said of each row that has a label there; arrays (n,), −1 and NaN elsewhere."""
+    """What the model said of each row; arrays (n,), −1 and NaN where a row's class is not of the label set."""
 
-    labels: dict[str, NDArray[np.int64]]
-    predicted: dict[str, NDArray[np.int64]]
-    loss: dict[str, NDArray[np.float64]]
+    labels: dict[str, NDArray[np.int64]]  # by attribute that a task asks for
+    predicted: dict[str, NDArray[np.int64]]  # by label set
+    loss: dict[str, NDArray[np.float64]]  # by label set
 
     def correct(self, task: Task) -> NDArray[np.bool_]:
         """Whether each of the task's rows is classified right."""
@@ -37,7 +38,10 @@ class Evaluation:
 
     def rows(self, task: Task) -> Rows:
         """Rows of the split that belong to the task."""
-        return np.flatnonzero(self.labels[task.attribute] == task.label)
+        same = self.labels[task.attribute] == task.label
+        for attribute, label in task.where:
+            same &= self.labels[attribute] == label
+        return np.flatnonzero(same)
 
     def accuracy(self, task: Task) -> float:
         """Share of the task's rows classified right."""
@@ -66,15 +70,21 @@ def paired(old: Evaluation, new: Evaluation, task: Task, loss: str) -> PairedCou
     )
 
 
-def evidence(tasks: Tasks, limits: ConstraintsConfig, old: str, new: str) -> dict[str, Any]:
-    """What a certificate's numbers were measured with: label sets, sentences, τ₀, loss, digests of both models.
+def evidence(data: DataSet, tasks: Tasks, limits: ConstraintsConfig, old: str, new: str) -> dict[str, Any]:
+    """What a certificate's numbers were measured with: data, label sets, sentences, τ₀, loss, digests of both models.
 
     `old` and `new` are `tensors_digest` of the models as they were loaded, whatever files they came from.
     """
     models = {"parent": old, "weights": new}
     loss = {"name": limits.loss, "unit": LOSSES[limits.loss].unit}
-    measured = {"label_sets": tasks.label_sets, "temperature": limits.temperature, "loss": loss, "tensors": models}
-    return {"measured": measured}
+    measured = {"label_sets": label_sets(tasks), "temperature": limits.temperature, "loss": loss, "tensors": models}
+    parts = [{key: part[key] for key in ("uri", "digest", "rows")} for part in data.parts]
+    return {"measured": measured, "data": {"uri": data.uri, "parts": parts}}
+
+
+def label_sets(tasks: Tasks) -> dict[str, dict[str, list[str]]]:
+    """attribute -> class -> its sentences, JSON-ready."""
+    return {a: {label: list(texts) for label, texts in labels.items()} for a, labels in tasks.label_sets.items()}
 
 
 @torch.no_grad()
@@ -107,9 +117,10 @@ def evaluate(
         for column, attribute in enumerate(tasks.classes):
             cosine = cosine_BC[attribute].cpu()
             label = torch.from_numpy(split.labels[attribute][block]).long()
-            loss = zero_shot_losses(cosine, label.clamp(min=0), temperature)
+            known = (label >= 0) & (label < cosine.shape[1])
+            loss = zero_shot_losses(cosine, label.where(known, 0), temperature)
             here[:, 0, column] = cosine.argmax(dim=1).double()
-            here[:, 1, column] = loss.where(label >= 0, torch.nan).double()
+            here[:, 1, column] = loss.where(known, torch.nan).double()
         if not substitutes:
             here[:, 0][np.isin(block, list(split.corrupt))] = -1
         done += len(block)
@@ -117,7 +128,7 @@ def evaluate(
     gathered = dist.all_gather(results.to(model.mean.device), sizes).cpu().numpy()
     predicted = {a: gathered[:, 0, column].astype(np.int64) for column, a in enumerate(tasks.classes)}
     return Evaluation(
-        labels={a: np.where(predicted[a] < 0, -1, split.labels[a][rows]) for a in tasks.classes},
+        labels={a: np.where(gathered[:, 0, 0] < 0, -1, split.labels[a][rows]) for a in tasks.attributes},
         predicted=predicted,
         loss={a: gathered[:, 1, column] for column, a in enumerate(tasks.classes)},
     )

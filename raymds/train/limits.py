@@ -12,7 +12,7 @@ from raymds.data.split import Split
 from raymds.method.aggregator import ConstraintAggregator
 from raymds.method.solvers import SOLVERS, Settings
 from raymds.method.verdict import of_task
-from raymds.tasks import Tasks
+from raymds.tasks import Task, Tasks
 from raymds.train.baselines import TABLE
 from raymds.train.gradients import gradient
 
@@ -88,13 +88,13 @@ def share_held(config: Config) -> float:
 
 def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     """Pools and counts of the constrained cycle from the train split's labels."""
-    positive, negative = pools(split, tasks.target.attribute, tasks.target.label)
+    positive, negative = pools(split, tasks.target)
     positives = round(config.objective.batch * config.objective.positive_share)
     limits, seed = config.constraints, config.run.seed
     # What looks at no retained example measures none: it costs what unconstrained training costs.
     blind = limits.solver == "none" or (limits.solver in TABLE and not TABLE[limits.solver].examples)
     count = 0 if blind else limits.tasks_per_step
-    rows = [split.rows_of(task.attribute, task.label) for task in tasks.protected]
+    rows = [split.rows_of(task.attribute, task.label, task.where) for task in tasks.protected]
     retained = [retain(pool, config.task.retained, seed, k, split.blocks(pool)) for k, pool in enumerate(rows)]
     trained, held, share = retained, None, share_held(config)
     if share:
@@ -114,11 +114,13 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     )
 
 
-def pools(split: Split, attribute: str, label: int) -> tuple[Rows, Rows]:
+def pools(split: Split, target: Task) -> tuple[Rows, Rows]:
     """Rows of the objective's positives and negatives.
 
-    Negatives are rows with another class of the target's attribute; a row whose class is undefined might show the
-    target and is neither.
+    Negatives are rows with another class of the target's attribute, in its label set or not; a row whose class is
+    undefined might show the target and is neither. Nor is one with a slice's class that is not of the slice.
     """
-    labels = split.labels[attribute]
-    return np.flatnonzero(labels == label), np.flatnonzero((labels >= 0) & (labels != label))
+    labels = split.labels[target.attribute]
+    return split.rows_of(target.attribute, target.label, target.where), np.flatnonzero(
+        (labels >= 0) & (labels != target.label)
+    )

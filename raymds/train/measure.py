@@ -14,7 +14,7 @@ from raymds.run import digests
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
-from raymds.train.evaluate import Evaluation, evaluate, evidence, paired
+from raymds.train.evaluate import Evaluation, evaluate, evidence, label_sets, paired
 from raymds.train.net import open_net
 
 Show = Callable[[dict[str, Any]], None]
@@ -29,10 +29,10 @@ class _Measure:
         self.data = DataSet.open(config.data.uri, config.data)
         self.tasks = resolve(config.task, self.data.attributes)
         check_per_task(config, self.tasks)
-        self.rows = self.data.load(split)
+        self.rows = self.data.load(split, self.tasks.vocabularies)
         self.digests: dict[str, str] = {}  # of the tensors of each model as it was loaded
         for task in self.tasks.all:
-            if not len(self.rows.rows_of(task.attribute, task.label)):
+            if not len(self.rows.rows_of(task.attribute, task.label, task.where)):
                 raise UsageError(f"task.protect: {task.name} has no examples in the {split} split of {self.data.uri}")
 
     def __call__(self, weights: str, name: str) -> Evaluation:
@@ -62,7 +62,7 @@ def evaluate_model(config: Config, split: str, show: Show) -> dict[str, Any]:
     return {
         "split": split,
         "tasks": [{"task": c.task, "n": c.n, "accuracy": c.old_right / c.n, "loss": c.loss_old} for c in counts],
-        "label_sets": measure.tasks.label_sets,
+        "label_sets": label_sets(measure.tasks),
         "digests": {
             "data": measure.data.digest,
             "weights": storage.sha256(storage.read(weights)),
@@ -91,4 +91,5 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
             storage.sha256(storage.read(new)),
         ),
     )
-    return certificate | evidence(tasks, config.constraints, measure.digests["old"], measure.digests["new"])
+    both = measure.digests["old"], measure.digests["new"]
+    return certificate | evidence(measure.data, tasks, config.constraints, *both)

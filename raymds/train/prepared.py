@@ -27,20 +27,20 @@ class Prepared:
     def outlook(self) -> str:
         """What the test split can show at all, and what chance does to the choice on val, in sentences."""
         select = self.config.select
-        val, test = (
-            {task.name: self._count(split, task.name) for task in self.tasks.protected} for split in SPLITS[1:]
-        )
+        found, names = counts(self.data, self.tasks), [task.name for task in self.tasks.protected]
+        val, test = ({name: found[split][name] for name in names} for split in SPLITS[1:])
         said = power.outlook(test, select.tolerance, select.confidence, select.require)
         return " ".join(filter(None, (said, power.choice(val, select.tolerance))))
 
     def summary(self) -> dict[str, Any]:
         """What a dry run says, JSON-ready."""
-        tolerance, finished = self.config.select.tolerance, self.run.read("outcome.json") is not None
+        found, tolerance = counts(self.data, self.tasks), self.config.select.tolerance
+        finished = self.run.read("outcome.json") is not None
         begun = finished or self.run.read("config.yaml") is not None
         return {
             "config": to_yaml(self.config),
             "tasks": [
-                {"task": task.name, **{split: self._count(split, task.name) for split in SPLITS}}
+                {"task": task.name, **{split: found[split][task.name] for split in SPLITS}}
                 | ({} if task == self.tasks.target else {"tolerance": of_task(tolerance, task.name)})
                 for task in self.tasks.all
             ],
@@ -48,9 +48,20 @@ class Prepared:
             "outlook": self.outlook,
         }
 
-    def _count(self, split: str, task: str) -> int:
-        attribute, _, label = task.partition(":")
-        return self.data.count(split, attribute, label)
+
+def counts(data: DataSet, tasks: Tasks) -> dict[str, dict[str, int]]:
+    """Split -> task -> its rows."""
+    found = {}
+    for split in SPLITS:
+        # The manifest counts classes, not slices.
+        loaded = data.load(split, tasks.vocabularies) if any(task.where for task in tasks.all) else None
+        found[split] = {
+            task.name: len(loaded.rows_of(task.attribute, task.label, task.where))
+            if task.where and loaded
+            else data.count(split, task.attribute, tasks.classes[task.attribute][task.label])
+            for task in tasks.all
+        }
+    return found
 
 
 def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
@@ -58,10 +69,10 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
     absent = [split for split in SPLITS if not data.splits.get(split)]
     if absent:
         raise UsageError(f"data.uri={data.uri}: has no split {absent[0]!r}; a cycle needs train, val and test")
+    rows = counts(data, tasks)
     for task in tasks.all:
-        label = task.name.partition(":")[2]
         for split in SPLITS:
-            if data.count(split, task.attribute, label) == 0:
+            if rows[split][task.name] == 0:
                 key = "task.target" if task == tasks.target else "task.protect"
                 raise UsageError(
                     f"{key}: {task.name} has no examples in the {split} split of {data.uri}; leave it out, for "
@@ -69,7 +80,7 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
                 )
     drawn = config.constraints.images_per_task
     for task in tasks.protected:
-        found = min(config.task.retained, data.count("train", task.attribute, task.name.partition(":")[2]))
+        found = min(config.task.retained, rows["train"][task.name])
         if found < drawn:
             raise UsageError(
                 f"constraints.images_per_task={drawn}: {task.name} has {found} retained examples; lower it to {found}"
@@ -80,9 +91,9 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
             "number of protected tasks, or less"
         )
     positives = round(config.objective.batch * config.objective.positive_share)
-    attribute, _, label = tasks.target.name.partition(":")
-    showing = data.count("train", attribute, label)
-    others = sum(data.count("train", attribute, other) for other in data.attributes[attribute]) - showing
+    attribute, showing = tasks.target.attribute, rows["train"][tasks.target.name]
+    label = tasks.classes[attribute][tasks.target.label]
+    others = sum(data.count("train", attribute, other) for other in data.attributes[attribute] if other != label)
     for name, needed, found in (
         (f"pairs that show {tasks.target.name}", positives, showing),
         (f"pairs of another {attribute}", config.objective.batch - positives, others),

@@ -40,7 +40,8 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     data = DataSet.open(config.data.uri, config.data)
     tasks = resolve(config.task, data.attributes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net, train, val = open_net(config, tasks.heads).to(device), data.load("train"), data.load("val")
+    net = open_net(config, tasks.heads).to(device)
+    train, val = (data.load(split, tasks.vocabularies) for split in ("train", "val"))
     w_old, temperature = net.weights(), config.constraints.temperature
     old = evaluate(net, val, tasks, temperature)
     net.freeze(config.model.freeze.image, config.model.freeze.text)

@@ -62,7 +62,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         shared: str | None = payload["shared"]
         data = DataSet.open(config.data.uri, config.data)
         tasks = resolve(config.task, data.attributes)
-        train, val = data.load("train"), data.load("val")
+        train, val = (data.load(split, tasks.vocabularies) for split in ("train", "val"))
         net = _old_net(config, tasks, device)
         w_old = net.weights()
         sampler = build_sampler(train, tasks, config)

@@ -1,5 +1,7 @@
 """Short names to tasks, and errors that name the key and the nearest valid name."""
 
+from typing import Any
+
 import pytest
 
 from raymds.config import Config, TaskConfig
@@ -15,7 +17,7 @@ def test_an_attribute_means_all_its_classes_but_the_target() -> None:
     assert [task.name for task in tasks.protected] == ["weather:clear", "weather:rainy", "scene:tunnel"]
     assert tasks.heads == ["weather:clear", "weather:rainy", "weather:foggy", "scene:street", "scene:tunnel"]
     assert tasks.columns("scene") == slice(3, 5)
-    assert tasks.prompts["scene"] == ("the scene is a street.", "the scene is a tunnel.")
+    assert tasks.prompts["scene"] == (("the scene is a street.",), ("the scene is a tunnel.",))
 
 
 def test_naming_a_task_twice_protects_it_once() -> None:
@@ -33,6 +35,14 @@ def test_naming_a_task_twice_protects_it_once() -> None:
         ("weather:foggy", ["scene:tunnels"], r"task\.protect: 'tunnels' .*did you mean 'tunnel'\?"),
         ("weather:foggy", ["sene"], r"task\.protect: 'sene' .*did you mean 'scene'\?"),
         ("weather:foggy", [], r"task\.protect: names no task"),
+        ("weather", ["scene"], r"task\.target='weather': has to be attribute:class"),
+        ("weather@scene:tunnel", ["scene"], r"task\.target='weather@scene:tunnel': has to be attribute:class"),
+        ("weather:foggy@scene:tunel", ["scene"], r"task\.target: 'tunel' .*did you mean 'tunnel'\?"),
+        ("weather:foggy@scene", ["scene"], r"task\.target='scene': has to be attribute:class"),
+        ("weather:foggy@", ["scene"], r"task\.target='': has to be attribute:class"),
+        ("weather:foggy@weather:rainy", ["scene"], r"names weather twice; a slice is of other attributes"),
+        ("weather:foggy", ["scene@scene:tunnel"], r"task\.protect='scene@scene:tunnel': names scene twice"),
+        ("weather:foggy@scene:tunnel", ["weather:foggy@scene:tunnel"], r"task\.protect: .* is the target"),
     ],
 )
 def test_errors(target: str, protect: list[str], message: str) -> None:
@@ -62,3 +72,77 @@ def test_a_value_of_no_protected_task_is_an_error_that_names_the_nearest(key: st
 def test_a_prompt_without_a_place_for_the_class() -> None:
     with pytest.raises(UsageError, match=r"task\.prompts\.scene: has to be a sentence with \{\}"):
         resolve(TaskConfig("weather:foggy", ["scene"], 10, {"weather": "it is {}"}), VOCABULARIES)
+
+
+def test_a_slice_is_a_class_among_the_rows_of_others() -> None:
+    protect = ["weather", "scene@weather:rainy", "weather:rainy@scene:street"]
+    tasks = resolve(TaskConfig("weather:foggy@scene:tunnel", protect, 10, PROMPTS), VOCABULARIES)
+    assert (tasks.target.name, tasks.target.label, tasks.target.where) == (
+        "weather:foggy@scene:tunnel",
+        2,
+        (("scene", 1),),
+    )
+    assert [task.name for task in tasks.protected] == [
+        "weather:clear", "weather:rainy", "weather:foggy",  # the class as a whole is another capability than its slice
+        "scene:street@weather:rainy", "scene:tunnel@weather:rainy", "weather:rainy@scene:street",
+    ]  # fmt: skip
+    assert list(tasks.classes) == ["weather", "scene"]
+
+
+def test_a_slice_of_several_classes_and_of_an_attribute_without_a_task() -> None:
+    vocabularies = VOCABULARIES | {"sign": ["stop, old", "yield@night"]}
+    target = "weather:foggy@scene:tunnel, sign:stop, old"
+    tasks = resolve(TaskConfig(target, ["weather"], 10, PROMPTS), vocabularies)
+    assert tasks.target.where == (("scene", 1), ("sign", 0))
+    assert (list(tasks.classes), tasks.attributes) == (["weather"], ["weather", "scene", "sign"])
+    signs = TaskConfig("sign:yield@night", ["weather"], 10, PROMPTS | {"sign": "a {} sign"})
+    assert resolve(signs, vocabularies).target.where == ()  # the @ is in the class's name
+
+
+def test_a_label_set_stands_in_front_of_the_vocabulary_and_other_is_of_none() -> None:
+    vocabularies = {"weather": ["clear", "rainy", "other", "foggy"], "scene": ["street", "tunnel"]}
+    tasks = resolve(TaskConfig("weather:foggy", ["weather"], 10, PROMPTS), vocabularies)
+    assert tasks.classes == {"weather": ("clear", "rainy", "foggy")}
+    assert tasks.vocabularies == {"weather": ("clear", "rainy", "foggy", "other"), "scene": ("street", "tunnel")}
+    chosen = TaskConfig("weather:foggy", ["weather"], 10, PROMPTS, classes={"weather": ["foggy", "clear"]})
+    tasks = resolve(chosen, vocabularies)
+    assert (tasks.target.label, [task.name for task in tasks.protected]) == (0, ["weather:clear"])
+    assert tasks.vocabularies["weather"] == ("foggy", "clear", "rainy", "other")
+
+
+def test_phrases_and_several_prompts() -> None:
+    prompts = {"weather": ["the weather is {}.", "a {} day"], "scene": "a {}"}
+    phrases = {"weather": {"foggy": "thick fog"}}
+    tasks = resolve(TaskConfig("weather:foggy", ["scene"], 10, prompts, phrases=phrases), VOCABULARIES)
+    assert tasks.prompts["weather"][2] == ("the weather is thick fog.", "a thick fog day")
+    texts, heads = tasks.sentences()
+    assert (texts[4:], heads) == (
+        ["the weather is thick fog.", "a thick fog day", "a street", "a tunnel"],
+        [0, 0, 1, 1, 2, 2, 3, 4],
+    )
+    assert tasks.sentences("scene") == (["a street", "a tunnel"], [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"classes": {"wether": ["clear"]}}, r"task\.classes: 'wether' is no attribute .*did you mean 'weather'\?"),
+        ({"classes": {"weather": ["clear", "fogy"]}}, r"task\.classes\.weather: 'fogy' .*did you mean 'foggy'\?"),
+        ({"classes": {"weather": ["foggy", "foggy"]}}, r"task\.classes\.weather: names 'foggy' twice"),
+        ({"classes": {"weather": ["foggy"]}}, r"task\.classes\.weather=\['foggy'\]: has to list two classes or more"),
+        ({"classes": {"weather": ["clear", "rainy"]}}, r"task\.target: 'foggy' is no class of weather"),
+        ({"phrases": {"weather": {"fogy": "fog"}}}, r"task\.phrases\.weather: 'fogy' is no class .*'foggy'\?"),
+        ({"phrases": {"weather": {"foggy": " "}}}, r"task\.phrases\.weather\.foggy: is empty"),
+        ({"prompts": {"weather": []}}, r"task\.prompts\.weather: has to be a sentence with \{\}"),
+        ({"prompts": {"weather": ["it is {}", "fog"]}}, r"task\.prompts\.weather: has to be a sentence with \{\}"),
+        ({"prompts": {"weather": 3}}, r"task\.prompts\.weather: has to be a sentence with \{\}"),
+    ],
+)
+def test_errors_of_words_and_label_sets(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(TaskConfig("weather:foggy", ["weather"], 10, **{"prompts": PROMPTS, **given}), VOCABULARIES)
+
+
+def test_one_class_alone_is_no_label_set() -> None:
+    with pytest.raises(UsageError, match=r"task\.classes\.weather: the label set is foggy alone.*foggy, other"):
+        resolve(TaskConfig("weather:foggy", ["scene"], 10, PROMPTS), VOCABULARIES | {"weather": ["foggy", "other"]})

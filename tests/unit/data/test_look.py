@@ -73,6 +73,7 @@ def test_rows_are_counted_per_split_and_class_without_a_shard(uri: str) -> None:
             "scene": {"Straße": {"train": 108, "test": 3}},
         },
         "undefined": {"weather": {"train": 0, "test": 0}, "scene": {"train": 36, "test": 1}},
+        "parts": [],
         "sheet": None,
     }
     assert seen(uri, "test")["classes"]["scene"] == {"Straße": {"test": 3}}

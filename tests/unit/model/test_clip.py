@@ -166,7 +166,9 @@ def test_it_is_in_evaluation_mode_always(tower: ClipWithHeads) -> None:
 def test_an_images_cosines_are_its_own_to_the_last_bit(tower: ClipWithHeads) -> None:
     """Alone, in sixteens, behind others, before others."""
     pixels = pictures(tower, 20)
-    classifiers = tower.classifiers({"weather": {"clear": "the weather is clear.", "foggy": "the weather is foggy."}})
+    classifiers = tower.classifiers(
+        {"weather": {"clear": ["the weather is clear."], "foggy": ["the weather is foggy."]}}
+    )
 
     def cosines(images: Tensor) -> Tensor:
         return tower.cosines(classifiers, images)["weather"]
@@ -187,7 +189,7 @@ def test_measuring_and_a_step_leave_every_statistic(tower: ClipWithHeads) -> Non
     tower.train()
     image, text = tower(pictures(tower, 4), tower.tokenize(["a", "b"]), torch.tensor([0, 1]), torch.tensor([0, -1]))
     (image[:2] * text).sum().backward()
-    tower.cosines(tower.classifiers({"weather": {"foggy": "fog"}}), pictures(tower, 4))
+    tower.cosines(tower.classifiers({"weather": {"foggy": ["fog"]}}), pictures(tower, 4))
     after = tower.weights()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     silent = {name for name, p in tower.named_parameters() if p.requires_grad and p.grad is None}
@@ -196,17 +198,17 @@ def test_measuring_and_a_step_leave_every_statistic(tower: ClipWithHeads) -> Non
 
 def test_a_classifier_depends_on_no_other_attribute() -> None:
     net = trained(["weather:clear", "weather:foggy", "scene:city"])
-    weather = {"clear": "the weather is clear.", "foggy": "the weather is foggy."}
+    weather = {"clear": ["the weather is clear."], "foggy": ["the weather is foggy."]}
     alone = net.classifiers({"weather": weather})["weather"]
-    both = net.classifiers({"scene": {"city": "a far longer sentence of a city in the rain"}, "weather": weather})
+    both = net.classifiers({"scene": {"city": ["a far longer sentence of a city in the rain"]}, "weather": weather})
     assert torch.equal(alone, both["weather"])
-    tokens = net.tokenize(list(weather.values()))
+    tokens = net.tokenize([sentence for (sentence,) in weather.values()])
     torch.testing.assert_close(alone, net.encode_text(tokens, torch.tensor([0, 1]), torch.tensor([0, 1])))
 
 
 def test_no_images_have_no_cosines() -> None:
     net = trained()
-    found = net.cosines(net.classifiers({"weather": {"clear": "a", "foggy": "b"}}), pictures(net, 0))
+    found = net.cosines(net.classifiers({"weather": {"clear": ["a"], "foggy": ["b"]}}), pictures(net, 0))
     assert found["weather"].shape == (0, 2)
 
 

@@ -301,7 +301,7 @@ def test_classifiers_have_unit_norm_and_go_through_their_heads(tmp_path: Path) -
     found = delivered.find(weights).open()[0]
     sentences = {label: texts[0] for label, texts in LABELS["weather"].items()}
     with torch.no_grad():
-        got = found.classifiers({"weather": sentences})["weather"].numpy()
+        got = found.classifiers(LABELS)["weather"].numpy()
         # By hand: the trunk of each sentence through W + A·B of its own class.
         trunk = net._trunk(net.tokenize(list(sentences.values())))
         rows = [

@@ -8,6 +8,7 @@ import pytest
 
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
+from raymds.tasks import Vocabularies
 from raymds.train import worker
 
 
@@ -36,9 +37,9 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder(tmp_path / "checkpoints")
     read = DataSet.load
 
-    def noted(data: DataSet, name: str) -> Split:
+    def noted(data: DataSet, name: str, vocabularies: Vocabularies | None = None) -> Split:
         made.events.append(f"read {name}")
-        return read(data, name)
+        return read(data, name, vocabularies)
 
     monkeypatch.setattr(DataSet, "load", noted)
     monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)

@@ -97,7 +97,7 @@ def loss_of(training: ConstrainedCycle, train: Split, tasks: Tasks, row: int, k:
     image = net.encode_image(clean_pixels(train, [row], net.preprocess))[0]
     prompts = [
         net.encode_text(net.tokenizer([sentence]), torch.tensor([0]), torch.tensor([columns.start + c]))[0]
-        for c, sentence in enumerate(tasks.prompts[task.attribute])
+        for c, (sentence,) in enumerate(tasks.prompts[task.attribute])
     ]
     return -torch.log_softmax(torch.stack([image @ prompt for prompt in prompts]) / temperature, 0)[task.label]
 

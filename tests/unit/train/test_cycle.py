@@ -1,8 +1,9 @@
 """The constrained step on one process: like for like, resumption, gradients against a naive computation."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +23,17 @@ from tests.towers import TOWERS, write_tower
 from tests.unit.train.same import assert_same
 
 
-@pytest.fixture(scope="module")
-def train(data_uri: str) -> Split:
-    return DataSet.open(data_uri).load("train")
+@pytest.fixture
+def train(data_uri: str, tasks: Tasks) -> Split:
+    return DataSet.open(data_uri).load("train", tasks.vocabularies)
 
 
 @pytest.fixture
-def tasks(config: Config, data_uri: str) -> Tasks:
+def tasks(request: pytest.FixtureRequest, config: Config, data_uri: str) -> Tasks:
+    """Those of the config, changed by what a test asks for."""
+    for key, value in getattr(request, "param", {}).items():
+        section, name = key.split(".")
+        setattr(getattr(config, section), name, value)
     return resolve(config.task, DataSet.open(data_uri).attributes)
 
 
@@ -153,6 +158,20 @@ def test_candidates_are_running_means_where_asked(build: Build, config: Config) 
     )
 
 
+PROMPTS = {"weather": ["the weather is {}.", "a {} day"], "scene": "a {}", "timeofday": ["at {}"]}
+WORDS: dict[str, dict[str, Any]] = {
+    "as they are": {},
+    "several prompts": {"task.prompts": PROMPTS, "task.phrases": {"weather": {"foggy": "thick fog"}}},
+    "a label set": {
+        "task.classes": {"weather": ["foggy", "rainy", "snowy"]},
+        "task.protect": ["weather", "timeofday@weather:clear"],
+    },
+    "a shared head": {"objective.head": "shared"},
+    "a slice": {"task.target": "weather:foggy@timeofday:daytime", "task.protect": ["weather", "timeofday:night"]},
+}
+
+
+@pytest.mark.parametrize("tasks", WORDS.values(), ids=WORDS, indirect=True)
 def test_gradient_equals_a_naive_one(build: Build, config: Config, train: Split, tasks: Tasks) -> None:
     """∇F + mean_k λ_k·τ₀·∇L̂_k, written with whole-batch autograd and loops, after weights have moved."""
     config.objective.gamma = 1.0
@@ -185,7 +204,14 @@ def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, trai
         return net.encode_text(full, torch.tensor([0]), torch.tensor([head]))[0]
 
     def head(row: int) -> int:
-        return int(train.labels["weather"][row]) + tasks.columns("weather").start
+        label = int(train.labels["weather"][row])
+        shared = label >= len(tasks.classes["weather"])
+        shared |= config.objective.head == "shared" and label != tasks.target.label
+        return -1 if shared else label + tasks.columns("weather").start
+
+    def mean(sentences: Sequence[str], head: int) -> torch.Tensor:
+        total = torch.stack([text(sentence, head) for sentence in sentences]).sum(0)
+        return total / total.norm()
 
     rows = [*batch.positive, *batch.negative]
     image = net.encode_image(loaded.pairs)
@@ -200,7 +226,7 @@ def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, trai
                 g = g + torch.exp((other - image[i] @ caption[i]) / t) / (len(rows) - P)
             total = total + t * torch.log(g) / P
     tau = config.constraints.temperature
-    prompts = {a: [text(p, tasks.columns(a).start + c) for c, p in enumerate(tasks.prompts[a])] for a in tasks.classes}
+    prompts = {a: [mean(p, tasks.columns(a).start + c) for c, p in enumerate(tasks.prompts[a])] for a in tasks.classes}
     examples = net.encode_image(loaded.examples)
     for k in batch.tasks:
         task, here = tasks.protected[k], np.flatnonzero(batch.example_task == k)
