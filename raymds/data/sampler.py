@@ -59,7 +59,8 @@ class Blocks:
 class Sampler:
     """Draws without replacement: each pool is shuffled anew per epoch, and an epoch's last incomplete draw is left out.
 
-    A pool smaller than its draw is the caller's error (checked with the data set, where it can be named).
+    A pool smaller than its draw is an epoch or more in every step: each of its rows comes equally often, or once more.
+    An empty one is the caller's error (checked with the data set, where it can be named).
     """
 
     seed: int
@@ -112,6 +113,9 @@ class Sampler:
     def _draw(self, pool: Rows, count: int, step: int, *stream: int, blocks: Blocks | None = None) -> Rows:
         if count == 0:
             return pool[:0]
+        if len(pool) < count:
+            epochs = [(self.seed, *stream, step, again) for again in range(-(-count // len(pool)))]
+            return np.concatenate([pool[_order(len(pool), blocks, key)] for key in epochs])[:count]
         epoch, position = divmod(step, len(pool) // count)
         orders = self._orders.setdefault(stream, {})
         if epoch not in orders:

@@ -24,6 +24,14 @@ def log_normaliser(difference_PN: Tensor, temperature: float) -> Tensor:
     return torch.logsumexp(difference_PN.detach() / temperature, dim=1) - math.log(difference_PN.shape[1])
 
 
+def mean_by(log_g_P: Tensor, row_P: Tensor, rows: int) -> Tensor:
+    """log of the mean g of the entries of each row, (P, 2), (P,) → (rows, 2); of one entry that one exactly."""
+    if rows == len(log_g_P):
+        return torch.empty_like(log_g_P).index_copy(0, row_P, log_g_P)
+    parts = [log_g_P[row_P == row] for row in range(rows)]
+    return torch.stack([torch.logsumexp(part, dim=0) - math.log(len(part)) for part in parts])
+
+
 def track(log_s: Tensor, log_g: Tensor, gamma: float) -> Tensor:
     """Moving average s ← (1−γ)·s + γ·ĝ in log space, METHOD (9), elementwise.
 

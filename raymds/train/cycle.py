@@ -231,10 +231,14 @@ class ConstrainedCycle:
         return torch.stack(rows + columns).sum() / (P * N), float(contrastive.objective(log_g[:, 0], log_g[:, 1], t))
 
     def _track(self, rows: Rows, log_g: Tensor) -> Tensor:
-        """Fold the batch's normalisers into s, METHOD (9), the same on every rank: (P, 2) → (P, 2)."""
-        position = torch.from_numpy(np.searchsorted(self.sampler.positive, rows))
-        self._log_s[position] = contrastive.track(self._log_s[position], log_g.cpu(), self._config.objective.gamma)
-        return self._log_s[position].to(log_g.device)
+        """Fold the batch's normalisers into s, METHOD (9), the same on every rank: (P, 2) → (P, 2).
+
+        A positive that comes several times in a batch counts with the mean of its ĝ.
+        """
+        seen, which = np.unique(np.searchsorted(self.sampler.positive, rows), return_inverse=True)
+        found = contrastive.mean_by(log_g.cpu(), torch.from_numpy(which), len(seen))
+        self._log_s[seen] = contrastive.track(self._log_s[seen], found, self._config.objective.gamma)
+        return self._log_s[seen][which].to(log_g.device)
 
     @torch.no_grad()
     def _update_average(self) -> None:

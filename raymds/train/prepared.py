@@ -30,7 +30,13 @@ class Prepared:
         found, names = counts(self.data, self.tasks), [task.name for task in self.tasks.protected]
         val, test = ({name: found[split][name] for name in names} for split in SPLITS[1:])
         said = power.outlook(test, select.tolerance, select.confidence, select.require)
-        return " ".join(filter(None, (said, power.choice(val, select.tolerance))))
+        draws = _draws(self.config, self.data, self.tasks, found["train"][self.tasks.target.name])
+        again = [
+            f"A step draws {drawn} {name}, the train split has {there}: they come again within a step."
+            for name, drawn, there in draws
+            if there < drawn
+        ]
+        return " ".join(filter(None, (*again, said, power.choice(val, select.tolerance))))
 
     def summary(self) -> dict[str, Any]:
         """What a dry run says, JSON-ready."""
@@ -90,16 +96,19 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
             f"constraints.tasks_per_step={config.constraints.tasks_per_step}: has to be {len(tasks.protected)}, the "
             "number of protected tasks, or less"
         )
-    positives = round(config.objective.batch * config.objective.positive_share)
-    attribute, showing = tasks.target.attribute, rows["train"][tasks.target.name]
+    for name, _, found in _draws(config, data, tasks, rows["train"][tasks.target.name]):
+        if found == 0:
+            raise UsageError(
+                f"task.target={tasks.target.name}: the train split of {data.uri} has no {name}; mix some in"
+            )
+
+
+def _draws(config: Config, data: DataSet, tasks: Tasks, positives: int) -> list[tuple[str, int, int]]:
+    """What a step draws for the objective: the pool in words, how many of it, and how many it has."""
+    attribute, drawn = tasks.target.attribute, round(config.objective.batch * config.objective.positive_share)
     label = tasks.classes[attribute][tasks.target.label]
     others = sum(data.count("train", attribute, other) for other in data.attributes[attribute] if other != label)
-    for name, needed, found in (
-        (f"pairs that show {tasks.target.name}", positives, showing),
-        (f"pairs of another {attribute}", config.objective.batch - positives, others),
-    ):
-        if found < needed:
-            raise UsageError(
-                f"objective.batch={config.objective.batch}: a step draws {needed} {name}, the train split has {found}; "
-                "lower objective.batch or change objective.positive_share"
-            )
+    return [
+        (f"pairs that show {tasks.target.name}", drawn, positives),
+        (f"pairs of another {attribute}", config.objective.batch - drawn, others),
+    ]

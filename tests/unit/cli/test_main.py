@@ -34,11 +34,13 @@ def settings(data_uri: str, old_weights: str, tmp_path: Path) -> list[str]:
         ("task.protect=[weather:foggy]", "task.protect: weather:foggy is the target"),
         ("task.protect=[weather:hail]", "'hail' is no class of weather"),
         ("task.target=scene:beach", "'beach' is no class of scene"),
+        ("task.classes.weather=[clear, hail]", "task.classes.weather: 'hail' is no class of weather"),
+        ("task.phrases.weather.fogy=fog", "task.phrases.weather: 'fogy' is no class of weather's label set"),
+        ("objective.head=common", "objective.head=common: has to be own or shared"),
         ("model.name=ViT-B-32", "weights.safetensors says that it is tiny-64 with gelu"),
         ("model.weights=nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("data.uri=nowhere", "data.uri=nowhere: no data set there"),
         ("run.workers=8", "run.workers=8: asks for 8 CPUs, there are"),
-        ("objective.batch=400", "objective.batch=400: a step draws 200 pairs that show weather:foggy, the train"),
         ("constraints.images_per_task=21", "constraints.images_per_task=21: weather:clear has 20 retained examples"),
         ("constraints.tasks_per_step=14", "constraints.tasks_per_step=14: has to be 13"),
         ("data.image_size=224", "data.image_size=224: tiny-64 takes 64 pixels"),
@@ -221,7 +223,7 @@ def counted(settings: list[str], attribute: str, label: str) -> dict[str, int]:
         ("select.tolerance={weather:rany: 0.1}", "select.tolerance: 'weather:rany' is no protected task"),
         ("model.weights=nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("run.workers=8", "run.workers=8: asks for 8 CPUs, there are"),
-        ("objective.batch=400", "objective.batch=400: a step draws 200 pairs that show weather:foggy"),
+        ("task.target=weather:foggy@scene:beach", "task.target: 'beach' is no class of scene"),
     ],
 )
 def test_a_dry_run_ends_with_the_error_of_the_run(

@@ -167,3 +167,14 @@ def test_each_part_has_what_a_step_draws_or_the_task_is_not_split(
     examples: int, share: float, trained: int, held: int
 ) -> None:
     assert [len(part) for part in hold_out(np.arange(examples), share, 10, seed=0, task=0)] == [trained, held]
+
+
+def test_a_pool_smaller_than_its_draw_comes_equally_often_in_every_step() -> None:
+    drawn = replace(sampler(), positive=np.arange(3), positives=8)
+    for step in range(20):
+        assert sorted(np.bincount(drawn.batch(step).positive, minlength=3)) == [2, 3, 3]
+    assert np.array_equal(drawn.batch(7).positive, replace(drawn).batch(7).positive)
+    most = [int(np.argmin(np.bincount(drawn.batch(step).positive, minlength=3))) for step in range(60)]
+    assert min(np.bincount(most, minlength=3)) > 5  # which one comes less often changes from step to step
+    exact = replace(drawn, positives=6)
+    assert np.bincount(exact.batch(0).positive).tolist() == [2, 2, 2]

@@ -99,3 +99,13 @@ def test_info_nce_equals_the_sums_it_is() -> None:
             denominator = sum(math.exp(float(a[i] @ b[j]) / T) for j in range(4))
             expected -= (float(a[i] @ b[i]) / T - math.log(denominator)) / 8
     assert float(contrastive.info_nce(image, text, T)) == pytest.approx(expected)
+
+
+def test_a_positive_that_comes_again_counts_with_the_mean_of_its_normalisers() -> None:
+    log_g = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.5, 600.0]], dtype=torch.float64)
+    found = contrastive.mean_by(log_g, torch.tensor([1, 0, 1]), 2)
+    assert torch.equal(found[0], log_g[1]) or torch.allclose(found[0], log_g[1], rtol=1e-15)
+    want = (torch.tensor(1.0).double().exp() + torch.tensor(0.5).double().exp()) / 2
+    torch.testing.assert_close(found[1], torch.stack([want.log(), torch.tensor(600 - math.log(2)).double()]))
+    once = contrastive.mean_by(log_g, torch.tensor([2, 0, 1]), 3)
+    assert torch.equal(once[[2, 0, 1]], log_g)

@@ -268,3 +268,21 @@ def test_metrics_name_every_task_and_part_of_a_step(build: Build, tasks: Tasks) 
     metrics = training.step(loader.get(0))
     assert set(metrics["h"]) == set(metrics["u"]) == set(metrics["lambda"]) == {t.name for t in tasks.protected}
     assert set(metrics["seconds"]) == {"forward", "exchange", "backward", "optimiser"}
+
+
+@pytest.mark.parametrize("tasks", [{"task.target": "weather:foggy@scene:city street,timeofday:daytime"}], indirect=True)
+def test_positives_fewer_than_a_step_draws_come_again_within_it(build: Build, train: Split, tasks: Tasks) -> None:
+    training, loader = build()
+    pool = training.sampler.positive
+    assert 0 < len(pool) < training.sampler.positives
+    where = {name: classes.index(label) for (name, classes), label in zip(
+        ((name, tasks.vocabularies[name]) for name in ("weather", "scene", "timeofday")), ("foggy", "city street", "daytime"),
+        strict=True,
+    )}  # fmt: skip
+    assert all((train.labels[name][pool] == label).all() for name, label in where.items())
+    negative = train.labels["weather"][training.sampler.negative]
+    assert not (negative == where["weather"]).any()  # fog elsewhere is no negative
+    training.measure_old()
+    for step in range(3):
+        training.step(loader.get(step))
+    assert torch.isfinite(training._log_s).all()  # after one step each has been seen
