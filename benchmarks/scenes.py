@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from raymds.data.loader import decode
+from raymds.data.decode import decode
 from raymds.scenes.render import render
 
 BATCH, BATCHES = 100, 11

@@ -4,7 +4,6 @@ A retained example is always seen through the clean transform, the one its old l
 Pairs of the objective are augmented, as a pure function of (seed, row, step).
 """
 
-import io
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from raymds.data.decode import decode
 from raymds.data.sampler import Batch, Rows
 from raymds.data.split import Example, Split
 from raymds.errors import UsageError
@@ -164,35 +162,20 @@ def load(
     example = split.example(row)
     try:
         image = decode(example.image, fit.size if augment else 0)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         if split.skip_corrupt:
             split.corrupt.add(row)
             if not substitutes:
                 return np.zeros((3, fit.size, fit.size), np.uint8), example
             return load(split, split.substitute(row), fit, augment)
         raise UsageError(
-            f"{split.where(row)} (id {example.id}): image can't be decoded: {error}; mend it, or leave such images out "
+            f"{split.where(row)} (id {example.id}): image {error}; mend it, or leave such images out "
             "with data.on_corrupt=skip"
         ) from None
     image = fit(image)
     if augment is not None:
         image = _shifted(image, (*augment, row))
     return image.transpose(2, 0, 1), example
-
-
-def decode(encoded: bytes | memoryview, size: int = 0) -> NDArray[np.uint8]:
-    """RGB pixels (H, W, 3) from encoded bytes; ValueError or OSError where they are damaged.
-
-    A JPEG far larger than `size` is decoded at a fraction of its scale, its sides still `size` at least.
-    """
-    data = bytes(encoded)
-    if simplejpeg.is_jpeg(data):
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, min_height=size, min_width=size)
-        return pixels
-    try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except (SyntaxError, Image.DecompressionBombError) as error:  # Pillow's of a damaged PNG, of absurd sizes
-        raise ValueError(str(error)) from None
 
 
 def _shifted(image: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:

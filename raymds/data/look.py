@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from raymds.data.loader import decode
+from raymds.data.decode import decode
 from raymds.data.sampler import Rows
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
@@ -143,7 +143,7 @@ def thumbnail(image: bytes | memoryview) -> Image.Image | None:
     """An encoded image made to fit 96 × 96 pixels; None where it can't be decoded."""
     try:
         pixels = decode(image, _SIDE)
-    except (ValueError, OSError):
+    except ValueError:
         return None
     return ImageOps.contain(Image.fromarray(pixels), (_SIDE, _SIDE))
 

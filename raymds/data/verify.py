@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raymds.data.loader import decode
+from raymds.data.decode import decode
 from raymds.data.reader import verified
 from raymds.data.shards import MANIFEST, DataSet, Shard
 from raymds.errors import UsageError
@@ -180,8 +180,8 @@ class _Check:
             try:
                 if image.is_valid:
                     decode(image.as_py())
-            except (ValueError, OSError) as error:
-                say(row, f"image can't be decoded: {error}")
+            except ValueError as error:
+                say(row, f"image {error}")
 
     def _hash(self, ids: Sequence[str | None], start: int) -> None:
         rows = [row for row, name in enumerate(ids) if name]

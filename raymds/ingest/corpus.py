@@ -1,6 +1,5 @@
 """A caption corpus in Parquet, read row group by row group, and the images its rows hold or point to."""
 
-import io
 import time
 import urllib.parse
 import urllib.request
@@ -10,17 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import simplejpeg
-from PIL import Image
 from pyarrow import dataset
 
+from raymds.data.decode import decode
 from raymds.errors import UsageError
 from raymds.store import uri as storage
 
 _BUFFER = 8 * 2**20  # bytes read at a time; pyarrow left to itself holds a whole column of a row group
 _SECONDS = 10  # a download may take
 _LARGEST = 20 * 2**20  # bytes of a download
-_MOST_PIXELS = 2**26  # of an image: more is no photograph, and decoding it may take all memory
 
 
 @dataclass(frozen=True)
@@ -98,13 +95,7 @@ def fetch(image: bytes | str | None) -> bytes | Exception:
         if not image:
             raise ValueError("the row has no image")
         data = image if isinstance(image, bytes) else _read(image)
-        with Image.open(io.BytesIO(data)) as opened:
-            if opened.width * opened.height > _MOST_PIXELS:
-                raise ValueError(f"the image has {opened.width} x {opened.height} pixels")
-            if simplejpeg.is_jpeg(data):
-                simplejpeg.decode_jpeg(data)
-            else:
-                opened.convert("RGB")
+        decode(data)
     except Exception as error:  # servers and decoders fail in every way; one row must not end hours of work
         return error
     return data

@@ -5,20 +5,16 @@ killed goes on: a shard is kept if its record is of the same rows and settings a
 SHA-256. The records stay there; nothing reads them once the manifest is published.
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import ray
-import simplejpeg
-from PIL import Image
 
 from raymds.data.config import IngestConfig
+from raymds.data.decode import shrink
 from raymds.data.shards import MANIFEST, DataSet, Row, Shard, write_manifest, write_shard
-from raymds.data.upright import orientation, turned
 from raymds.errors import RaymdsError, UsageError
 from raymds.ingest.sources import Entry, Plan, shuffled
 from raymds.store import objects
@@ -28,8 +24,6 @@ Broken = dict[str, str]  # image as its plan names it (or id of its row) -> wher
 
 _NAMED = 10  # broken images in a message
 _QUEUED = 2  # tasks in flight per CPU: one runs, one waits
-# What Pillow and simplejpeg raise on damaged bytes.
-_UNDECODABLE = (ValueError, OSError, SyntaxError, Image.DecompressionBombError)
 
 
 class Job(NamedTuple):
@@ -143,8 +137,8 @@ def make_shard(
             data = found
         try:
             image = shrink(data, config.resize, config.quality)
-        except _UNDECODABLE:
-            broken[name] = f"{where}: can't be decoded"
+        except ValueError as error:
+            broken[name] = f"{where}: {error}"
             continue
         rows.append(Row(entry.id, image, entry.caption, dict(zip(attributes, entry.labels, strict=True))))
     shard = write_shard(uri, job.name, rows, attributes)
@@ -181,29 +175,3 @@ def _complaint(broken: Broken, total: int, most: int) -> str:
         f"{len(broken)} of {total} images are broken, more than max_broken={most}: mend them, or leave them out with "
         f"max_broken={len(broken)}{named}{more}"
     )
-
-
-def shrink(data: bytes, side: int, quality: int) -> bytes:
-    """An encoded image as upright JPEG whose short side is `side` pixels.
-
-    Its own bytes where `side` is 0, or where it is upright and its short side is not above `side`. ValueError, OSError,
-    SyntaxError or DecompressionBombError where it can't be decoded.
-    """
-    image: Image.Image = Image.open(io.BytesIO(data))
-    size, short = image.size, min(image.size)
-    way_up = orientation(image)
-    if simplejpeg.is_jpeg(data):
-        # Decoded at the smallest of libjpeg's scales that is not below `side`; fast DCTs lose accuracy at high quality.
-        least = min(side or short, short)
-        image = Image.fromarray(simplejpeg.decode_jpeg(data, fastdct=False, min_height=least, min_width=least))
-    else:
-        image.load()
-    if side == 0 or (short <= side and way_up == 1):
-        return data
-    image = image.convert("RGB")
-    if short > side:
-        width, height = (round(length * side / short) for length in size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.ascontiguousarray(turned(image, way_up))
-    encoded: bytes = simplejpeg.encode_jpeg(pixels, quality, fastdct=False)
-    return encoded

@@ -18,8 +18,8 @@ import pyarrow.csv as pacsv
 import torch
 from numpy.typing import NDArray
 
+from raymds.data.decode import decode, decode_upright
 from raymds.data.reader import table_bytes
-from raymds.data.upright import decode_upright
 from raymds.errors import RaymdsError, UsageError
 from raymds.model import Preprocess
 from raymds.release import images
@@ -95,7 +95,7 @@ def _decoded(item: Item, fit: Preprocess) -> tuple[str, Pixels | str]:
             raise
         return item.place, str(error)
     try:
-        return name, fit(decode_upright(encoded, turn=not item.split)).transpose(2, 0, 1)
+        return name, fit(decode(encoded) if item.split else decode_upright(encoded)).transpose(2, 0, 1)
     except ValueError as error:
         return name, str(error)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from raymds.data.upright import decode_upright
+from raymds.data.decode import decode_upright
 from raymds.errors import UsageError
 from raymds.model import ClipWithHeads
 from raymds.release.delivered import Delivered, find

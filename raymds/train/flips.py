@@ -5,7 +5,7 @@ import io
 
 from PIL import Image
 
-from raymds.data import loader
+from raymds.data.decode import decode
 from raymds.data.split import Split
 from raymds.tasks import Tasks
 from raymds.train.evaluate import Evaluation
@@ -22,7 +22,7 @@ def pictures(test: Split, before: Evaluation, after: Evaluation, tasks: Tasks) -
         classes = tasks.classes[task.attribute]
         for row in rows[:_PER_TASK]:
             example = test.example(int(row))
-            image = Image.fromarray(loader.decode(example.image, _THUMBNAIL))
+            image = Image.fromarray(decode(example.image, _THUMBNAIL))
             image.thumbnail((_THUMBNAIL, _THUMBNAIL))
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=85)

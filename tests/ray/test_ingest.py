@@ -19,7 +19,7 @@ from PIL import Image
 from raymds.config import load
 from raymds.data import shards
 from raymds.data.config import IngestConfig
-from raymds.data.loader import decode
+from raymds.data.decode import decode
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.ingest import ingest, sources

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
+from raymds.data import decode
 from raymds.data.config import RetrieveColumns
 from raymds.errors import UsageError
 from raymds.ingest import corpus
@@ -53,7 +54,7 @@ def test_images_that_do_not_decode_are_left_out(tmp_path: Path, monkeypatch: pyt
     images = [jpeg(0)[:-9], jpeg(1)[:40], b"text", b"", None, whole[: len(whole) // 2], whole, jpeg(7)]
     put(tmp_path / "corpus" / "a.parquet", ["fog"] * 8, image=images)
     assert [int(name[-1]) for name in labels(run(settings(tmp_path)))] == [6, 7]
-    monkeypatch.setattr(corpus, "_MOST_PIXELS", 63)
+    monkeypatch.setattr(decode, "MOST_PIXELS", 63)
     with pytest.raises(
         UsageError, match=r"none of the positives' images could be had; the first failure: a\.parquet#0"
     ):

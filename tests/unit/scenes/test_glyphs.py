@@ -11,7 +11,7 @@ import pytest
 
 from raymds.config import load
 from raymds.data.config import GlyphsConfig
-from raymds.data.loader import decode
+from raymds.data.decode import decode
 from raymds.errors import UsageError
 from raymds.model import ClipWithHeads
 from raymds.scenes.dataset import make_glyphs

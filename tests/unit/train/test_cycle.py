@@ -275,10 +275,8 @@ def test_positives_fewer_than_a_step_draws_come_again_within_it(build: Build, tr
     training, loader = build()
     pool = training.sampler.positive
     assert 0 < len(pool) < training.sampler.positives
-    where = {name: classes.index(label) for (name, classes), label in zip(
-        ((name, tasks.vocabularies[name]) for name in ("weather", "scene", "timeofday")), ("foggy", "city street", "daytime"),
-        strict=True,
-    )}  # fmt: skip
+    slices = {"weather": "foggy", "scene": "city street", "timeofday": "daytime"}
+    where = {name: tasks.vocabularies[name].index(label) for name, label in slices.items()}
     assert all((train.labels[name][pool] == label).all() for name, label in where.items())
     negative = train.labels["weather"][training.sampler.negative]
     assert not (negative == where["weather"]).any()  # fog elsewhere is no negative
