@@ -52,29 +52,35 @@ def mix(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def ingest_bdd100k(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Make a data set of BDD100K; its official val becomes the test split."""
-    from raymds.ingest import sources
+    """Make a data set of BDD100K; its official val becomes the test split, or test_share of all rows."""
+    from raymds.ingest.bdd100k import bdd100k
 
     config = _ingest_config(options)
-    plan = sources.bdd100k(options.images, options.labels, config.seed, config.val_share)
+    plan = bdd100k(options.images, options.labels, _shares(config))
     return _ingest(options, terminal, plan, config)
 
 
 def ingest_places365(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Make a data set of Places365; its official val becomes the test split."""
-    from raymds.ingest import sources
+    """Make a data set of Places365; its official val becomes the test split, or test_share of all rows."""
+    from raymds.ingest.places365 import places365
 
     config = _ingest_config(options)
-    plan = sources.places365(options.images, options.labels, config.seed, config.val_share)
+    plan = places365(options.images, options.labels or options.images, _shares(config), config.classes)
     return _ingest(options, terminal, plan, config)
 
 
 def ingest_table(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Make a data set of a CSV or Parquet table of images."""
-    from raymds.ingest import sources
+    """Make a data set of tables of images: CSV, TSV, JSON lines, Parquet."""
+    from raymds.ingest.table import table
 
     config = _ingest_config(options)
-    return _ingest(options, terminal, sources.table(options.rows, options.map), config)
+    return _ingest(options, terminal, table(options.rows, options.map, options.images, _shares(config)), config)
+
+
+def _shares(config: IngestConfig) -> Any:
+    from raymds.ingest.sources import Shares
+
+    return Shares(config.test_share, config.val_share, config.min_test, config.seed)
 
 
 def _ingest_config(options: argparse.Namespace) -> IngestConfig:
@@ -87,6 +93,8 @@ def _ingest(options: argparse.Namespace, terminal: Terminal, plan: Any, config: 
     from raymds.ingest import ingest
     from raymds.train import driver
 
+    for line in plan.said:
+        terminal.say(line)
     driver.start_ray(terminal.show)
     data = ingest.run(options.out, plan, config, terminal.show)
     return _made(options.out, data, terminal, broken=data.source["broken"])
@@ -167,19 +175,23 @@ def _ingest_verbs(data: Any) -> None:
     sources = ingest.add_subparsers(metavar="SOURCE", required=True)
     example = "raymds data ingest bdd100k --images bdd100k/images --labels bdd100k/labels --out data/bdd100k resize=256"
     verb = _ingest_verb(sources, "bdd100k", ingest_bdd100k, example)
-    verb.add_argument("--images", required=True, metavar="DIR", help="folder of train and val, or one above it")
+    verb.add_argument("--images", required=True, metavar="DIR", help="folder of the images, at any depth")
     verb.add_argument(
         "--labels", required=True, action="append", metavar="DIR",
-        help="folder of the label files; or given twice: the file of train, the file of val",
+        help="folder of the label files, at any depth; or given twice: the file of train, the file of val",
     )  # fmt: skip
     example = "raymds data ingest places365 --images places365 --labels places365/labels --out data/places365"
     verb = _ingest_verb(sources, "places365", ingest_places365, example)
-    verb.add_argument("--images", required=True, metavar="DIR", help="folder that data_256 and val_256 are in")
-    verb.add_argument("--labels", required=True, metavar="DIR", help="folder of the list files")
+    verb.add_argument("--images", required=True, metavar="DIR", help="folder of the images, at any depth")
+    verb.add_argument("--labels", metavar="DIR", help="folder of the list files (default: that of the images)")
     example = "raymds data ingest table --rows rows.csv --map map.yaml --out data/mine"
     verb = _ingest_verb(sources, "table", ingest_table, example)
-    verb.add_argument("--rows", required=True, metavar="FILE", help="CSV or Parquet, one image a row")
-    verb.add_argument("--map", required=True, metavar="FILE", help="YAML: image, caption, split, attributes -> columns")
+    verb.add_argument(
+        "--rows", required=True, action="append", metavar="[SPLIT=]FILE",
+        help="CSV, TSV, JSON lines or Parquet, also with .gz, one image a row; may be given for every split",
+    )  # fmt: skip
+    verb.add_argument("--map", required=True, metavar="FILE", help="YAML: image, attributes, caption, split -> columns")
+    verb.add_argument("--images", default="", metavar="DIR", help="what paths are relative to (default: the table's)")
 
 
 def _ingest_verb(sources: Any, name: str, run: Any, example: str) -> argparse.ArgumentParser:

@@ -51,7 +51,12 @@ class IngestConfig:
     quality: int = 95  # JPEG quality of a resized image, 1 to 100
     rows_per_shard: int = 128  # images, at most; photos of 256 pixels have 60 to 110 KB, and 8 MB a shard read fastest
     seed: int = 0  # of the order of rows and of the choice of val
-    val_share: float = 0.1  # fraction of the official train split that becomes val (bdd100k, places365)
+    val_share: float = 0.1  # of train that becomes val (bdd100k, places365); of all rows where test_share is given
+    test_share: float = (
+        0.0  # of all rows that becomes test; 0: the official val does (a table: 0.2, if it has no split)
+    )
+    min_test: int = 40  # rows of each class in test and in val that are drawn so, as far as a third of the class goes
+    classes: list[str] = field(default_factory=list)  # of places365, these alone; empty: all
     max_broken: int = 0  # images that may be missing or damaged, and are then left out
     storage: StorageConfig = field(default_factory=StorageConfig)
 
@@ -61,6 +66,8 @@ class IngestConfig:
             ("quality", 1 <= self.quality <= 100, "has to be 1 to 100"),
             ("rows_per_shard", self.rows_per_shard > 0, "has to be above 0"),
             ("val_share", 0 < self.val_share < 1, "has to lie between 0 and 1, both excluded"),
+            ("test_share", 0 <= self.test_share < 1 - self.val_share, "has to be 0 or more, with val_share below 1"),
+            ("min_test", self.min_test >= 0, "has to be 0 or more"),
             ("max_broken", self.max_broken >= 0, "has to be 0 or more"),
         ):
             if not holds:
