@@ -26,6 +26,7 @@ from raymds.ingest import ingest
 from raymds.ingest.bdd100k import bdd100k
 from raymds.ingest.ingest import Job, make_shard, shrink
 from raymds.ingest.sources import Entry, Plan, Shares
+from raymds.ingest.table import table
 from raymds.store import uri as storage
 from tests.conftest import silent
 
