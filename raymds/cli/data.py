@@ -136,7 +136,16 @@ def verify(options: argparse.Namespace, terminal: Terminal) -> int:
     found = verifying.verify(options.uri, terminal.show)
     for line in found.lines():
         terminal.say(line)
-    terminal.result({"data": options.uri, "count": found.count, "problems": found.problems, "beside": found.beside})
+    terminal.result(
+        {
+            "data": options.uri,
+            "count": found.count,
+            "problems": found.problems,
+            "beside": found.beside,
+            "alike": found.alike,
+            "near": found.near,
+        }
+    )
     return 2 if found.count else 0
 
 

@@ -1,9 +1,10 @@
 """Data sets as immutable Parquet shards with a manifest that digests every byte.
 
 A data set is a directory: `manifest.json`, `SPLIT-NNNNN.parquet` files with the columns id, image (encoded bytes),
-caption, and one nullable string column per attribute, and per split `labels-SPLIT.parquet`, the attribute columns of
-all its shards in order, so that classes are balanced without reading an image. The manifest is written last; without
-it there is no data set. Readers verify each file's SHA-256 before they use a row of it.
+caption, those of `doubles.COLUMNS`, and one nullable string column per attribute, and per split `labels-SPLIT.parquet`,
+the attributes and doubles' columns of all its shards in order, so that classes are balanced, and images that stand
+twice are seen, without reading an image. The manifest is written last; without it there is no data set. Readers verify
+each file's SHA-256 before they use a row of it.
 
 A mix of data sets has a manifest and labels of its own; its shards are those of the others, where they lie.
 """
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymds.config import DataConfig
+from raymds.data import doubles
 from raymds.data.reader import DiskCache, File, Reader, project, table_bytes, verified
 from raymds.data.split import Split
 from raymds.errors import UsageError
@@ -30,6 +32,7 @@ MANIFEST = "manifest.json"
 _ROW_GROUP_BYTES = 6 * 2**20  # reads from object stores were fastest with row groups of 5 to 8 MB
 _MEBIBYTE, _GIBIBYTE = 2**20, 2**30
 _THREADS = 8  # requests at a time for what is small
+_NAMED = 10  # leaks in a message
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class DataSet:
 
     def file(self, shard: Shard) -> File:
         """A shard as a reader knows it."""
-        return File(storage.within(self.uri, shard.file), shard.bytes, shard.sha256)
+        return _file(self.uri, shard)
 
     def check(self) -> None:
         """That every file is there and has its size, on a local disk also its digest; UsageError naming the first.
@@ -135,9 +138,10 @@ class DataSet:
         budget = self.reading.memory * _MEBIBYTE // 2
         return Split(
             labels=labels,
+            prints=doubles.Prints.of(table),
             files=[(self.file(shard), shard.rows) for shard in shards],
             reader=self._reader,
-            first=[shard for shards in self.splits.values() for shard in shards].index(shards[0]),
+            shard=[shard for shards in self.splits.values() for shard in shards].index(shards[0]),
             window=0 if total <= budget else max(1, budget * len(shards) // total),
             skip_corrupt=self.reading.on_corrupt == "skip",
         )
@@ -158,10 +162,13 @@ def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[st
         for attribute, label in row.attributes.items():
             if label is not None and label not in attributes[attribute]:
                 raise UsageError(f"row {row.id}: {attribute}={label!r} is not in the vocabulary")
+    prints = [doubles.fingerprint(row.image) for row in rows]
     columns = {
         "id": pa.array([row.id for row in rows], pa.string()),
         "image": pa.array([row.image for row in rows], pa.large_binary()),
         "caption": pa.array([row.caption for row in rows], pa.string()),
+        "pixels": pa.array([pixels for pixels, _ in prints], doubles.COLUMNS["pixels"]),
+        "likeness": pa.array([likeness for _, likeness in prints], doubles.COLUMNS["likeness"]),
     } | {name: pa.array([row.attributes[name] for row in rows], pa.string()) for name in attributes}
     image_bytes = max(1, sum(len(row.image) for row in rows))
     data = table_bytes(
@@ -169,7 +176,7 @@ def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[st
         row_group_size=max(1, len(rows) * _ROW_GROUP_BYTES // image_bytes),
         # Encoded images do not compress, and their dictionary would be the column again.
         compression={column: "NONE" if column == "image" else "ZSTD" for column in columns},
-        use_dictionary=[column for column in columns if column not in {"id", "image"}],
+        use_dictionary=["caption", *attributes],
     )
     storage.write(storage.join(uri, name), data)
     return Shard(name, len(rows), len(data), storage.sha256(data), _classes(rows, attributes))
@@ -182,11 +189,13 @@ def write_manifest(
     source: Mapping[str, Any],
 ) -> DataSet:
     """Publish a data set whose shards are all written."""
+    tables = {name: _labels(uri, shards, list(attributes)) for name, shards in splits.items()}
+    _refuse_leaks(uri, splits, tables)
     manifest = {
         "schema": SCHEMA,
         "attributes": {name: list(classes) for name, classes in attributes.items()},
         "splits": {name: [vars(shard) for shard in shards] for name, shards in splits.items()},
-        "labels": {name: _write_labels(uri, name, shards, list(attributes)) for name, shards in splits.items()},
+        "labels": {name: _write_labels(uri, name, table) for name, table in tables.items()},
         "source": dict(source),
     }
     text = json.dumps({**manifest, "digest": _digest(manifest)}, indent=1)
@@ -194,21 +203,54 @@ def write_manifest(
     return DataSet.open(uri)
 
 
-def _write_labels(uri: str, split: str, shards: Sequence[Shard], attributes: list[str]) -> dict[str, Any]:
-    """Collect the attribute columns of a split's shards in one file; its manifest entry."""
+def _labels(uri: str, shards: Sequence[Shard], attributes: list[str]) -> Any:
+    """The columns of attributes and doubles of a split's shards, one after the other."""
 
     def labels(shard: Shard) -> Any:
         """A shard's columns, without those of attributes that it does not have."""
-        file = File(storage.within(uri, shard.file), shard.bytes, shard.sha256)
-        return project(file, [name for name in attributes if name in shard.classes])
+        return project(_file(uri, shard), [*(name for name in attributes if name in shard.classes), *doubles.COLUMNS])
 
     with ThreadPoolExecutor(_THREADS) as pool:
         tables = list(pool.map(labels, shards))
-    schema = pa.schema([(name, pa.string()) for name in attributes])
-    table = pa.concat_tables([schema.empty_table(), *tables], promote_options="default").select(attributes)
+    schema = pa.schema([*((name, pa.string()) for name in attributes), *doubles.COLUMNS.items()])
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
+
+
+def _write_labels(uri: str, split: str, table: Any) -> dict[str, Any]:
+    """Publish a split's labels in one file; its manifest entry."""
     name, data = f"labels-{split}.parquet", table_bytes(table)
     storage.write(storage.join(uri, name), data)
     return {"file": name, "bytes": len(data), "sha256": storage.sha256(data)}
+
+
+def _refuse_leaks(uri: str, splits: Mapping[str, Sequence[Shard]], tables: Mapping[str, Any]) -> None:
+    """UsageError where an image stands in two splits: what is measured on it would be no measurement."""
+    prints = {name: found for name, table in tables.items() if (found := doubles.Prints.of(table))}
+    leaks = doubles.same(prints)
+    if leaks:
+        named = [f"{where(uri, splits, one)} and {where(uri, splits, other)}" for one, other in leaks[:_NAMED]]
+        more = f"\n  and {len(leaks) - _NAMED} more" if len(leaks) > _NAMED else ""
+        lines = "".join(f"\n  {line}" for line in named)
+        raise UsageError(
+            f"{uri}: {len(leaks)} images stand in two splits, so it is not published; leave one row of each out:{lines}"
+            f"{more}"
+        )
+
+
+def where(uri: str, splits: Mapping[str, Sequence[Shard]], found: doubles.Row) -> str:
+    """Split, file and row of a row, and its id."""
+    row = found.row
+    for shard in splits[found.split]:
+        if row < shard.rows:
+            file = _file(uri, shard)
+            name = project(file, ["id"])["id"][row].as_py()
+            return f"{found.split}: {file.uri} row {row} (id {name})"
+        row -= shard.rows
+    raise IndexError(found)
+
+
+def _file(uri: str, shard: Shard) -> File:
+    return File(storage.within(uri, shard.file), shard.bytes, shard.sha256)
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from raymds.data.doubles import Prints
 from raymds.data.reader import File, Reader
 from raymds.data.sampler import Blocks, Rows
 from raymds.errors import UsageError
@@ -31,8 +32,9 @@ class Split:
     labels: dict[str, NDArray[np.int32]]  # attribute -> class index, −1 where undefined
     files: Sequence[tuple[File, int]]  # each shard and its number of rows
     reader: Reader
-    first: int  # number of the first shard within the reader
+    shard: int  # number of the first shard within the reader
     window: int  # shards whose rows are shuffled together; 0: all
+    prints: Prints | None = None  # of the images; None: a data set that was written without
     skip_corrupt: bool = False
     corrupt: set[int] = field(default_factory=set)  # rows whose image could not be decoded, as far as was seen
     _pinned: dict[int, Example] = field(default_factory=dict)
@@ -65,13 +67,13 @@ class Split:
         if row in self._pinned:
             return self._pinned[row]
         shard, position = self._locate(row)
-        rows = self.reader.rows(self.first + shard)
+        rows = self.reader.rows(self.shard + shard)
         return Example(rows.ids[position], rows.images[position], rows.captions[position])
 
     def ahead(self, rows: Rows | Sequence[int]) -> None:
         """Begin to fetch the shards of rows that will be asked for, given in that order."""
         needed = rows if not self._pinned else [row for row in rows if row not in self._pinned]
-        self.reader.ahead(self.first + shard for shard in dict.fromkeys(self.shard_of(needed).tolist()))
+        self.reader.ahead(self.shard + shard for shard in dict.fromkeys(self.shard_of(needed).tolist()))
 
     def pin(self, rows: Rows) -> None:
         """Keep rows at hand that are drawn again and again from all over a split too large for memory.
@@ -86,7 +88,7 @@ class Split:
         spans: list[tuple[int, str, str, int]] = []
         with tempfile.TemporaryFile() as file:
             for number, group in enumerate(np.split(rows, starts[1:])):
-                self.reader.ahead(self.first + int(shard) for shard in shards[number : number + 4])
+                self.reader.ahead(self.shard + int(shard) for shard in shards[number : number + 4])
                 for row in group.tolist():
                     example = self.example(row)
                     spans.append((row, example.id, example.caption, file.write(example.image)))

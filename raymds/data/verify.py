@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raymds.data import doubles
 from raymds.data.decode import decode
 from raymds.data.reader import verified
-from raymds.data.shards import MANIFEST, DataSet, Shard
+from raymds.data.shards import MANIFEST, DataSet, Shard, where
 from raymds.errors import UsageError
 from raymds.store import uri as storage
 
@@ -26,7 +27,7 @@ Labels = Mapping[str, NDArray[np.int32]]  # attribute -> class index of each row
 _MOST = 50  # problems that are printed; all are counted
 _NAMED = 10  # files beside the data set that are named
 _THREADS = 4  # shards read at a time
-_COLUMNS = {"id": pa.string(), "image": pa.large_binary(), "caption": pa.string()}
+_COLUMNS = {"id": pa.string(), "image": pa.large_binary(), "caption": pa.string(), **doubles.COLUMNS}
 _UNREADABLE = (ValueError, OSError, KeyError, pa.ArrowException)  # pyarrow's, of a file that is damaged or another
 
 
@@ -39,6 +40,8 @@ class Findings:
     files: list[str] = field(default_factory=list)  # the first problems of whole files
     rows: list[str] = field(default_factory=list)  # the first problems of rows
     beside: list[str] = field(default_factory=list)  # files that the manifest does not name, which is no problem
+    alike: int = 0  # pairs of rows of two splits that look alike, which people have to judge
+    near: list[str] = field(default_factory=list)  # the first of them
 
     def add(self, files: Sequence[str] = (), rows: Sequence[str] = ()) -> None:
         """Count problems, and keep the first of them."""
@@ -56,6 +59,8 @@ class Findings:
         left = self.count - len(self.problems)
         named = ", ".join(self.beside[:_NAMED]) + (", …" if len(self.beside) > _NAMED else "")
         notes = [f"and {left} more"] if left else []
+        notes += [f"warning: {line}" for line in self.near[:_NAMED]]
+        notes += [f"warning: and {self.alike - _NAMED} more that look alike"] if self.alike > _NAMED else []
         notes += [f"note: not of the data set: {named} ({len(self.beside)} in all)"] if self.beside else []
         return [*self.problems, *notes, self.summary]
 
@@ -83,11 +88,28 @@ def verify(uri: str, show: Callable[[dict[str, Any]], None]) -> Findings:
             done += check.shard.rows
             show({"event": "progress", "what": "images verified", "done": done, "total": total})
     found.add(rows=list(_duplicates(checks)))
+    prints = {split: seen for split in data.splits if (seen := _prints(data, split))}
+    for one, other in doubles.same(prints):
+        found.add(rows=[f"{where(uri, data.splits, other)}: is the image of {where(uri, data.splits, one)}"])
+    pairs = doubles.near(prints)
+    found.alike = len(pairs)
+    found.near = [
+        f"{where(uri, data.splits, other)}: looks like {where(uri, data.splits, one)} ({bits} of 128 bits differ)"
+        for one, other, bits in pairs[:_MOST]
+    ]
     known = [MANIFEST, *(check.shard.file for check in checks), *(_name(file.uri) for file in data.labels.values())]
     found.beside = sorted(file for file in there.keys() - known if not file.startswith("ingest/"))
     verdict = f"{found.count} problem{'s' * (found.count > 1)}" if found.count else "all as the manifest says"
     found.summary = f"{uri}: {len(data.splits)} splits, {len(jobs)} shards, {total} images, {verdict}"
     return found
+
+
+def _prints(data: DataSet, split: str) -> doubles.Prints | None:
+    """What a split's labels file tells of its images; None where it can't be used, which is told elsewhere."""
+    try:
+        return data.load(split).prints
+    except (UsageError, *_UNREADABLE):
+        return None
 
 
 def _name(uri: str) -> str:
@@ -154,6 +176,8 @@ class _Check:
         wanted = _COLUMNS | dict.fromkeys(self.shard.classes, pa.string())
         found = dict(zip(schema.names, schema.types, strict=True))
         for name, kind in wanted.items():
+            if name not in found and name in doubles.COLUMNS:
+                continue  # written before there were any
             if name not in found:
                 self.files.append(f"{self.uri}: column {name} is missing")
             elif found[name] != kind:
@@ -168,7 +192,7 @@ class _Check:
             named = f" (id {ids[row]})" if ids[row] else ""
             self.rows.append(f"{self.uri} row {start + row}{named}: {what}")
 
-        for name in (name for name in _COLUMNS if name in table.column_names):
+        for name in (name for name in _COLUMNS if name in table.column_names and name not in doubles.COLUMNS):
             for row in _true(table[name].is_null().to_numpy()):
                 say(row, f"{name} is null")
         for row in _true(np.array([name == "" for name in ids])):
@@ -176,10 +200,13 @@ class _Check:
         self._hash(ids, start)
         for attribute in (attribute for attribute in self._attributes if attribute in table.column_names):
             self._check_labels(table[attribute], attribute, start, say)
+        told = [table[name].to_pylist() for name in doubles.COLUMNS if name in table.column_names]
         for row, image in enumerate(table["image"] if "image" in table.column_names else []):
             try:
                 if image.is_valid:
-                    decode(image.as_py())
+                    pixels = decode(image.as_py())
+                    if len(told) == len(doubles.COLUMNS) and told[0][row] != doubles.digest(pixels):
+                        say(row, "column pixels is not the digest of its image")
             except ValueError as error:
                 say(row, f"image {error}")
 

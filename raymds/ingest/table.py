@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from raymds.data import doubles
 from raymds.errors import UsageError
 from raymds.ingest.sources import SPLITS, Entry, Plan, Shares, one_spelling, planned, resplit
 from raymds.store import uri as storage
@@ -23,7 +24,7 @@ UNDEFINED = {"", "undefined", "nan", "none", "null", "<na>"}  # what tables writ
 _SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _KEYS = ("image", "attributes", "caption", "split", "group")  # of a map; the first two have to be there
 _TEST = 0.2  # share of the rows that becomes the test split, where a table has none and no share is given
-_RESERVED = {"id", "image", "caption", "group"}  # of a shard's columns
+_RESERVED = {"id", "image", "caption", *doubles.COLUMNS}  # columns of a shard
 
 Column = list[Any]
 

@@ -31,6 +31,7 @@ class Evaluation:
     labels: dict[str, NDArray[np.int64]]  # by attribute that a task asks for
     predicted: dict[str, NDArray[np.int64]]  # by label set
     loss: dict[str, NDArray[np.float64]]  # by label set
+    first: Rows | None = None  # of each row the first one of the same image
 
     def correct(self, task: Task) -> NDArray[np.bool_]:
         """Whether each of the task's rows is classified right."""
@@ -41,7 +42,11 @@ class Evaluation:
         same = self.labels[task.attribute] == task.label
         for attribute, label in task.where:
             same &= self.labels[attribute] == label
-        return np.flatnonzero(same)
+        rows = np.flatnonzero(same)
+        if self.first is None:
+            return rows
+        # An image under several rows is one example.
+        return np.sort(rows[np.unique(self.first[rows], return_index=True)[1]])
 
     def accuracy(self, task: Task) -> float:
         """Share of the task's rows classified right."""
@@ -131,4 +136,5 @@ def evaluate(
         labels={a: np.where(gathered[:, 0, 0] < 0, -1, split.labels[a][rows]) for a in tasks.attributes},
         predicted=predicted,
         loss={a: gathered[:, 1, column] for column, a in enumerate(tasks.classes)},
+        first=None if split.prints is None else split.prints.first[rows],
     )

@@ -61,7 +61,8 @@ def recall(folder: str, name: str, device: torch.device) -> tuple[Evaluation, li
         if part in arrays:
             arrays[part][rest] = tensor.numpy()
     losses = [tensors[f"retained.{k}"] for k in range(sum(label.startswith("retained.") for label in tensors))]
-    return Evaluation(**arrays), losses
+    first = tensors["first"].numpy() if "first" in tensors else None
+    return Evaluation(**arrays, first=first), losses
 
 
 def keep(folder: str, name: str, val: Evaluation, losses: list[Tensor]) -> None:
@@ -70,6 +71,8 @@ def keep(folder: str, name: str, val: Evaluation, losses: list[Tensor]) -> None:
     for part in _PARTS:
         arrays = getattr(val, part).items()
         tensors |= {f"{part}.{attribute}": torch.from_numpy(np.ascontiguousarray(array)) for attribute, array in arrays}
+    if val.first is not None:
+        tensors["first"] = torch.from_numpy(val.first)
     data = safetensors.torch.save(tensors)
     storage.write(storage.join(folder, f"{name}.safetensors"), data)
     storage.write_json(storage.join(folder, f"{name}.json"), {"sha256": storage.sha256(data)})

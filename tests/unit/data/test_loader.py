@@ -81,7 +81,7 @@ class Held:
 def split_of(*images: bytes, **options: Any) -> Split:
     files = [(File(f"bucket/train-{number}.parquet", 0, ""), 1) for number in range(len(images))]
     labels = {"weather": np.zeros(len(images), np.int16)}
-    return Split(labels, files, Held(*images), first=0, window=0, **options)  # type: ignore[arg-type]
+    return Split(labels, files, Held(*images), shard=0, window=0, **options)  # type: ignore[arg-type]
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> Split:

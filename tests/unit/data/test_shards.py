@@ -142,7 +142,7 @@ def streaming(uri: str) -> Split:
     sizes = [shard.bytes for shard in data.splits["train"]]
     reader = Reader([data.file(shard) for shard in data.splits["train"]], memory=max(sizes))
     whole = data.load("train")
-    return Split(whole.labels, whole.files, reader, first=0, window=1)
+    return Split(whole.labels, whole.files, reader, shard=0, window=1)
 
 
 def test_pinned_rows_are_read_once_and_stay(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,8 +137,8 @@ HEAD = "train-1.parquet"
         (lambda t: t.drop_columns("weather"), [f"{HEAD}: column weather is missing"]),
         (lambda t: t.drop_columns("id"), [f"{HEAD}: column id is missing"]),
         (
-            lambda t: t.drop_columns("image").append_column("pixels", t["image"]),
-            [f"{HEAD}: column image is missing", f"{HEAD}: column pixels is not of the data set"],
+            lambda t: t.drop_columns("image").append_column("extra", t["image"]),
+            [f"{HEAD}: column image is missing", f"{HEAD}: column extra is not of the data set"],
         ),
         (
             replaced("scene", lambda labels: [0] * len(labels), pa.int64()),

@@ -24,7 +24,7 @@ def make(where: Path, attributes: Mapping[str, Sequence[str]], **splits: Labels)
     for split, labels in splits.items():
         rows = []
         for i, given in enumerate(labels):
-            pixels = np.random.default_rng([len(where.name), ord(where.name[0]), i]).integers(0, 255, (16, 16, 3))
+            pixels = np.random.default_rng([*where.name.encode(), *split.encode(), i]).integers(0, 255, (16, 16, 3))
             image = simplejpeg.encode_jpeg(pixels.astype(np.uint8))
             rows.append(Row(f"row-{split}-{i}", image, f"{where.name} {split} {i}", given))
         shards[split] = [write_shard(str(where), f"{split}-00000.parquet", rows, attributes)]
