@@ -1,5 +1,6 @@
 # make demo   the whole story on this machine: data, old model, constrained cycle, certificate, report.html
 #             with DATA=s3 all of it in a bucket of an S3 server of this machine
+# make real   the same on real photographs: Fashion-MNIST, from Debian's package dataset-fashion-mnist
 # make test   every test but those of make cluster-test: jobs on several nodes, a search that is killed
 #             make unit: the quick ones; make lint: style, types
 PYTHON ?= python3
@@ -7,9 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
 DEMO ?= demo
+REAL ?= real
 DATA ?= local
 
-.PHONY: demo test unit cluster-test lint clean
+.PHONY: demo real test unit cluster-test lint clean
 
 $(VENV)/ready: constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,6 +24,10 @@ ifeq ($(DATA),s3)
 else
 	$(BIN)/raymds demo --directory $(DEMO) --seed $(SEED)
 endif
+
+real: $(VENV)/ready
+	$(BIN)/python benchmarks/datasets.py $(REAL) fashion
+	$(BIN)/raymds finetune $(REAL)/fashion/shirt.yaml run.uri=$(REAL)/run run.workers=2 run.seed=$(SEED)
 
 test: $(VENV)/ready lint
 	$(BIN)/pytest tests -n 2 --dist loadfile --ignore tests/cluster
@@ -38,4 +44,4 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo real build *.egg-info

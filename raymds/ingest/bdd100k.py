@@ -102,7 +102,7 @@ def _items(file: str) -> list[Any]:
         parsed = json.loads(content, object_hook=lambda found: {key: found[key] for key in needed & found.keys()})
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: not JSON: {error}") from None
-    if isinstance(parsed, dict) and "name" in parsed:
+    if isinstance(parsed, dict) and {"name", "attributes"} <= parsed.keys():
         return [parsed]
     listed = parsed.get("frames") if isinstance(parsed, dict) else parsed
     if not isinstance(listed, list) or not listed:

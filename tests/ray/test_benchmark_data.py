@@ -1,9 +1,6 @@
 """The data sets of benchmarks/datasets.py, at their smallest: counts, splits without common rows, rare targets."""
 
 import io
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +8,17 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from raymds.config import Config, load
 from raymds.data.shards import DataSet
+from raymds.data.verify import verify
+from raymds.train import driver
+from tests.conftest import silent
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 @pytest.fixture(scope="module")
@@ -97,31 +97,19 @@ def test_things_come_in_turn_in_val_and_the_target_is_rare_in_the_old_set(
     assert datasets.measured(presets[0])["classes"] == 319
 
 
-def test_cycles_of_the_benchmarks_run_at_their_smallest(cluster: None, datasets: Any, tmp_path: Path) -> None:
-    folder, (preset,) = made(datasets, tmp_path, "digits")
-    content = yaml.safe_load(preset.read_text())
-    content["task"]["retained"], content["objective"]["batch"] = 8, 8
-    content["constraints"] = {"images_per_task": 2}
-    content["optim"] |= {"steps": 2, "warmup": 1}
-    content["select"]["every"] = 1
-    preset.write_text(yaml.safe_dump(content))
-
-    def shares(out: str) -> dict[str, dict[str, float]]:
-        settings = ["--points", "1", "--solvers", "hinge", "multiplicative", "--losses", "error", "--json", out]
-        command = [sys.executable, str(FOLDER / "carry_over.py"), str(tmp_path / "kept"), str(preset), *settings]
-        subprocess.run(command, check=True)
-        found: dict[str, dict[str, float]] = json.loads(Path(out).read_text())
-        return found
-
-    first = shares(str(tmp_path / "first.json"))
-    assert set(first) == {"hinge, error", "multiplicative, error"}
-    assert all(share in {0.0, 1.0} for by_preset in first.values() for share in by_preset.values())
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.json")}
-    assert len(kept) == 2
-    assert shares(str(tmp_path / "again.json")) == first
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # nothing was trained again
-    searched = [str(folder / "data"), content["model"]["weights"], str(tmp_path / "searched"), "--preset", str(preset)]
-    out = tmp_path / "search.json"
-    command = [sys.executable, str(FOLDER / "search_cycles.py"), *searched, "--trials", "2", "--json", str(out)]
-    subprocess.run(command, check=True)
-    assert json.loads(out.read_text())["trials"] == 2
+@pytest.mark.skipif(not FASHION.is_dir(), reason="apt install dataset-fashion-mnist")
+def test_real_photographs_go_into_a_cycle(cluster: None, datasets: Any, tmp_path: Path) -> None:
+    folder, (shirt, _) = made(datasets, tmp_path, "fashion")
+    data = DataSet.open(str(folder / "data"))
+    assert len(data.attributes["kind"]) == 10
+    old = DataSet.open(str(folder / "data-old-shirt"))
+    assert old.count("train", "kind", "shirt") < 5 < old.count("train", "kind", "coat")
+    found = {row["image"] for row in rows(data)}
+    assert found.isdisjoint(row["image"] for row in rows(old))
+    assert verify(data.uri, silent).problems == []
+    small = ["task.retained=8", "objective.batch=8", "constraints.images_per_task=2"]
+    small += ["optim.steps=2", "optim.warmup=1", "select.every=1", f"run.uri={tmp_path / 'run'}"]
+    run = driver.finetune(load(Config, str(shirt), small), silent)
+    assert run["outcome"] in {"old", "new"}
+    kinds = {f"kind:{name}" for name in data.attributes["kind"]} - {"kind:shirt"}
+    assert {task["task"] for task in run["val"]["tasks"]} == kinds
