@@ -81,6 +81,7 @@ class RetrieveColumns:
     caption: str = "caption"
     image: str | None = None  # encoded images; null: no such column
     url: str | None = None  # paths (relative to the corpus's folder), URIs or http(s) URLs; null: no such column
+    local: bool = False  # whether a url may name files outside the corpus's folder, and servers of private networks
 
 
 @dataclass
@@ -108,4 +109,7 @@ class RetrieveConfig:
     seed: int = 0  # of the choice of negatives
     batch_rows: int = 4096  # captions in memory at a time
     rows_per_shard: int = 128  # at most
+    resize: int = 256  # pixels, short side of a stored image, smaller ones stay as they are; 0: every image does
+    quality: int = 95  # JPEG quality of a resized image, 1 to 100
+    least: int = 32  # pixels, short side of the smallest image that is taken: smaller ones are placeholders
     storage: StorageConfig = field(default_factory=StorageConfig)

@@ -98,7 +98,7 @@ def verify(uri: str, show: Callable[[dict[str, Any]], None]) -> Findings:
         for one, other, bits in pairs[:_MOST]
     ]
     known = [MANIFEST, *(check.shard.file for check in checks), *(_name(file.uri) for file in data.labels.values())]
-    found.beside = sorted(file for file in there.keys() - known if not file.startswith("ingest/"))
+    found.beside = sorted(file for file in there.keys() - known if not file.startswith(("ingest/", "retrieve/")))
     verdict = f"{found.count} problem{'s' * (found.count > 1)}" if found.count else "all as the manifest says"
     found.summary = f"{uri}: {len(data.splits)} splits, {len(jobs)} shards, {total} images, {verdict}"
     return found

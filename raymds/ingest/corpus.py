@@ -1,17 +1,19 @@
 """A caption corpus in Parquet, read row group by row group, and the images its rows hold or point to."""
 
+import http.client
+import ipaddress
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import dataset
 
-from raymds.data.decode import decode
 from raymds.errors import UsageError
 from raymds.store import uri as storage
 
@@ -89,29 +91,83 @@ class Corpus:
         return rows
 
 
-def fetch(image: bytes | str | None) -> bytes | Exception:
-    """An encoded image that decodes, from its bytes, path, URI or http(s) URL; or why there is none."""
+def mended(column: Any) -> tuple[Any, int]:
+    """A column of strings with what is no UTF-8 replaced, as Spark may write it, and in how many rows that was."""
     try:
-        if not image:
-            raise ValueError("the row has no image")
-        data = image if isinstance(image, bytes) else _read(image)
-        decode(data)
-    except Exception as error:  # servers and decoders fail in every way; one row must not end hours of work
-        return error
-    return data
+        column.validate(full=True)
+        return column, 0
+    except pa.ArrowInvalid:
+        values = column.cast(pa.large_binary()).to_pylist()
+    texts = [None if value is None else value.decode(errors="replace") for value in values]
+    broken = sum((text or "").encode() != (value or b"") for value, text in zip(values, texts, strict=True))
+    return pa.array(texts, column.type), broken
 
 
-def _read(where: str) -> bytes:
-    if not where.lower().startswith(("http://", "https://")):
-        return storage.read(where)
-    url = urllib.parse.quote(
-        where, safe="%/:=&?~#+!$,;'@()*[]"
-    )  # corpora have URLs with spaces and letters of any kind
+def fetch(image: bytes | str | None, folder: str, *, anywhere: bool) -> bytes:
+    """An encoded image, from its bytes, path, URI or URL; OSError, ValueError or UsageError where there is none.
+
+    Unless `anywhere`, a path or URI has to lie within `folder`, and no server may have an address of a private network:
+    whoever wrote a corpus is nobody that this machine trusts.
+    """
+    if not image:
+        raise ValueError("the row has no image")
+    if isinstance(image, bytes):
+        return image
+    if image.lower().startswith(("http://", "https://")):
+        return _download(image, anywhere)
+    where = storage.within(folder, image)
+    if not anywhere and (not where.startswith(f"{folder}/") or ".." in where.split("/")):
+        raise ValueError(f"{image}: lies outside the corpus's folder; columns.local=true allows that")
+    return storage.read(where)
+
+
+def _download(where: str, anywhere: bool) -> bytes:
+    # Corpora have URLs with spaces and letters of any kind.
+    url = urllib.parse.quote(where, safe="%/:=&?~#+!$,;'@()*[]")
     request = urllib.request.Request(url, headers={"User-Agent": "raymds"})
     deadline, data = time.monotonic() + _SECONDS, bytearray()
-    with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+    with _opener(anywhere).open(request, timeout=_SECONDS) as response:
         while part := response.read1(2**16):  # by parts: the timeout alone does not end a server that trickles
             data += part
             if len(data) > _LARGEST or time.monotonic() > deadline:
                 raise OSError(f"{where}: more than {_LARGEST} bytes or {_SECONDS} seconds")
     return bytes(data)
+
+
+@cache
+def _opener(anywhere: bool) -> urllib.request.OpenerDirector:
+    """http and https alone, also after a redirect; each connection looks at the address that it has reached."""
+    opener = urllib.request.OpenerDirector()
+    proxies = urllib.request.getproxies()
+    trusted = {urllib.parse.urlsplit(proxy).hostname for proxy in proxies.values()}
+
+    def look(connection: http.client.HTTPConnection) -> None:
+        found = ipaddress.ip_address(connection.sock.getpeername()[0])
+        if not anywhere and not found.is_global and connection.host not in trusted:
+            connection.close()
+            raise OSError(f"{connection.host} has the private address {found}; columns.local=true allows that")
+
+    class Plain(http.client.HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            look(self)
+
+    class Secure(http.client.HTTPSConnection):
+        def connect(self) -> None:
+            super().connect()
+            look(self)
+
+    class PlainHandler(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(Plain, req)
+
+    class SecureHandler(urllib.request.HTTPSHandler):
+        def https_open(self, req: urllib.request.Request) -> Any:
+            return self.do_open(Secure, req)
+
+    for handler in (
+        urllib.request.ProxyHandler(), PlainHandler(), SecureHandler(), urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(), urllib.request.UnknownHandler(),
+    ):  # fmt: skip
+        opener.add_handler(handler)
+    return opener

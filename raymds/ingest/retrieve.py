@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 
 from raymds import model
 from raymds.data.config import RetrieveConfig, SimilarityConfig
-from raymds.data.shards import MANIFEST, DataSet, Row, Shard, write_manifest, write_shard
+from raymds.data.shards import MANIFEST, DataSet, write_manifest
 from raymds.errors import UsageError
-from raymds.ingest.corpus import Corpus, Group, fetch
+from raymds.ingest.corpus import Corpus, Group, mended
+from raymds.ingest.take import Pair, Part, Taker
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import OTHER
@@ -45,8 +46,9 @@ _THREADS = 32  # images fetched at the same time
 def retrieve(config: RetrieveConfig, show: Show) -> DataSet:
     """Publish the pairs as the train split of a data set at `config.out`; `show` gets progress records.
 
-    The manifest's source has the settings and counts: captions read, empty, ambiguous (of several classes), matched (of
-    the target alone) and dissimilar; images failed; positives and negatives. A data set that is there already is
+    The manifest's source has the settings and counts: captions read, mended (they were no UTF-8), empty, ambiguous (of
+    several classes), matched (of the target alone) and dissimilar; images that failed, were too small to be one, or
+    came again and again; positives and negatives. A data set that is there already is
     returned if it was made by these settings. UsageError for settings that can't be met, a corpus that can't be read,
     another data set at `config.out`, and where no positive is found.
     """
@@ -62,23 +64,18 @@ def retrieve(config: RetrieveConfig, show: Show) -> DataSet:
         return found
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     chooser = _Chooser(config, target, show)
-    attributes, counts, failure = {attribute: chooser.vocabulary}, chooser.counts, ""
-    shards: list[Shard] = []
-    pairs = chooser.pairs()
+    attributes, counts = {attribute: chooser.vocabulary}, chooser.counts
+    parts: list[Part] = []
+    pairs, taker = chooser.pairs(), Taker(config, chooser.folder, attributes)
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="fetch") as pool:
         while chosen := list(islice(pairs, config.rows_per_shard)):
-            rows = []
-            for pair, image in zip(chosen, pool.map(lambda pair: fetch(pair.image), chosen), strict=True):
-                if isinstance(image, Exception):
-                    counts["failed"] += 1
-                    failure = failure or f"{pair.id}: {image}"
-                    continue
-                counts["positives" if pair.label == target else "negatives"] += 1
-                rows.append(Row(pair.id, image, pair.caption, {attribute: pair.label}))
-            if rows:
-                shards.append(write_shard(config.out, f"train-{len(shards):05d}.parquet", rows, attributes))
+            parts.append(taker.take(len(parts), chosen, pool))
+            for name, count in parts[-1].counts.items():
+                counts[name] += count
     if not counts["positives"]:
+        failure = next((part.failure for part in parts if part.failure), "")
         raise UsageError(_nothing_found(config, target, counts, failure))
+    shards = [part.shard for part in parts if part.shard]
     return write_manifest(config.out, attributes, {"train": shards}, {**source, "counts": counts})
 
 
@@ -107,15 +104,6 @@ class Phrases:
         return label_R
 
 
-class _Pair(NamedTuple):
-    """A chosen row, its image not fetched yet."""
-
-    id: str  # file and row
-    caption: str
-    label: str
-    image: bytes | str | None  # the encoded image, or where it is
-
-
 class _Chooser:
     """Decides row group after row group which rows are positives and which negatives, and counts."""
 
@@ -131,10 +119,11 @@ class _Chooser:
         self.vocabulary = [*config.phrases, OTHER]
         self._target = self.vocabulary.index(target)
         self._positives = self._negatives = 0  # chosen so far
-        names = ("read", "empty", "ambiguous", "matched", "dissimilar", "failed", "positives", "negatives")
-        self.counts = dict.fromkeys(names, 0)
+        self.folder = self._corpus.folder
+        read = ("read", "mended", "empty", "ambiguous", "matched", "dissimilar")
+        self.counts = dict.fromkeys((*read, "failed", "small", "repeated", "positives", "negatives"), 0)
 
-    def pairs(self) -> Iterator[_Pair]:
+    def pairs(self) -> Iterator[Pair]:
         """The chosen rows in the order of the corpus, up to the limit."""
         for group in self._corpus.groups():
             chosen, complete = self._choose(group)
@@ -149,9 +138,11 @@ class _Chooser:
         """Row of the group → class of the chosen ones, and whether the limit is reached."""
         config, parts, texts = self._config, [np.empty(0, np.int16)], list[str]()
         for batch in group.read([config.columns.caption], config.batch_rows):
-            parts.append(self._phrases.labels(batch.column(0)))
+            captions, broken = mended(batch.column(0))
+            self.counts["mended"] += broken
+            parts.append(self._phrases.labels(captions))
             if self._similar:
-                texts += batch.column(0).take(np.flatnonzero(parts[-1] == self._target)).to_pylist()
+                texts += captions.take(np.flatnonzero(parts[-1] == self._target)).to_pylist()
         label_R = np.concatenate(parts)
         positive = np.flatnonzero(label_R == self._target)
         # By row group, not by batch: a matrix product rounds by its size.
@@ -172,21 +163,26 @@ class _Chooser:
         for name, count in {**found, "matched": matched, "dissimilar": dissimilar}.items():
             self.counts[name] += count
 
-    def _read(self, group: Group, chosen: dict[int, str]) -> Iterator[_Pair]:
+    def _read(self, group: Group, chosen: dict[int, str]) -> Iterator[Pair]:
         row = 0
         for batch in group.read(list(self._columns), min(self._config.batch_rows, self._config.rows_per_shard)):
             for index in range(len(batch)):
                 if row + index in chosen:
-                    yield self._pair(group, row + index, chosen[row + index], batch.slice(index, 1).to_pylist()[0])
+                    values = self._values(batch.slice(index, 1))
+                    yield self._pair(group, row + index, chosen[row + index], values)
             row += len(batch)
 
-    def _pair(self, group: Group, row: int, label: str, values: dict[str, Any]) -> _Pair:
+    def _values(self, row: Any) -> dict[str, Any]:
+        """A batch of one row by column."""
+        pairs = zip(self._columns.items(), row.columns, strict=True)
+        return {name: (mended(cell)[0] if kind == "string" else cell)[0].as_py() for (name, kind), cell in pairs}
+
+    def _pair(self, group: Group, row: int, label: str, values: dict[str, Any]) -> Pair:
         columns = self._config.columns
         image = values[columns.image] if columns.image else None
         url = values[columns.url] if columns.url else None
-        url = storage.within(self._corpus.folder, url) if url else None
         where = f"{group.name}#{group.first + row}"
-        return _Pair(where, values[columns.caption], label, url if image is None else image)
+        return Pair(where, values[columns.caption], label, url if image is None else image)
 
 
 def _drawn(rows: NDArray[np.int64], count: int, group: Group, seed: int) -> NDArray[np.int64]:
@@ -242,6 +238,9 @@ def _checked(config: RetrieveConfig) -> tuple[str, str]:
         (config.seed >= 0, f"seed={config.seed}: has to be 0 or more"),
         (config.batch_rows > 0, f"batch_rows={config.batch_rows}: has to be above 0"),
         (config.rows_per_shard > 0, f"rows_per_shard={config.rows_per_shard}: has to be above 0"),
+        (config.resize >= 0, f"resize={config.resize}: has to be 0 or more"),
+        (1 <= config.quality <= 100, f"quality={config.quality}: has to be 1 to 100"),
+        (config.least >= 1, f"least={config.least}: has to be 1 or more"),
     ]
     for label, phrases in config.phrases.items():
         valid = phrases and all(_words(phrase) for phrase in phrases)

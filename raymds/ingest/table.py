@@ -93,11 +93,11 @@ def _entry(name: str, values: Mapping[str, Any], columns: Mapping[str, Any], roo
     image, labels = values["image"], tuple(values["attributes"])
     if isinstance(image, dict):  # the hub's: the image itself, or the path that it had
         image = image.get("bytes") or image.get("path")
+    image = image.strip() if isinstance(image, str) else image
     if not image:
         raise UsageError(f"{where}: {columns['image']} is empty")
     if isinstance(image, str):
-        path = image.strip()
-        path = path.replace("\\", "/") if "/" not in path else path  # written on Windows
+        path = image.replace("\\", "/") if "/" not in image else image  # written on Windows
         image = storage.within(root, path) if root else path
     known = dict(zip(columns["attributes"], labels, strict=True))
     caption = values["caption"] if "caption" in values else _caption(columns.get("caption", ""), known, where)

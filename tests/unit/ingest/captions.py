@@ -56,6 +56,7 @@ def settings(tmp_path: Path, **changes: Any) -> RetrieveConfig:
         "columns": RetrieveColumns(image="image"),
         "target": "weather:foggy",
         "phrases": PHRASES,
+        "least": 8,
     }
     return RetrieveConfig(**(given | changes))
 

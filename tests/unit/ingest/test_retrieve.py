@@ -103,7 +103,7 @@ def test_the_result_does_not_depend_on_how_it_is_read(three_files: Path) -> None
     def content(name: str, **changes: int) -> dict[str, bytes]:
         out = three_files / name
         run(settings(three_files, out=str(out), **changes))
-        return {file.name: file.read_bytes() for file in out.iterdir()}
+        return {file.name: file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
     first = content("a", rows_per_shard=5)
     assert sum(name.startswith("train-") for name in first) == 5  # 12 positives and 12 negatives, 5 in a shard
@@ -204,7 +204,13 @@ def test_settings_come_from_yaml_and_overrides(three_files: Path) -> None:
     preset = three_files / "retrieve.yaml"
     phrases = "{foggy: [fog, foggy, dense mist], rainy: [rain, rainy]}"
     preset.write_text(f"target: weather:foggy\ncolumns: {{image: image}}\nphrases: {phrases}\n")
-    overrides = [f"corpus={three_files / 'corpus'}", f"out={three_files / 'out'}", "similarity.minimum=null", "limit=3"]
+    overrides = [
+        "least=8",
+        f"corpus={three_files / 'corpus'}",
+        f"out={three_files / 'out'}",
+        "similarity.minimum=null",
+        "limit=3",
+    ]
     config = load(RetrieveConfig, str(preset), overrides)
     assert config == settings(three_files, limit=3)
     assert counts(run(config))["positives"] == 3

@@ -16,7 +16,7 @@ import simplejpeg
 from raymds.data import decode
 from raymds.data.config import RetrieveColumns
 from raymds.errors import UsageError
-from raymds.ingest import corpus
+from raymds.ingest import corpus, take
 from tests.unit.ingest.captions import counts, jpeg, labels, png, put, rows, run, settings
 
 
@@ -29,7 +29,9 @@ def test_images_from_paths_and_uris(tmp_path: Path) -> None:
     urls = [*there, "images/none.jpg", "s4://x/y", None, ""]
     put(tmp_path / "corpus" / "deep" / "a.parquet", ["fog"] * 7, url=urls)
     for name, where in (("a", f"{tmp_path}/corpus"), ("b", f"{tmp_path}/corpus/"), ("c", f"file://{tmp_path}/corpus")):
-        data = run(settings(tmp_path, corpus=where, columns=RetrieveColumns(url="url"), out=str(tmp_path / name)))
+        data = run(
+            settings(tmp_path, corpus=where, columns=RetrieveColumns(url="url", local=True), out=str(tmp_path / name))
+        )
         assert [row["image"] for row in rows(data)] == [jpeg(0), png(1), jpeg(2)]
         assert list(labels(data)) == [f"deep/a.parquet#{row}" for row in range(3)]
         assert counts(data)["failed"] == 4
@@ -45,7 +47,7 @@ def test_paths_are_relative_to_the_folder_of_a_single_file(tmp_path: Path) -> No
 def test_an_image_is_taken_before_its_url(tmp_path: Path) -> None:
     put(tmp_path / "corpus" / "a.parquet", ["fog", "fog"], image=[jpeg(0), None], url=["none", str(tmp_path / "1.jpg")])
     (tmp_path / "1.jpg").write_bytes(jpeg(1))
-    data = run(settings(tmp_path, columns=RetrieveColumns(image="image", url="url")))
+    data = run(settings(tmp_path, columns=RetrieveColumns(image="image", url="url", local=True)))
     assert [row["image"] for row in rows(data)] == [jpeg(0), jpeg(1)]
 
 
@@ -59,7 +61,7 @@ def test_images_that_do_not_decode_are_left_out(tmp_path: Path, monkeypatch: pyt
         UsageError, match=r"none of the positives' images could be had; the first failure: a\.parquet#0"
     ):
         run(settings(tmp_path, out=str(tmp_path / "small")))
-    assert not (tmp_path / "small").exists()
+    assert not (tmp_path / "small" / "manifest.json").exists()
 
 
 class Server(BaseHTTPRequestHandler):
@@ -107,7 +109,7 @@ def test_downloads(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch)
     names = ["1.jpg", "é 2.jpg", "moved", "none", "html", "large", "slow"]
     urls = [f"{server}/{name}" for name in names] + ["http://127.0.0.1:1/x.jpg", "http://[", "HTTP://"]
     put(tmp_path / "corpus" / "a.parquet", [f"fog {i}" for i in range(10)], url=urls)
-    data = run(settings(tmp_path, columns=RetrieveColumns(url="url")))
+    data = run(settings(tmp_path, columns=RetrieveColumns(url="url", local=True)))
     assert [(row["id"][-1], row["image"]) for row in rows(data)] == [("0", jpeg(5)), ("1", jpeg(14)), ("2", jpeg(5))]
     assert counts(data) == {"read": 10, "matched": 10, "failed": 7, "positives": 3}
 
@@ -128,6 +130,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
             yield batch
 
     monkeypatch.setattr(corpus.Group, "read", noted)
+    monkeypatch.setattr(take, "_AGAIN", 1000)
 
     def most(name: str) -> tuple[int, int]:
         """Peaks of Python's memory and of Arrow's."""
@@ -166,3 +169,62 @@ def test_memory_does_not_grow_with_row_groups(tmp_path: Path, monkeypatch: pytes
     data = run(settings(tmp_path, corpus=str(tmp_path / "a.parquet"), rows_per_shard=8, negatives=0))
     assert counts(data)["positives"] == 2
     assert max(held) < 5_000_000  # the row group has 10 MB of images
+
+
+def test_a_corpus_may_name_nothing_of_this_machine_or_its_network(tmp_path: Path, server: str) -> None:
+    (tmp_path / "secret.jpg").write_bytes(jpeg(1))
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "own.jpg").write_bytes(jpeg(2))
+    secret = f"{tmp_path}/secret.jpg"
+    urls = [secret, f"file://{secret}", "../secret.jpg", "deep/../../secret.jpg", f"{server}/1.jpg", f"{server}/moved"]
+    urls += ["ftp://example.com/1.jpg", "own.jpg"]
+    put(tmp_path / "corpus" / "a.parquet", ["fog"] * len(urls), url=urls)
+    data = run(settings(tmp_path, columns=RetrieveColumns(url="url")))
+    assert [(row["id"], row["image"]) for row in rows(data)] == [("a.parquet#7", jpeg(2))]
+    assert counts(data)["failed"] == 7
+    put(tmp_path / "other" / "a.parquet", ["fog"], url=[f"{server}/1.jpg"])
+    with pytest.raises(UsageError, match=r"has the private address 127\.0\.0\.1; columns\.local=true allows that"):
+        run(settings(tmp_path, corpus=str(tmp_path / "other"), columns=RetrieveColumns(url="url"), out=f"{tmp_path}/o"))
+
+
+def test_placeholders_are_left_out_and_large_images_are_shrunk(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    images = [jpeg(9)] * 6 + [bytes(simplejpeg.encode_jpeg(noise[:7])), bytes(simplejpeg.encode_jpeg(noise))]
+    put(tmp_path / "corpus" / "a.parquet", [f"fog {i}" for i in range(8)], image=images)
+    data = run(settings(tmp_path, resize=30))
+    assert counts(data) == {"read": 8, "matched": 8, "small": 1, "repeated": 3, "positives": 4}
+    assert [decode.decode(row["image"]).shape for row in rows(data)] == [(8, 8, 3)] * 3 + [(30, 40, 3)]
+
+
+def test_captions_that_are_no_utf8(tmp_path: Path) -> None:
+    captions = pa.array([b"fog at d\xe9p\xf4t", b"a car", b"\xff fog"], pa.binary()).cast(pa.string(), safe=False)
+    (tmp_path / "corpus").mkdir()
+    images = pa.array([jpeg(i) for i in range(3)], pa.binary())
+    pq.write_table(pa.table({"caption": captions, "image": images}), tmp_path / "corpus" / "a.parquet")
+    data = run(settings(tmp_path, negatives=0))
+    assert [row["caption"] for row in rows(data)] == ["fog at d\ufffdp\ufffdt", "\ufffd fog"]
+    assert counts(data)["mended"] == 2
+
+
+def test_what_was_fetched_before_a_kill_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "corpus" / "a.parquet", [f"fog {i}" for i in range(10)])
+    config = settings(tmp_path, rows_per_shard=3, negatives=0)
+    whole = run(settings(tmp_path, rows_per_shard=3, negatives=0, out=str(tmp_path / "whole")))
+    fetch, fetched = take.fetch, list[bytes]()
+
+    def killed(image: bytes, *given: Any, **more: Any) -> bytes:
+        if image == jpeg(7):
+            raise KeyboardInterrupt
+        fetched.append(image)
+        return fetch(image, *given, **more)
+
+    monkeypatch.setattr(take, "fetch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    fetched.clear()
+    monkeypatch.setattr(take, "fetch", lambda image, *a, **k: fetched.append(image) or fetch(image, *a, **k))
+    (tmp_path / "out" / "train-00001.parquet").write_bytes(b"half")
+    data = run(config)
+    assert sorted(fetched) == sorted(jpeg(i) for i in (3, 4, 5, 6, 7, 8, 9))
+    assert (data.splits, data.source["counts"]) == (whole.splits, whole.source["counts"])
