@@ -45,6 +45,15 @@ class ModelConfig:
 
 
 @dataclass
+class AugmentConfig:
+    """How the images of the objective's pairs differ from step to step; those of constraints never do."""
+
+    shift: float = 0.0625  # share of its side by which an image moves at most, its edge repeated
+    crop: float = 0.0  # share of its side that is cut off at most, the rest enlarged
+    mirror: bool = True  # half of the images are mirrored: wrong for signs and text
+
+
+@dataclass
 class DataConfig:
     """The data set."""
 
@@ -54,6 +63,7 @@ class DataConfig:
     memory: int = 1024  # MiB of encoded images kept by each worker; a larger data set is streamed
     cache: str = ""  # local directory for shards of an object store, shared by a machine's workers; empty: none
     cache_size: float = 50.0  # GiB that the cache may hold
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass

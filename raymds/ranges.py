@@ -64,6 +64,8 @@ RULES: list[Rule] = [
     ("data.on_corrupt", lambda v: v in {"error", "skip"}, "has to be error or skip"),
     ("data.memory", *_POSITIVE),
     ("data.cache_size", *_POSITIVE),
+    ("data.augment.shift", lambda v: 0 <= v < 1, "is a share of the side: 0 or more and below 1"),
+    ("data.augment.crop", lambda v: 0 <= v < 1, "is a share of the side: 0 or more and below 1"),
     ("task.retained", *_POSITIVE),
     ("objective.batch", lambda v: v >= 2, "has to be 2 or more"),
     ("objective.positive_share", *_SHARE),

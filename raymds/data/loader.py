@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from raymds.config import AugmentConfig
 from raymds.data.decode import decode
 from raymds.data.sampler import Batch, Rows
 from raymds.data.split import Example, Split
@@ -24,7 +26,6 @@ from raymds.model.preprocess import Preprocess
 Pixels = NDArray[np.uint8]  # (3, S, S)
 
 _AUGMENT = 5  # stream of random numbers, beside those of the sampler
-_SHIFT = 16  # an augmented image moves by at most 1/16 of its side
 _PARALLEL = 64  # images per background call
 _BATCH = 256  # images evaluated together
 _BATCHES_AHEAD = 2
@@ -71,6 +72,7 @@ class Loader:
         fit: Preprocess,
         seed: int,
         *,
+        augment: AugmentConfig | None = None,
         threads: int = 1,
         ahead: int = 2,
     ) -> None:
@@ -79,6 +81,7 @@ class Loader:
         self._share = share
         self._fit = fit
         self._seed = seed
+        self._augment = augment or AugmentConfig()
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._queue: deque[tuple[Batch, list[_Part]]] = deque()
@@ -115,7 +118,7 @@ class Loader:
             def decoded(start: int) -> list[str]:
                 captions = []
                 for i in range(start, min(start + _PARALLEL, len(rows))):
-                    pixels[i], example = load(self._split, int(rows[i]), self._fit, augment)
+                    pixels[i], example = load(self._split, int(rows[i]), self._fit, augment, how=self._augment)
                     captions.append(example.caption)
                 return captions
 
@@ -149,7 +152,13 @@ def clean_batches(split: Split, rows: Rows, fit: Preprocess, *, substitutes: boo
 
 
 def load(
-    split: Split, row: int, fit: Preprocess, augment: tuple[int, int] | None = None, *, substitutes: bool = True
+    split: Split,
+    row: int,
+    fit: Preprocess,
+    augment: tuple[int, int] | None = None,
+    *,
+    how: AugmentConfig | None = None,
+    substitutes: bool = True,
 ) -> tuple[Pixels, Example]:
     """One image: decoded, resized and cropped as the model asks; then augmented where (seed, step) is given.
 
@@ -167,22 +176,29 @@ def load(
             split.corrupt.add(row)
             if not substitutes:
                 return np.zeros((3, fit.size, fit.size), np.uint8), example
-            return load(split, split.substitute(row), fit, augment)
+            return load(split, split.substitute(row), fit, augment, how=how)
         raise UsageError(
             f"{split.where(row)} (id {example.id}): image {error}; mend it, or leave such images out "
             "with data.on_corrupt=skip"
         ) from None
     image = fit(image)
     if augment is not None:
-        image = _shifted(image, (*augment, row))
+        image = _augmented(image, how or AugmentConfig(), (*augment, row))
     return image.transpose(2, 0, 1), example
 
 
-def _shifted(image: NDArray[np.uint8], key: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The image moved a little, its edge repeated, and mirrored half of the time."""
+def _augmented(image: NDArray[np.uint8], how: AugmentConfig, key: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The image moved a little, its edge repeated, mirrored half of the time, and a part of it: (S, S, 3)."""
     size = image.shape[0]
     random = np.random.Generator(np.random.Philox(np.random.SeedSequence((_AUGMENT, *key))))
-    down, across = random.integers(-size // _SHIFT, size // _SHIFT + 1, size=2)
+    most = int(size * how.shift)
+    down, across = random.integers(-most, most + 1, size=2)
     rows, columns = (np.clip(np.arange(size) + move, 0, size - 1) for move in (down, across))
-    moved: NDArray[np.uint8] = image[rows][:, columns[::-1] if random.random() < 0.5 else columns]
-    return moved
+    mirrored = random.random() < 0.5 and how.mirror
+    moved: NDArray[np.uint8] = image[rows][:, columns[::-1] if mirrored else columns]
+    if how.crop == 0:
+        return moved
+    side = size * (1 - how.crop * random.random())
+    left, top = random.random(2) * (size - side)
+    part = (left, top, left + side, top + side)
+    return np.asarray(Image.fromarray(moved).resize((size, size), Image.Resampling.BICUBIC, box=part))

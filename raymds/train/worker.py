@@ -173,7 +173,7 @@ def _loop(
     threads = max(1, torch.get_num_threads() - 1)
     source = loader.Loader(
         train, lambda step: sampler.batch(step).share(rank, ranks), training.model.preprocess, config.run.seed,
-        threads=threads,
+        augment=config.data.augment, threads=threads,
     )  # fmt: skip
     noticed = False
     for step in range(start, steps):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from raymds.config import AugmentConfig
 from raymds.data.loader import Loader, clean_pixels, decode, load
 from raymds.data.reader import Columns, File
 from raymds.data.sampler import Batch, Sampler
@@ -65,6 +66,30 @@ def test_examples_are_clean_and_pairs_vary_with_the_step(train: Split) -> None:
     assert np.array_equal(loaded.pairs[0].numpy(), load(train, row, FIT, (5, 0))[0])
     assert not np.array_equal(load(train, row, FIT, (5, 0))[0], load(train, row, FIT, (5, 1))[0])
     assert not np.array_equal(load(train, row, FIT, (5, 0))[0], load(train, row, FIT, (6, 0))[0])
+    loader.close()
+
+
+def test_how_pairs_vary_is_the_configs(train: Split) -> None:
+    row = int(batch(0).positive[0])
+    clean = load(train, row, FIT)[0]
+
+    def seen(**how: Any) -> list[Any]:
+        config = AugmentConfig(**{"shift": 0.0, "mirror": False, **how})
+        found = [load(train, row, FIT, (5, step), how=config)[0] for step in range(12)]
+        assert np.array_equal(found[3], load(train, row, FIT, (5, 3), how=config)[0])
+        return found
+
+    assert all(np.array_equal(image, clean) for image in seen())
+    mirrored = clean[:, :, ::-1]
+    assert {np.array_equal(image, clean) + 2 * np.array_equal(image, mirrored) for image in seen(mirror=True)} == {1, 2}
+    moved = seen(shift=0.25)
+    assert len({image.tobytes() for image in moved}) > 6
+    cropped = seen(crop=0.3)
+    assert len({image.tobytes() for image in cropped}) == 12
+    assert {image.shape for image in cropped} == {clean.shape}
+    loader = Loader(train, batch, FIT, seed=5, augment=AugmentConfig(shift=0, mirror=False))
+    loaded = loader.get(0)
+    assert torch.equal(loaded.pairs, clean_pixels(train, [*loaded.batch.positive, *loaded.batch.negative], FIT))
     loader.close()
 
 

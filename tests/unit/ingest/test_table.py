@@ -195,7 +195,9 @@ def test_a_table_without_splits_is_dealt_and_groups_stay_together(tmp_path: Path
         table([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_any_bytes_are_a_table_or_a_usage_error(tmp_path: Path, data: st.DataObject) -> None:
     end = data.draw(st.sampled_from([".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz"]))
