@@ -5,6 +5,7 @@ a value is `???` the user has to give it.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -183,6 +184,7 @@ class Config:
 
 
 T = TypeVar("T")
+_SECRET = re.compile(r"oc\.env:\s*['\"]?(\w*(KEY|SECRET|TOKEN|PASSW|CREDENTIAL)\w*)", re.IGNORECASE)
 
 
 def load(
@@ -196,15 +198,19 @@ def load(
     sources = [_preset(preset)] if preset else []
     sources += [_override(item) for item in overrides]
     for source in sources:
+        _refuse_secrets(source)
         _check_keys(source, base, "")
         try:
             base = OmegaConf.merge(base, source)
         except OmegaConfBaseException as error:
             raise UsageError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
-    missing = sorted(OmegaConf.missing_keys(base)) or [key for key in require if not OmegaConf.select(base, key)]
-    if missing:
-        raise UsageError(f"{missing[0]}: has no value; give it in the preset or as {missing[0]}=VALUE")
-    config = cast(T, OmegaConf.to_object(base))
+    try:
+        missing = sorted(OmegaConf.missing_keys(base)) or [key for key in require if not OmegaConf.select(base, key)]
+        if missing:
+            raise UsageError(f"{missing[0]}: has no value; give it in the preset or as {missing[0]}=VALUE")
+        config = cast(T, OmegaConf.to_object(base))
+    except OmegaConfBaseException as error:  # of an interpolation
+        raise UsageError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
     if isinstance(config, Config):
         check(config)
     return config
@@ -246,6 +252,18 @@ def _override(item: str) -> DictConfig:
         return OmegaConf.from_dotlist([item])
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UsageError(f"override {item!r}: {error}") from None
+
+
+def _refuse_secrets(given: Any) -> None:
+    """A config is stored with its run, and printed."""
+    found = re.search(
+        r"oc\.env:\s*['\"]?(\w*(KEY|SECRET|TOKEN|PASSW|CREDENTIAL)\w*)", OmegaConf.to_yaml(given), re.IGNORECASE
+    )
+    if found:
+        raise UsageError(
+            f"${{oc.env:{found[1]}}}: a config is stored with its run, so that no secret may stand in it; stores take "
+            "theirs from the environment itself"
+        )
 
 
 def _check_keys(given: Any, base: DictConfig, prefix: str) -> None:

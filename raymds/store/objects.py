@@ -20,6 +20,7 @@ from pyarrow import fs as pafs
 
 from raymds.errors import UsageError
 from raymds.store import errors as store_errors
+from raymds.store import names
 
 # Newer AWS clients add checksums that Ceph, rclone and Swift refuse or get wrong. Read when a client is made.
 os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
@@ -60,8 +61,8 @@ def configure(config: StorageConfig, tell: Callable[[Record], None] | None = Non
     With `tell`, a store that is gone is waited for, and `tell` gets a `phase` record when that begins and a `pause`
     record with its seconds when it is over. Without, it is an error at once: right for what precedes a run.
     """
-    if config.endpoint and not urlsplit(config.endpoint).hostname:
-        raise UsageError(f"storage.endpoint={config.endpoint}: has to be a URL such as https://s3.example.com:9000")
+    if config.endpoint:
+        names.check_endpoint("storage.endpoint", config.endpoint)
     if config.profile:
         os.environ["AWS_PROFILE"] = config.profile
     _State.config, _State.tell, _State.patience = config, tell, config.patience if tell else 0.0
@@ -73,19 +74,10 @@ def configure(config: StorageConfig, tell: Callable[[Record], None] | None = Non
 
 def filesystem(uri: str) -> tuple[Any, str]:
     """The file system of an s3:// or gs:// URI, and bucket/key."""
-    parts = urlsplit(uri)
-    if "@" in parts.netloc or parts.query:
-        shown = f"{parts.scheme}://…{parts.netloc.rpartition('@')[2]}{parts.path}"
-        raise UsageError(
-            f"{shown}: a URI holds bucket and key alone; credentials come from the AWS environment, endpoint and "
-            "region from storage.endpoint and storage.region"
-        )
-    if not parts.netloc:
-        raise UsageError(f"{uri}: names no bucket; give {parts.scheme}://bucket/prefix")
-    path = parts.netloc + parts.path
-    if parts.scheme == "gs":
+    scheme, bucket, path = names.parse(uri)
+    if scheme == "gs":
         return pafs.PyFileSystem(_Objects(_gcs(), "gs", _State.patience)), path
-    return pafs.PyFileSystem(_Objects(_s3(parts.netloc), "s3", _State.patience)), path
+    return pafs.PyFileSystem(_Objects(_s3(bucket), "s3", _State.patience)), path
 
 
 def patiently(uri: str, action: Callable[[], T], patience: float | None = None) -> T:
@@ -148,8 +140,12 @@ def _delete(path: str) -> None:
 
 
 def _endpoint() -> str | None:
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    return _State.config.endpoint or next((os.environ[name] for name in names if os.environ.get(name)), None)
+    if _State.config.endpoint:
+        return _State.config.endpoint
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if os.environ.get(name):
+            return names.check_endpoint(name, os.environ[name])
+    return None
 
 
 def _region() -> str | None:
@@ -167,7 +163,7 @@ def _s3(bucket: str) -> Any:
         options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
         options["region"] = options["region"] or "us-east-1"
     elif options["region"] is None:
-        options["region"] = pafs.resolve_s3_region(bucket)
+        options["region"] = _resolved(bucket)
     return pafs.S3FileSystem(
         anonymous=config.anonymous,
         connect_timeout=min(_CONNECT, config.timeout),
@@ -176,6 +172,18 @@ def _s3(bucket: str) -> Any:
         allow_delayed_open=True,  # one request for a small object
         **options,
     )
+
+
+def _resolved(bucket: str) -> str:
+    """The region that Amazon says a bucket is in."""
+    try:
+        region: str = pafs.resolve_s3_region(bucket)
+    except OSError as error:
+        raise UsageError(
+            f"s3://{bucket}: its region can't be found out: {store_errors.reason(error)}; give storage.region, or "
+            "storage.endpoint of another store than Amazon's"
+        ) from None
+    return region
 
 
 @functools.lru_cache(maxsize=1)
@@ -198,12 +206,12 @@ def _client() -> Any:
 
 def diagnose(uri: str) -> None:
     """UsageError where the reason for a failure is that a bucket can't be used at all: pyarrow's errors don't tell."""
-    if _State.patience:
+    if _State.patience or not uri.startswith(("s3://", "gs://")):
         return
-    bucket = urlsplit(uri).netloc
-    if uri.startswith("s3://"):
+    scheme, bucket, _ = names.parse(uri)
+    if scheme == "s3":
         _probe(bucket)
-    elif uri.startswith("gs://"):
+    else:
         with contextlib.suppress(OSError):  # to look at a bucket may be forbidden
             if _gcs().get_file_info(bucket).type == pafs.FileType.NotFound:
                 raise UsageError(f"gs://{bucket}: no such bucket; check its name")

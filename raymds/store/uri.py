@@ -23,7 +23,7 @@ def resolve(uri: str) -> tuple[Any, str]:
     if not uri:
         raise UsageError("empty URI: give a path, s3://bucket/prefix or gs://bucket/prefix")
     if "://" not in uri:
-        return pafs.LocalFileSystem(), str(Path(uri).absolute())
+        return pafs.LocalFileSystem(), str(_local(uri))
     if uri.startswith(("s3://", "gs://")):
         return objects.filesystem(uri)
     try:
@@ -39,6 +39,14 @@ def join(uri: str, *names: str) -> str:
     return "/".join([scheme + mark + path.rstrip("/"), *names])
 
 
+def _local(path: str) -> Path:
+    """A path made absolute, with ~ as the home directory."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: {error}".rstrip(".")) from None
+
+
 def within(folder: str, name: str) -> str:
     """The URI of a file that is named by a path relative to a folder, or absolutely."""
     return name if "://" in name or name.startswith("/") else join(folder, name)
@@ -46,7 +54,7 @@ def within(folder: str, name: str) -> str:
 
 def absolute(uri: str) -> str:
     """`uri` with a relative local path made absolute, so that it means the same in every process."""
-    return uri if "://" in uri else str(Path(uri).absolute())
+    return uri if "://" in uri else str(_local(uri))
 
 
 def is_local(uri: str) -> bool:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 from PIL import Image
@@ -41,23 +43,64 @@ def bdd100k(root: Path, rows: dict[str, int]) -> None:
         file.write_text(json.dumps(entries if split == "train" else {"name": "bdd100k", "frames": entries}))
 
 
-def test_bdd100k_into_the_foggy_preset(tmp_path: Path, old_weights: str, capsys: pytest.CaptureFixture[str]) -> None:
-    root, data, run = tmp_path / "bdd100k", str(tmp_path / "data"), str(tmp_path / "run")
-    bdd100k(root, {"train": 240, "val": 60})
-    ingest = ["data", "ingest", "bdd100k", "--images", str(root), "--labels", str(root / "labels"), "--out", data]
-    assert cli.main([*ingest, "resize=72", "rows_per_shard=50", "val_share=0.25"]) == 0
-    assert cli.main(["data", "verify", data]) == 0
-    rows = {split: sum(shard.rows for shard in shards) for split, shards in DataSet.open(data).splits.items()}
-    assert rows["train"] + rows["val"] == 240
-    assert rows["test"] == 60
-    capsys.readouterr()
-    given = [f"data.uri={data}", f"model.weights={old_weights}", f"run.uri={run}", "model.head_rank=4"]
-    small = ["objective.batch=16", "constraints.images_per_task=4"]
-    assert cli.main(["finetune", str(PRESETS / "foggy.yaml"), *SMALL, *small, *given]) in {0, 3}
-    outcome = json.loads((Path(run) / "outcome.json").read_text())
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """BDD100K dealt anew, and pairs of a caption corpus mixed in."""
+    folder = tmp_path_factory.mktemp("mixed")
+    root, driving, pairs, both = (str(folder / name) for name in ("bdd100k", "driving", "pairs", "both"))
+    bdd100k(Path(root), {"train": 300, "val": 60})
+    command = ["data", "ingest", "bdd100k", "--images", root, "--labels", f"{root}/labels", "--out", driving]
+    deal = ["test_share=0.2", "val_share=0.1", "min_test=6"]
+    assert cli.main([*command, "resize=72", "rows_per_shard=50", *deal]) == 0
+    rows = {split: sum(shard.rows for shard in shards) for split, shards in DataSet.open(driving).splits.items()}
+    assert sum(rows.values()) == 360
+    assert 72 <= rows["test"] < 110
+    scenes = [render(4, i, 64, BALANCED) for i in range(60)]
+    captions = [f"{'thick fog' if i % 2 else 'a car'}, picture {i}" for i in range(60)]
+    images = [simplejpeg.encode_jpeg(np.ascontiguousarray(scene.pixels)) for scene in scenes]
+    (folder / "corpus").mkdir()
+    pq.write_table(pa.table({"TEXT": captions, "image": images}), folder / "corpus" / "0.parquet")
+    preset = {
+        "target": "weather:foggy",
+        "columns": {"caption": "TEXT", "image": "image"},
+        "phrases": {"foggy": ["fog"]},
+    }
+    (folder / "fog.yaml").write_text(json.dumps(preset))
+    assert cli.main(["data", "retrieve", str(folder / "fog.yaml"), f"corpus={folder}/corpus", f"out={pairs}"]) == 0
+    assert cli.main(["data", "mix", driving, pairs, "--out", both]) == 0
+    assert cli.main(["data", "verify", both]) == 0
+    return both
+
+
+@pytest.mark.parametrize(
+    ("preset", "tasks"),
+    [
+        ("foggy", ["clear", "partly cloudy", "overcast", "rainy", "snowy"]),
+        ("overcast", ["clear", "partly cloudy", "rainy", "snowy"]),
+        ("tunnel", ["city street", "highway", "residential", "parking lot"]),
+    ],
+)
+def test_bdd100k_into_the_published_presets(
+    preset: str, tasks: list[str], mixed: str, tmp_path: Path, old_weights: str
+) -> None:
+    """Nothing is overridden but URIs, sizes, and what makes it short."""
+    run = tmp_path / "run"
+    given = [f"data.uri={mixed}", f"model.weights={old_weights}", f"run.uri={run}", "model.head_rank=4"]
+    assert cli.main(["finetune", str(PRESETS / f"{preset}.yaml"), *SMALL, *given]) in {0, 3}
+    outcome = json.loads((run / "outcome.json").read_text())
     assert outcome["steps"] == 4
-    weathers = ["clear", "overcast", "partly cloudy", "rainy", "snowy"]
-    assert sorted(task["task"] for task in outcome["val"]["tasks"]) == [f"weather:{name}" for name in weathers]
+    attribute = "scene" if preset == "tunnel" else "weather"
+    assert [task["task"] for task in outcome["val"]["tasks"]] == [f"{attribute}:{name}" for name in tasks]
+    both = ["--old", old_weights, "--new", old_weights, "--out", str(tmp_path / "certificate.json")]
+    assert cli.main(["certify", str(PRESETS / f"{preset}.yaml"), *both, *SMALL, *given[:1], given[3]]) in {0, 3}
+    certificate = json.loads((tmp_path / "certificate.json").read_text())
+    parts = certificate["data"]["parts"]
+    assert [part["rows"]["train"] for part in parts][1] == 60
+    words = certificate["measured"]["label_sets"][attribute]
+    assert set(words) == {*tasks, preset}  # neither `other` nor what the label set leaves out
+    if preset == "tunnel":
+        assert words["residential"] == ["the scene is a residential area."]
+    assert parts[1]["uri"].endswith("/pairs")
 
 
 def places365(root: Path, train: int) -> list[str]:
