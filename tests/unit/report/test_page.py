@@ -152,6 +152,15 @@ def test_tolerances_of_their_own_are_shown() -> None:
     assert "<td>5.0</td>" in row[1]
 
 
+def test_the_data_sets_of_a_mix_are_named() -> None:
+    def mixed(certificate: Any) -> None:
+        parts = [{"uri": "s3://b/drives", "digest": "12ab", "rows": {"train": 70000, "val": 50}}]
+        certificate["data"] = {"uri": "s3://b/mix", "parts": parts}
+
+    page = render(changed(parsed(), "certificate", mixed))
+    assert "<code>s3://b/drives</code>: 70,000 train, 50 val images, digest <code>12ab</code>" in page
+
+
 def test_a_certificate_of_an_older_version_still_has_a_page() -> None:
     """Of schema 1: no tolerance per task, and every measured loss is violated."""
 
