@@ -98,8 +98,9 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     retained = [retain(pool, config.task.retained, seed, k, split.blocks(pool)) for k, pool in enumerate(rows)]
     trained, held, share = retained, None, share_held(config)
     if share:
-        parts = [hold_out(pool, share, limits.images_per_task, seed, k) for k, pool in enumerate(retained)]
-        trained, held = ([part[i] for part in parts] for i in (0, 1))
+        trained, held = hold_out(retained, share, limits.images_per_task, seed, positive)
+        # Nor as negatives: what stands in no other part of a step is measured honestly.
+        negative = np.setdiff1d(negative, np.setdiff1d(np.concatenate(held), np.concatenate(trained)))
     return Sampler(
         seed=seed,
         positive=positive,

@@ -142,14 +142,33 @@ def test_every_task_is_sampled_as_often_as_every_other(m: int, K: int) -> None:
     assert K in (1, m) or len({tuple(sorted(tasks)) for tasks in drawn}) > 2
 
 
+NOBODY = np.empty(0, np.int64)
+
+
 def test_held_out_examples_are_no_others_and_a_function_of_the_seed() -> None:
     pool = np.arange(100, 150)
-    trained, held = hold_out(pool, 0.3, 10, seed=4, task=2)
+    (trained,), (held,) = hold_out([pool], 0.3, 10, 4, NOBODY)
     assert len(held) == 15
     assert sorted([*trained, *held]) == list(pool)
-    again = hold_out(pool, 0.3, 10, seed=4, task=2)
-    assert np.array_equal(again[1], held)
-    assert not np.array_equal(hold_out(pool, 0.3, 10, seed=5, task=2)[1], held)
+    assert np.array_equal(hold_out([pool], 0.3, 10, 4, NOBODY)[1][0], held)
+    assert not np.array_equal(hold_out([pool], 0.3, 10, 5, NOBODY)[1][0], held)
+    (_,), (other,) = hold_out([pool], 0.3, 10, 4, held[:5])
+    assert len(other) == 15
+    assert not np.isin(held[:5], other).any()
+
+
+def test_a_row_is_held_out_for_all_tasks_or_for_none() -> None:
+    """Tasks of three attributes have rows in common, each task all of some classes."""
+    rows = np.arange(3000)
+    retained = [rows[rows % 7 == 0], rows[rows % 5 == 1], rows[rows % 11 < 2], rows[:30], rows[40:55]]
+    trained, held = hold_out(retained, 0.25, 10, 0, NOBODY)
+    for k in range(4):
+        assert sorted([*trained[k], *held[k]]) == list(retained[k])
+        assert min(len(trained[k]), len(held[k])) >= 10
+        assert not any(np.isin(held[k], other).any() for other in trained[:4])
+    assert all(0.24 < len(held[k]) / len(retained[k]) < 0.32 for k in range(3))
+    assert np.array_equal(trained[4], held[4])  # too few for two parts
+    assert np.array_equal(trained[4], retained[4])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +185,8 @@ def test_held_out_examples_are_no_others_and_a_function_of_the_seed() -> None:
 def test_each_part_has_what_a_step_draws_or_the_task_is_not_split(
     examples: int, share: float, trained: int, held: int
 ) -> None:
-    assert [len(part) for part in hold_out(np.arange(examples), share, 10, seed=0, task=0)] == [trained, held]
+    parts = hold_out([np.arange(examples)], share, 10, 0, NOBODY)
+    assert [len(part[0]) for part in parts] == [trained, held]
 
 
 def test_a_pool_smaller_than_its_draw_comes_equally_often_in_every_step() -> None:
