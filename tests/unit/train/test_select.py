@@ -63,7 +63,8 @@ def test_feasible_is_what_keeps_each_task_within_its_own_tolerance(
     tolerance: Any, margin: float, feasible: bool
 ) -> None:
     task = {name: Task("w", k, f"w:{name}") for k, name in enumerate("abt")}
-    tasks = Tasks(task["t"], (task["a"], task["b"]), {"w": ("a", "b", "t")}, {"w": ("", "", "")})
+    classes = {"w": ("a", "b", "t")}
+    tasks = Tasks(task["t"], (task["a"], task["b"]), classes, {"w": (("",), ("",), ("",))}, classes)
     old, new = evaluation({"a": 8, "b": 8, "t": 2}), evaluation({"a": 7, "b": 6, "t": 5})
     made = compare(old, new, tasks, tolerance, "cross_entropy")
     assert made["devsafety"] == -0.2  # METHOD (3), whatever is tolerated
