@@ -52,9 +52,7 @@ class IngestConfig:
     rows_per_shard: int = 128  # images, at most; photos of 256 pixels have 60 to 110 KB, and 8 MB a shard read fastest
     seed: int = 0  # of the order of rows and of the choice of val
     val_share: float = 0.1  # of train that becomes val (bdd100k, places365); of all rows where test_share is given
-    test_share: float = (
-        0.0  # of all rows that becomes test; 0: the official val does (a table: 0.2, if it has no split)
-    )
+    test_share: float = 0.0  # of all rows that becomes test; 0: the official val (a table without a split: 0.2)
     min_test: int = 40  # rows of each class in test and in val that are drawn so, as far as a third of the class goes
     classes: list[str] = field(default_factory=list)  # of places365, these alone; empty: all
     max_broken: int = 0  # images that may be missing or damaged, and are then left out

@@ -23,7 +23,7 @@ COLUMNS = {"pixels": pa.binary(8), "likeness": pa.binary(16)}  # of shards and l
 
 _S, _F = 32, 12
 _BITS = 128
-_BANDS = 8  # parts of the hash: of two that are alike, one part at least is the same
+_BANDS = 8  # parts of the hash, one of which has to be the same: sure of 7 bits that differ, likely of 12
 _ALIKE = 12  # bits that may differ: those of other pictures, of the same kind of thing even, do in 16 and more
 _PAIRS = 1 << 20  # compared at a time
 
