@@ -137,7 +137,7 @@ def _deal_fashion(making: Making, shown: pictures.Pictures, goals: Sequence[Goal
     official = {attribute: classes[:OFFICIAL_TEST] for attribute, classes in shown.labels.items()}
     old = olds(official, goals, making.rows(8000, 200), dice)
     left = _left(OFFICIAL_TEST, old, dice)
-    train, val, test = making.rows(8000, 200), making.rows(3000, 100), making.rows(6000, 100)
+    train, val, test = making.rows(12_000, 200), making.rows(6000, 100), making.rows(10_000, 100)
     last = OFFICIAL_TEST + dice.permutation(10_000)[:test]
     _deal(making, shown, old, {"train": left[:train], "val": left[train : train + val], "test": last}, goals)
 

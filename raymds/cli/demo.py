@@ -47,7 +47,7 @@ def tell(directory: str, seed: int, terminal: Terminal) -> int:
     if certificate is not None:
         terminal.certificate(certificate, f"test split, {100 * certificate['confidence']:g} % joint confidence")
     terminal.say(f"outcome: {outcome['outcome']} model: {outcome['reason']}")
-    last = MetricsLog(other).records[-1]
+    last = [record for record in MetricsLog(other).records if record["event"] == "eval"][-1]
     target, worst = last["target"], min(last["tasks"], key=lambda task: task["delta"])
     terminal.say(
         f"without constraints, val at step {last['step']}: {target['task']} {100 * target['delta']:+.1f} points, "

@@ -62,12 +62,15 @@ class Prints:
         if not COLUMNS.keys() <= set(table.column_names):
             return None
 
-        def words(name: str, size: int) -> Hashes:
-            values = [value or bytes(size) for value in table[name].to_pylist()]
-            return np.frombuffer(b"".join(values), np.uint64).reshape(len(values), size // 8)
-
         known = table["pixels"].is_valid().to_numpy()
-        return cls(words("pixels", 8)[:, 0], words("likeness", 16), known)
+
+        def words(name: str) -> Hashes:
+            column = table[name].combine_chunks()
+            count = column.type.byte_width // 8
+            found = np.frombuffer(column.buffers()[1], np.uint64)[column.offset * count :][: len(column) * count]
+            return np.where(known[:, None], found.reshape(len(column), count), 0)
+
+        return cls(words("pixels")[:, 0], words("likeness"), known)
 
 
 def fingerprint(encoded: bytes) -> tuple[bytes, bytes] | tuple[None, None]:

@@ -139,24 +139,24 @@ def retain(pool: Rows, count: int, seed: int, task: int, blocks: Blocks | None =
 
 
 def hold_out(
-    retained: Sequence[Rows], share: float, draw: int, seed: int, never: Rows
+    retained: Sequence[Rows], share: float, draw: int, seed: int, never: Rows, unit: Rows
 ) -> tuple[list[Rows], list[Rows]]:
     """Split every task's retained examples, by seed: those that are trained on, and those that λ is measured on.
 
     A row is held out for all tasks or for none, as a picture that one task trains on is learned by heart for the others
-    too; those of `never` are held out for none. Of each task it is `share` of its rows and, so that each part has what
-    a step draws from it, `draw` at least; a task with too few examples for that is not split.
+    too; those of `never` are held out for none. So it is with rows of one `unit`, (n,), which are alike. Of each task
+    it is `share` of its rows and, so that each part has what a step draws from it, `draw` at least; a task with too few
+    examples for that is not split.
     """
-    last = 1 + max((int(rows.max()) for rows in retained if len(rows)), default=0)
-    place = _permutation(last, (seed, _SPLIT))
+    place = _permutation(int(unit.max()) + 1, (seed, _SPLIT))[unit]
     wanted = [np.empty(0, np.int64)]
     for rows in retained:
-        free = np.setdiff1d(rows, never)
+        free = rows[~np.isin(unit[rows], unit[never])]
         count = min(max(round(len(rows) * share), draw), len(rows) - draw)
         if len(rows) >= 2 * draw and len(free) >= count:
             wanted.append(free[np.argsort(place[free], kind="stable")[:count]])
-    apart = np.unique(np.concatenate(wanted))
-    parts = [(np.setdiff1d(rows, apart), np.intersect1d(rows, apart)) for rows in retained]
+    apart = np.isin(unit, unit[np.concatenate(wanted)])
+    parts = [(rows[~apart[rows]], rows[apart[rows]]) for rows in retained]
     whole = [min(len(trained), len(held)) < draw for trained, held in parts]
     return (
         [rows if same else trained for rows, same, (trained, _) in zip(retained, whole, parts, strict=True)],

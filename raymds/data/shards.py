@@ -1,14 +1,15 @@
 """Data sets as immutable Parquet shards with a manifest that digests every byte.
 
 A data set is a directory: `manifest.json`, `SPLIT-NNNNN.parquet` files with the columns id, image (encoded bytes),
-caption, those of `doubles.COLUMNS`, and one nullable string column per attribute, and per split `labels-SPLIT.parquet`,
-the attributes and doubles' columns of all its shards in order, so that classes are balanced, and images that stand
-twice are seen, without reading an image. The manifest is written last; without it there is no data set. Readers verify
-each file's SHA-256 before they use a row of it.
+caption, group (null where a row is by itself), those of `doubles.COLUMNS`, and one nullable string column per
+attribute, and per split `labels-SPLIT.parquet`, all but the first three of all its shards in order, so that classes are
+balanced, and images that stand twice are seen, without reading an image. The manifest is written last; without it there
+is no data set. Readers verify each file's SHA-256 before they use a row of it.
 
 A mix of data sets has a manifest and labels of its own; its shards are those of the others, where they lie.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 from raymds.config import DataConfig
 from raymds.data import doubles
 from raymds.data.reader import DiskCache, File, Reader, project, table_bytes, verified
+from raymds.data.sampler import Rows
 from raymds.data.split import Split
 from raymds.errors import UsageError
 from raymds.store import uri as storage
@@ -43,6 +45,7 @@ class Row:
     image: bytes
     caption: str
     attributes: Mapping[str, str | None]
+    group: str | None = None  # what it is of, such as a drive: rows of one are alike
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ class DataSet:
         return Split(
             labels=labels,
             prints=doubles.Prints.of(table),
+            group=_groups(table),
             files=[(self.file(shard), shard.rows) for shard in shards],
             reader=self._reader,
             shard=[shard for shards in self.splits.values() for shard in shards].index(shards[0]),
@@ -167,6 +171,7 @@ def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[st
         "id": pa.array([row.id for row in rows], pa.string()),
         "image": pa.array([row.image for row in rows], pa.large_binary()),
         "caption": pa.array([row.caption for row in rows], pa.string()),
+        "group": pa.array([row.group for row in rows], pa.string()),
         "pixels": pa.array([pixels for pixels, _ in prints], doubles.COLUMNS["pixels"]),
         "likeness": pa.array([likeness for _, likeness in prints], doubles.COLUMNS["likeness"]),
     } | {name: pa.array([row.attributes[name] for row in rows], pa.string()) for name in attributes}
@@ -176,7 +181,7 @@ def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[st
         row_group_size=max(1, len(rows) * _ROW_GROUP_BYTES // image_bytes),
         # Encoded images do not compress, and their dictionary would be the column again.
         compression={column: "NONE" if column == "image" else "ZSTD" for column in columns},
-        use_dictionary=["caption", *attributes],
+        use_dictionary=["caption", "group", *attributes],
     )
     storage.write(storage.join(uri, name), data)
     return Shard(name, len(rows), len(data), storage.sha256(data), _classes(rows, attributes))
@@ -191,6 +196,7 @@ def write_manifest(
     """Publish a data set whose shards are all written."""
     tables = {name: _labels(uri, shards, list(attributes)) for name, shards in splits.items()}
     _refuse_leaks(uri, splits, tables)
+    _refuse_torn(uri, tables)
     manifest = {
         "schema": SCHEMA,
         "attributes": {name: list(classes) for name, classes in attributes.items()},
@@ -204,15 +210,17 @@ def write_manifest(
 
 
 def _labels(uri: str, shards: Sequence[Shard], attributes: list[str]) -> Any:
-    """The columns of attributes and doubles of a split's shards, one after the other."""
+    """The columns of attributes, groups and doubles of a split's shards, one after the other."""
+    others = [pa.field("group", pa.string()), *itertools.starmap(pa.field, doubles.COLUMNS.items())]
 
     def labels(shard: Shard) -> Any:
         """A shard's columns, without those of attributes that it does not have."""
-        return project(_file(uri, shard), [*(name for name in attributes if name in shard.classes), *doubles.COLUMNS])
+        own = [name for name in attributes if name in shard.classes]
+        return project(_file(uri, shard), [*own, *(field.name for field in others)])
 
     with ThreadPoolExecutor(_THREADS) as pool:
         tables = list(pool.map(labels, shards))
-    schema = pa.schema([*((name, pa.string()) for name in attributes), *doubles.COLUMNS.items()])
+    schema = pa.schema([*((name, pa.string()) for name in attributes), *others])
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default")
 
 
@@ -235,6 +243,25 @@ def _refuse_leaks(uri: str, splits: Mapping[str, Sequence[Shard]], tables: Mappi
             f"{uri}: {len(leaks)} images stand in two splits, so it is not published; leave one row of each out:{lines}"
             f"{more}"
         )
+
+
+def _refuse_torn(uri: str, tables: Mapping[str, Any]) -> None:
+    """UsageError where a group stands in two splits."""
+    first: dict[str, str] = {}
+    for split, table in tables.items():
+        for group in table["group"].drop_null().unique().to_pylist():
+            if first.setdefault(group, split) != split:
+                raise UsageError(
+                    f"{uri}: group {group!r} has rows in {first[group]} and in {split}, which are alike, so it is not "
+                    "published; leave those of one split out, or, if they are two groups, give them two names"
+                )
+
+
+def _groups(table: Any) -> Rows | None:
+    if "group" not in table.column_names or table["group"].null_count == len(table):
+        return None
+    codes: Rows = table["group"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    return codes
 
 
 def where(uri: str, splits: Mapping[str, Sequence[Shard]], found: doubles.Row) -> str:

@@ -35,12 +35,19 @@ class Split:
     shard: int  # number of the first shard within the reader
     window: int  # shards whose rows are shuffled together; 0: all
     prints: Prints | None = None  # of the images; None: a data set that was written without
+    group: Rows | None = None  # number of each row's group, −1 where it is by itself; None: no row has one
     skip_corrupt: bool = False
     corrupt: set[int] = field(default_factory=set)  # rows whose image could not be decoded, as far as was seen
     _pinned: dict[int, Example] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(rows for _, rows in self.files)
+
+    @cached_property
+    def unit(self) -> Rows:
+        """Number of each row's unit, which rows of one group and rows of one image share: (n,)."""
+        own = np.arange(len(self)) if self.prints is None else self.prints.first
+        return own if self.group is None else np.where(self.group < 0, own, len(self) + self.group)
 
     def rows_of(self, attribute: str, label: int, where: Iterable[tuple[str, int]] = ()) -> Rows:
         """Rows whose attribute has that class, and which have the other classes of `where`, too."""

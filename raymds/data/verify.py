@@ -27,7 +27,8 @@ Labels = Mapping[str, NDArray[np.int32]]  # attribute -> class index of each row
 _MOST = 50  # problems that are printed; all are counted
 _NAMED = 10  # files beside the data set that are named
 _THREADS = 4  # shards read at a time
-_COLUMNS = {"id": pa.string(), "image": pa.large_binary(), "caption": pa.string(), **doubles.COLUMNS}
+_COLUMNS = {"id": pa.string(), "image": pa.large_binary(), "caption": pa.string()}
+_LATER = {"group": pa.string(), **doubles.COLUMNS}  # shards of earlier versions lack them
 _UNREADABLE = (ValueError, OSError, KeyError, pa.ArrowException)  # pyarrow's, of a file that is damaged or another
 
 
@@ -173,11 +174,11 @@ class _Check:
 
     def _schema(self, schema: Any) -> list[str]:
         """The columns that are as they have to be."""
-        wanted = _COLUMNS | dict.fromkeys(self.shard.classes, pa.string())
+        wanted = _COLUMNS | _LATER | dict.fromkeys(self.shard.classes, pa.string())
         found = dict(zip(schema.names, schema.types, strict=True))
         for name, kind in wanted.items():
-            if name not in found and name in doubles.COLUMNS:
-                continue  # written before there were any
+            if name not in found and name in _LATER:
+                continue
             if name not in found:
                 self.files.append(f"{self.uri}: column {name} is missing")
             elif found[name] != kind:
@@ -192,7 +193,7 @@ class _Check:
             named = f" (id {ids[row]})" if ids[row] else ""
             self.rows.append(f"{self.uri} row {start + row}{named}: {what}")
 
-        for name in (name for name in _COLUMNS if name in table.column_names and name not in doubles.COLUMNS):
+        for name in (name for name in _COLUMNS if name in table.column_names):
             for row in _true(table[name].is_null().to_numpy()):
                 say(row, f"{name} is null")
         for row in _true(np.array([name == "" for name in ids])):

@@ -33,6 +33,7 @@ def bdd100k(images: str, labels: Sequence[str], shares: Shares) -> Plan:
     `images` is a folder that holds the images of train and of val at any depth; `labels` is a folder that holds the
     label files at any depth, or the two files of train and val. METHOD 8 lists `gas stations` as a scene like any
     other, so it is a class here; it has a few dozen images, and a cycle that does not know it says so in task.classes.
+    Frames of one video (`videoName` in the labels) are a group.
     """
     found, official, said = Images(images), {}, []
     for split, (where, entries) in zip(("train", "val"), _labelled(labels), strict=True):
@@ -96,7 +97,7 @@ def _labelled(labels: Sequence[str]) -> Iterator[tuple[str, list[Entry]]]:
 def _items(file: str) -> list[Any]:
     """Labelled images of a file: a list, an object with one under `frames`, or the object of one image."""
     content = storage.read(file)
-    needed = {"frames", "name", "attributes", *ATTRIBUTES}
+    needed = {"frames", "name", "videoName", "attributes", *ATTRIBUTES}
     try:
         # Boxes and polygons fill gigabytes of the official files: what is not needed is dropped while it is parsed.
         parsed = json.loads(content, object_hook=lambda found: {key: found[key] for key in needed & found.keys()})
@@ -136,4 +137,5 @@ def _entry(item: Any, where: str) -> Entry:
     caption += f" of {ATTRIBUTES['scene'][scene]}" if scene else ""
     caption += f" {ATTRIBUTES['timeofday'][timeofday]}" if timeofday else ""
     caption += f", the weather is {weather}" if weather else ""
-    return Entry(name, name, f"{caption}.", tuple(labels.values()))
+    video = item.get("videoName")  # of sets that have several frames of one
+    return Entry(name, name, f"{caption}.", tuple(labels.values()), video if isinstance(video, str) and video else None)

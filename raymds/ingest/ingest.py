@@ -140,7 +140,8 @@ def make_shard(
         except ValueError as error:
             broken[name] = f"{where}: {error}"
             continue
-        rows.append(Row(entry.id, image, entry.caption, dict(zip(attributes, entry.labels, strict=True))))
+        labels = dict(zip(attributes, entry.labels, strict=True))
+        rows.append(Row(entry.id, image, entry.caption, labels, entry.group))
     shard = write_shard(uri, job.name, rows, attributes)
     storage.write_json(record, {"job": job.digest, "shard": asdict(shard), "broken": broken})
     return shard, broken

@@ -8,7 +8,7 @@ UsageError.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -26,6 +26,7 @@ class Entry(NamedTuple):
     image: str | bytes  # a path relative to the plan's root, an absolute path or URI; or the encoded image itself
     caption: str
     labels: tuple[str | None, ...]  # in the order of the plan's attributes
+    group: str | None = None  # what it is of, such as a drive: rows of one are alike, and go to one split
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,18 @@ class Plan:
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
-        for entries in self.splits.values():
+        groups: dict[str, tuple[str, str]] = {}  # group -> split and id of its first
+        for split, entries in self.splits.items():
             for entry in entries:
                 if entry.id in seen:
                     raise UsageError(f"{entry.id}: is listed twice in the label files; leave one of the two out")
                 seen.add(entry.id)
+                first, there = groups.setdefault(entry.group, (split, entry.id)) if entry.group else (split, "")
+                if first != split:
+                    raise UsageError(
+                        f"{entry.id}: its group {entry.group!r} is in {split}, and with {there} in {first}; a group's "
+                        "rows are alike, so all of it has to be in one split: mend the split, or leave it to test_share"
+                    )
 
 
 def shuffled(entries: Iterable[Entry], seed: int, purpose: str) -> list[Entry]:
@@ -75,13 +83,11 @@ class Shares:
     seed: int = 0
 
 
-def resplit(
-    entries: Iterable[Entry], shares: Shares, group: Callable[[Entry], str] = lambda entry: entry.id
-) -> dict[str, list[Entry]]:
+def resplit(entries: Iterable[Entry], shares: Shares) -> dict[str, list[Entry]]:
     """Train, val and test drawn anew, each class by its share and its least number; a group stays together."""
-    units: dict[str, list[Entry]] = {}
+    units: dict[tuple[str, bool], list[Entry]] = {}
     for entry in shuffled(entries, shares.seed, "resplit"):
-        units.setdefault(group(entry), []).append(entry)
+        units.setdefault((entry.group or entry.id, bool(entry.group)), []).append(entry)
     total = Counter(label for unit in units.values() for entry in unit for label in _classes(entry))
     found: dict[str, list[Entry]] = {}
     for split, share in (("test", shares.test), ("val", shares.val)):
@@ -127,7 +133,11 @@ def deal(
     """The plan of a set whose official val becomes the test split, unless a share of all rows does."""
     if shares.test:
         return planned(source, root, attributes, *resplit([*train, *official_val], shares).values(), said=said)
-    kept, held = hold_out(train, shares.val, shares.seed)
+    if any(entry.group for entry in train):
+        dealt = resplit(train, shares)
+        kept, held = dealt["train"], dealt["val"]
+    else:
+        kept, held = hold_out(train, shares.val, shares.seed)
     return planned(source, root, attributes, kept, held, official_val, said=said)
 
 

@@ -24,7 +24,7 @@ UNDEFINED = {"", "undefined", "nan", "none", "null", "<na>"}  # what tables writ
 _SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _KEYS = ("image", "attributes", "caption", "split", "group")  # of a map; the first two have to be there
 _TEST = 0.2  # share of the rows that becomes the test split, where a table has none and no share is given
-_RESERVED = {"id", "image", "caption", *doubles.COLUMNS}  # columns of a shard
+_RESERVED = {"id", "image", "caption", "group", *doubles.COLUMNS}  # columns of a shard
 
 Column = list[Any]
 
@@ -39,8 +39,6 @@ def table(rows: Sequence[str], map_file: str, images: str = "", shares: Shares |
     columns = _columns(map_file)
     parts = [_split_of(given) for given in rows]
     found: dict[str, list[Entry]] = {split: [] for split in SPLITS}
-    groups: dict[str, tuple[str, str]] = {}  # group -> split and row of its first
-    by_entry: dict[str, str] = {}
     unsplit = "split" not in columns and not any(split for split, _ in parts)
     for number, (split, file) in enumerate(parts):
         prefix = f"row-{number}-" if len(parts) > 1 else "row-"
@@ -49,16 +47,7 @@ def table(rows: Sequence[str], map_file: str, images: str = "", shares: Shares |
             where = f"{file} row {row}, counted from 0"
             own = split or ("train" if unsplit else _split(values["split"], f"{where}: {columns['split']}"))
             entry = _entry(f"{prefix}{row:07d}", values, columns, root if len(parts) > 1 else "", where)
-            group = values.get("group")
-            if group not in (None, "") and not unsplit:
-                first, there = groups.setdefault(str(group), (own, where))
-                if first != own:
-                    raise UsageError(
-                        f"{where}: group {group!r} is in {own}, at {there} it is in {first}; a group's rows are alike, "
-                        "so that all of it has to be in one split"
-                    )
-            by_entry[entry.id] = str(group) if group not in (None, "") else entry.id
-            found[own].append(entry)
+            found[own].append(entry._replace(group=(values.get("group") or "").strip() or None))
     vocabularies = {}
     for index, name in enumerate(columns["attributes"]):
         labels = {entry.labels[index] for entries in found.values() for entry in entries}
@@ -66,7 +55,7 @@ def table(rows: Sequence[str], map_file: str, images: str = "", shares: Shares |
     if unsplit:
         drawn = shares or Shares()
         drawn = drawn if drawn.test else replace(drawn, test=_TEST)
-        found = resplit(found["train"], drawn, lambda entry: by_entry[entry.id])
+        found = resplit(found["train"], drawn)
     root = images or storage.absolute(parts[0][1]).rpartition("/")[0]
     return planned("table", root, vocabularies, *found.values())
 

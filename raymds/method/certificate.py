@@ -10,6 +10,8 @@ y₀ < y₁ < … = 1 under which an area of `error` lies, a true pair is exclud
 probability `error` at most, and the worst of what is not excluded is a corner of the steps: a Clopper-Pearson bound of
 π at xᵢ₊₁ with one of θ at yᵢ. y₀ takes most of the error: it is what θ is tested at alone, and
 θ alone decides the sign, so that with a tolerance of 0 the verdict is an exact sign test of the flips.
+
+Where examples come in groups, `grouped` bounds the mean change of a group instead.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainccinv, betaincinv
 
+from raymds.method.grouped import Groups, lower_mean
 from raymds.method.verdict import PerTask, Verdict, of_task, verdict_of, worst
 
 SCHEMA = 2
@@ -41,11 +44,39 @@ class PairedCounts:
     positive_flips: int  # c: old wrong, new right
     loss_old: float
     loss_new: float
+    groups: Groups | None = None  # where two examples or more are of one group
+
+    @property
+    def old(self) -> float:
+        """The old model's accuracy, a fraction; of examples in groups the mean over the groups."""
+        return self.old_right / self.n if self.groups is None else float(self.groups.old.mean())
+
+    @property
+    def new(self) -> float:
+        """The new model's."""
+        right = self.old_right - self.negative_flips + self.positive_flips
+        return right / self.n if self.groups is None else float(self.groups.new.mean())
 
     @property
     def delta(self) -> float:
         """Δacc of METHOD (2), a fraction."""
+        if self.groups is not None:
+            return float(self.groups.change.mean())
         return (self.positive_flips - self.negative_flips) / self.n
+
+    def lower(self, error: float, repeats: float = 1.0) -> float:
+        """Lower bound for the true Δacc, of `repeats` times as many examples that flip at the same rates."""
+        if self.groups is not None:
+            return lower_mean(self.groups.change, error, repeats)
+        b, c, n = (repeats * number for number in (self.negative_flips, self.positive_flips, self.n))
+        return float(lower_bound(b, c, n, error))
+
+    def upper(self, error: float, repeats: float = 1.0) -> float:
+        """Upper bound for it."""
+        if self.groups is not None:
+            return -lower_mean(-self.groups.change, error, repeats)
+        b, c, n = (repeats * number for number in (self.negative_flips, self.positive_flips, self.n))
+        return float(upper_bound(b, c, n, error))
 
 
 def at_least(k: ArrayLike, n: ArrayLike, error: ArrayLike) -> Numbers:
@@ -93,11 +124,8 @@ def more_examples(counts: PairedCounts, error: float, tolerance: float) -> int |
     loss = counts.delta < -tolerance
 
     def decided(n: int) -> bool:
-        scale = n / counts.n
-        b, c = counts.negative_flips * scale, counts.positive_flips * scale
-        if loss:
-            return bool(upper_bound(b, c, n, error) < -tolerance)
-        return bool(lower_bound(b, c, n, error) >= -tolerance)
+        repeats = n / counts.n
+        return counts.upper(error, repeats) < -tolerance if loss else counts.lower(error, repeats) >= -tolerance
 
     if decided(counts.n):
         return 0
@@ -153,16 +181,26 @@ def unchanged(certificate: Mapping[str, Any]) -> str | None:
     return f"Both models answer alike on every test image. They need not be equal: {limit}."
 
 
+def in_groups(certificate: Mapping[str, Any]) -> str | None:
+    """What groups did to a certificate's numbers, in a sentence; None where every image is by itself."""
+    if not any("groups" in entry for entry in [certificate["target"], *certificate["tasks"]]):
+        return None
+    return (
+        "Images of one group, such as a drive, are alike, so every group counts once, however many images it has: "
+        "accuracies are means over groups, and the bounds count groups."
+    )
+
+
 def _measured(counts: PairedCounts, error: float) -> dict[str, Any]:
-    flips = counts.negative_flips, counts.positive_flips, counts.n
     return {
         "task": counts.task,
         "n": counts.n,
-        "old": counts.old_right / counts.n,
-        "new": (counts.old_right - counts.negative_flips + counts.positive_flips) / counts.n,
+        **({} if counts.groups is None else {"groups": len(counts.groups.change)}),
+        "old": counts.old,
+        "new": counts.new,
         "delta": counts.delta,
-        "lower": float(lower_bound(*flips, error)),
-        "upper": float(upper_bound(*flips, error)),
+        "lower": counts.lower(error),
+        "upper": counts.upper(error),
         "negative_flips": counts.negative_flips,
         "positive_flips": counts.positive_flips,
         "loss_old": counts.loss_old,

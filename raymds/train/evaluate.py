@@ -20,6 +20,7 @@ from raymds.data.split import Split
 from raymds.method import dist
 from raymds.method.certificate import PairedCounts
 from raymds.method.constraints import LOSSES, zero_shot_losses
+from raymds.method.grouped import Groups
 from raymds.model import ClipWithHeads
 from raymds.tasks import Task, Tasks
 
@@ -32,6 +33,7 @@ class Evaluation:
     predicted: dict[str, NDArray[np.int64]]  # by label set
     loss: dict[str, NDArray[np.float64]]  # by label set
     first: Rows | None = None  # of each row the first one of the same image
+    group: Rows | None = None  # of each row, below 0 where it has none
 
     def correct(self, task: Task) -> NDArray[np.bool_]:
         """Whether each of the task's rows is classified right."""
@@ -48,6 +50,14 @@ class Evaluation:
         # An image under several rows is one example.
         return np.sort(rows[np.unique(self.first[rows], return_index=True)[1]])
 
+    def groups(self, task: Task) -> Rows | None:
+        """Group of each of the task's rows, a number of its own where it has none; None where no two share one."""
+        if self.group is None:
+            return None
+        rows = self.rows(task)
+        group = np.where(self.group[rows] < 0, -1 - np.arange(len(rows)), self.group[rows])
+        return group if len(np.unique(group)) < len(group) else None
+
     def accuracy(self, task: Task) -> float:
         """Share of the task's rows classified right."""
         return float(self.correct(task).mean())
@@ -63,6 +73,7 @@ class Evaluation:
 def paired(old: Evaluation, new: Evaluation, task: Task, loss: str) -> PairedCounts:
     """How a task's rows moved from the old model to the new one; `loss` names what its loss columns hold."""
     before, after = old.correct(task), new.correct(task)
+    group = old.groups(task)
     loss_old, loss_new = LOSSES[loss].levels(new.values(task, loss), old.values(task, loss))
     return PairedCounts(
         task=task.name,
@@ -72,6 +83,7 @@ def paired(old: Evaluation, new: Evaluation, task: Task, loss: str) -> PairedCou
         positive_flips=int((~before & after).sum()),
         loss_old=float(loss_old.mean()),
         loss_new=float(loss_new.mean()),
+        groups=None if group is None else Groups.of(group, before, after),
     )
 
 
@@ -137,4 +149,5 @@ def evaluate(
         predicted=predicted,
         loss={a: gathered[:, 1, column] for column, a in enumerate(tasks.classes)},
         first=None if split.prints is None else split.prints.first[rows],
+        group=None if split.group is None else split.group[rows],
     )

@@ -98,9 +98,10 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     retained = [retain(pool, config.task.retained, seed, k, split.blocks(pool)) for k, pool in enumerate(rows)]
     trained, held, share = retained, None, share_held(config)
     if share:
-        trained, held = hold_out(retained, share, limits.images_per_task, seed, positive)
+        trained, held = hold_out(retained, share, limits.images_per_task, seed, positive, split.unit)
         # Nor as negatives: what stands in no other part of a step is measured honestly.
-        negative = np.setdiff1d(negative, np.setdiff1d(np.concatenate(held), np.concatenate(trained)))
+        apart = np.setdiff1d(np.concatenate(held), np.concatenate(trained))
+        negative = negative[~np.isin(split.unit[negative], split.unit[apart])]
     return Sampler(
         seed=seed,
         positive=positive,

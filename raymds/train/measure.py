@@ -61,7 +61,7 @@ def evaluate_model(config: Config, split: str, show: Show) -> dict[str, Any]:
     counts = [paired(found, found, task, "cross_entropy") for task in measure.tasks.all]
     return {
         "split": split,
-        "tasks": [{"task": c.task, "n": c.n, "accuracy": c.old_right / c.n, "loss": c.loss_old} for c in counts],
+        "tasks": [{"task": c.task, "n": c.n, "accuracy": c.old, "loss": c.loss_old} for c in counts],
         "label_sets": label_sets(measure.tasks),
         "digests": {
             "data": measure.data.digest,

@@ -22,6 +22,7 @@ from raymds.train.evaluate import Evaluation
 from raymds.train.limits import share_held
 
 _PARTS = ("labels", "predicted", "loss")  # of an Evaluation
+_ROWS = ("first", "group")  # of an Evaluation, where they are known
 
 
 def key(config: Config, data: str, device: torch.device) -> str:
@@ -55,14 +56,14 @@ def recall(folder: str, name: str, device: torch.device) -> tuple[Evaluation, li
     if storage.sha256(data) != json.loads(index)["sha256"]:
         raise UsageError(f"{uri}: damaged: its SHA-256 is not the one in {name}.json; remove both, to measure again")
     tensors = safetensors.torch.load(data)
-    arrays: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+    arrays: dict[str, Any] = {part: {} for part in _PARTS}
     for label, tensor in tensors.items():
         part, _, rest = label.partition(".")
         if part in arrays:
             arrays[part][rest] = tensor.numpy()
     losses = [tensors[f"retained.{k}"] for k in range(sum(label.startswith("retained.") for label in tensors))]
-    first = tensors["first"].numpy() if "first" in tensors else None
-    return Evaluation(**arrays, first=first), losses
+    arrays |= {name: tensors[name].numpy() for name in _ROWS if name in tensors}
+    return Evaluation(**arrays), losses
 
 
 def keep(folder: str, name: str, val: Evaluation, losses: list[Tensor]) -> None:
@@ -71,8 +72,7 @@ def keep(folder: str, name: str, val: Evaluation, losses: list[Tensor]) -> None:
     for part in _PARTS:
         arrays = getattr(val, part).items()
         tensors |= {f"{part}.{attribute}": torch.from_numpy(np.ascontiguousarray(array)) for attribute, array in arrays}
-    if val.first is not None:
-        tensors["first"] = torch.from_numpy(val.first)
+    tensors |= {name: torch.from_numpy(rows) for name in _ROWS if (rows := getattr(val, name)) is not None}
     data = safetensors.torch.save(tensors)
     storage.write(storage.join(folder, f"{name}.safetensors"), data)
     storage.write_json(storage.join(folder, f"{name}.json"), {"sha256": storage.sha256(data)})

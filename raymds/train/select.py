@@ -34,12 +34,11 @@ def compare(old: Evaluation, new: Evaluation, tasks: Tasks, tolerance: PerTask, 
 
     def entry(task: Task) -> Record:
         counts = paired(old, new, task, loss)
-        right = counts.old_right - counts.negative_flips + counts.positive_flips
         return {
             "task": task.name,
             "n": counts.n,
-            "old": counts.old_right / counts.n,
-            "new": right / counts.n,
+            "old": counts.old,
+            "new": counts.new,
             "delta": counts.delta,
             "loss_old": counts.loss_old,
             "loss_new": counts.loss_new,

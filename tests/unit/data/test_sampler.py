@@ -142,17 +142,17 @@ def test_every_task_is_sampled_as_often_as_every_other(m: int, K: int) -> None:
     assert K in (1, m) or len({tuple(sorted(tasks)) for tasks in drawn}) > 2
 
 
-NOBODY = np.empty(0, np.int64)
+NOBODY, ALONE = np.empty(0, np.int64), np.arange(3000)
 
 
 def test_held_out_examples_are_no_others_and_a_function_of_the_seed() -> None:
     pool = np.arange(100, 150)
-    (trained,), (held,) = hold_out([pool], 0.3, 10, 4, NOBODY)
+    (trained,), (held,) = hold_out([pool], 0.3, 10, 4, NOBODY, ALONE)
     assert len(held) == 15
     assert sorted([*trained, *held]) == list(pool)
-    assert np.array_equal(hold_out([pool], 0.3, 10, 4, NOBODY)[1][0], held)
-    assert not np.array_equal(hold_out([pool], 0.3, 10, 5, NOBODY)[1][0], held)
-    (_,), (other,) = hold_out([pool], 0.3, 10, 4, held[:5])
+    assert np.array_equal(hold_out([pool], 0.3, 10, 4, NOBODY, ALONE)[1][0], held)
+    assert not np.array_equal(hold_out([pool], 0.3, 10, 5, NOBODY, ALONE)[1][0], held)
+    (_,), (other,) = hold_out([pool], 0.3, 10, 4, held[:5], ALONE)
     assert len(other) == 15
     assert not np.isin(held[:5], other).any()
 
@@ -161,7 +161,7 @@ def test_a_row_is_held_out_for_all_tasks_or_for_none() -> None:
     """Tasks of three attributes have rows in common, each task all of some classes."""
     rows = np.arange(3000)
     retained = [rows[rows % 7 == 0], rows[rows % 5 == 1], rows[rows % 11 < 2], rows[:30], rows[40:55]]
-    trained, held = hold_out(retained, 0.25, 10, 0, NOBODY)
+    trained, held = hold_out(retained, 0.25, 10, 0, NOBODY, ALONE)
     for k in range(4):
         assert sorted([*trained[k], *held[k]]) == list(retained[k])
         assert min(len(trained[k]), len(held[k])) >= 10
@@ -169,6 +169,15 @@ def test_a_row_is_held_out_for_all_tasks_or_for_none() -> None:
     assert all(0.24 < len(held[k]) / len(retained[k]) < 0.32 for k in range(3))
     assert np.array_equal(trained[4], held[4])  # too few for two parts
     assert np.array_equal(trained[4], retained[4])
+
+
+def test_rows_of_one_unit_are_held_out_together() -> None:
+    unit = np.arange(3000) // 4  # drives of four images
+    retained = [np.arange(0, 3000, 3), np.arange(1, 3000, 5)]
+    trained, held = hold_out(retained, 0.25, 10, 0, np.array([0, 40, 1000]), unit)
+    assert not np.isin(unit[np.concatenate(held)], unit[np.concatenate(trained)]).any()
+    assert not np.isin(unit[np.concatenate(held)], [0, 10, 250]).any()
+    assert 0.24 < len(held[0]) / len(retained[0]) < 0.5
 
 
 @pytest.mark.parametrize(
@@ -185,7 +194,7 @@ def test_a_row_is_held_out_for_all_tasks_or_for_none() -> None:
 def test_each_part_has_what_a_step_draws_or_the_task_is_not_split(
     examples: int, share: float, trained: int, held: int
 ) -> None:
-    parts = hold_out([np.arange(examples)], share, 10, 0, NOBODY)
+    parts = hold_out([np.arange(examples)], share, 10, 0, NOBODY, ALONE)
     assert [len(part[0]) for part in parts] == [trained, held]
 
 

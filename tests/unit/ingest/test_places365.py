@@ -45,7 +45,7 @@ def test_places365_splits_names_and_captions(places: Path) -> None:
     }
     assert len(plan.splits["train"]) == 21
     test = of(plan, "Places365_val_00000001.jpg")
-    assert test == (test.id, f"val_large/{test.id}", "a photo of a utility room.", ("utility room",))
+    assert test == Entry(test.id, f"val_large/{test.id}", "a photo of a utility room.", ("utility room",))
     outdoor = of(plan, "a/apartment_building/outdoor/00000000.jpg")
     assert outdoor.caption == "a photo of an apartment building outdoor."
     assert outdoor.image == f"data_256/{outdoor.id}"

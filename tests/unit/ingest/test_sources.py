@@ -59,8 +59,9 @@ def test_a_row_counts_for_all_its_classes() -> None:
 
 
 def test_a_group_stays_together() -> None:
-    entries = [Entry(f"{i}", "", "", (("clear", "foggy")[i % 10 == 0],)) for i in range(1000)]
-    found = resplit(entries, Shares(test=0.2, val=0.2, least=10), lambda entry: f"drive {int(entry.id) // 20}")
+    skies = ("clear", "foggy")
+    entries = [Entry(f"{i}", "", "", (skies[i % 10 == 0],), f"drive {i // 20}") for i in range(1000)]
+    found = resplit(entries, Shares(test=0.2, val=0.2, least=10))
     where: dict[int, set[str]] = {}
     for split, rows in found.items():
         for entry in rows:
