@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from raymds.method.verdict import images, in_groups
+
 Mode = Literal["live", "plain", "json"]
 Record = dict[str, Any]
 
@@ -97,7 +99,7 @@ class Terminal:
             verdict = entry.get("verdict")
             table.add_row(
                 Text(entry["task"]),
-                str(entry["n"]),
+                images(entry),
                 f"{100 * entry['old']:.1f}",
                 f"{100 * entry['new']:.1f}",
                 f"{100 * entry['delta']:+.1f}",
@@ -107,6 +109,9 @@ class Terminal:
                 end_section=verdict is None,
             )
         self.console.print(table)
+        grouped = in_groups(certificate)
+        if grouped:
+            self.say(grouped)
 
     def prepared(self, summary: Record) -> None:
         """What a dry run found: config, examples of every task, what the test split can show (`train.prepared`)."""

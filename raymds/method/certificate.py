@@ -181,16 +181,6 @@ def unchanged(certificate: Mapping[str, Any]) -> str | None:
     return f"Both models answer alike on every test image. They need not be equal: {limit}."
 
 
-def in_groups(certificate: Mapping[str, Any]) -> str | None:
-    """What groups did to a certificate's numbers, in a sentence; None where every image is by itself."""
-    if not any("groups" in entry for entry in [certificate["target"], *certificate["tasks"]]):
-        return None
-    return (
-        "Images of one group, such as a drive, are alike, so every group counts once, however many images it has: "
-        "accuracies are means over groups, and the bounds count groups."
-    )
-
-
 def _measured(counts: PairedCounts, error: float) -> dict[str, Any]:
     return {
         "task": counts.task,

@@ -61,6 +61,21 @@ def refusal(certificate: Mapping[str, Any], require: str, require_target: str) -
     return "; ".join(reasons) or None
 
 
+def images(entry: Mapping[str, Any]) -> str:
+    """A task's test images in words: `1200`, or `1200 in 40 groups`."""
+    return f"{entry['n']} in {entry['groups']} groups" if "groups" in entry else str(entry["n"])
+
+
+def in_groups(certificate: Mapping[str, Any]) -> str | None:
+    """What groups did to a certificate's numbers, in a sentence; None where every image is by itself."""
+    if not any("groups" in entry for entry in [certificate["target"], *certificate["tasks"]]):
+        return None
+    return (
+        "Images of one group, such as a drive, are alike, so every group counts once, however many images it has: "
+        "accuracies are means over groups, and the bounds count groups."
+    )
+
+
 def _listed(tasks: Sequence[Mapping[str, Any]]) -> str:
     """`a:b -3.1 points, a:c -2.0 points and 7 more`, the worst first."""
     ordered = sorted(tasks, key=lambda task: task["delta"] + task["tolerance"])

@@ -13,6 +13,7 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from raymds import __version__
 from raymds.config import Config
+from raymds.method.verdict import images, in_groups
 from raymds.release.delivered import Delivered
 from raymds.release.recogniser import Recogniser
 
@@ -109,7 +110,7 @@ def _certificate(certificate: Mapping[str, Any] | None) -> list[str]:
     )
     rows = [
         (
-            escaped(task["task"]), str(task["n"]), f"{100 * task['old']:.1f}", f"{100 * task['new']:.1f}",
+            escaped(task["task"]), images(task), f"{100 * task['old']:.1f}", f"{100 * task['new']:.1f}",
             f"{100 * task['delta']:+.1f}", f"{100 * task['lower']:+.1f}", f"{100 * task['upper']:+.1f}",
             f"{task['negative_flips']}/{task['positive_flips']}", task.get("verdict", "target"),
         )
@@ -125,6 +126,7 @@ def _certificate(certificate: Mapping[str, Any] | None) -> list[str]:
         "n: test images; old, new: accuracy of the model before and of this one; lower, upper: bounds of the true "
         "change, those of all protected tasks on one side holding together with that confidence, each of the target's "
         "by itself; flips: images right before and wrong now, and the reverse. `certificate.json` has all digits.",
+        *filter(None, [in_groups(certificate)]),
     ]
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from raymds.errors import UsageError
 from raymds.method.solvers import SOLVERS
+from raymds.method.verdict import in_groups
 from raymds.report import charts, search
 from raymds.report.files import RunFiles
 from raymds.report.standing import stands
@@ -53,6 +54,7 @@ def _context(run: RunFiles, beside: RunFiles | None) -> Json:
     return {
         "word": word, "sentence": sentence, "measured": measured,
         "outcome": run.outcome, "certificate": run.certificate,
+        "grouped": in_groups(run.certificate) if run.certificate else None,
         "started": f"{datetime.fromtimestamp(starts[0]['time'], UTC):%Y-%m-%d %H:%M} UTC" if starts else None,
         "charts": {name: Markup(svg) for name, svg in drawn.items()},  # texts escaped in charts
         "most_rows": charts.MOST_ROWS, "most_lines": charts.MOST_LINES, "averaged": charts.averaged(len(steps)),

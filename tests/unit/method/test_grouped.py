@@ -7,8 +7,9 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from raymds.method.certificate import PairedCounts, certify, in_groups, lower_bound, more_examples
+from raymds.method.certificate import PairedCounts, certify, lower_bound, more_examples
 from raymds.method.grouped import Groups, lower_mean
+from raymds.method.verdict import in_groups
 
 DIGESTS = dict.fromkeys(("config", "data", "parent", "weights", "code"), "0")
 
