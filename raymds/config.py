@@ -21,7 +21,7 @@ from raymds.errors import UsageError
 from raymds.method.baselines import BASELINES
 from raymds.ranges import RULES, reads
 from raymds.store import uri as storage
-from raymds.store.objects import StorageConfig
+from raymds.store.aws import StorageConfig
 
 
 @dataclass

@@ -29,8 +29,9 @@ def classify(options: argparse.Namespace, terminal: Terminal) -> int:
     from raymds.release import delivered, images
     from raymds.release.recogniser import recogniser
     from raymds.store import objects
+    from raymds.store.aws import StorageConfig
 
-    objects.configure(objects.StorageConfig(), terminal.show)  # a store that is gone is waited for
+    objects.configure(StorageConfig(), terminal.show)  # a store that is gone is waited for
     if options.out:
         classifying.check_name(options.out)
     found = delivered.find(options.model)

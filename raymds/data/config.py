@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from raymds.errors import UsageError
-from raymds.store.objects import StorageConfig
+from raymds.store.aws import StorageConfig
 
 
 @dataclass

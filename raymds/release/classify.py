@@ -27,7 +27,7 @@ from raymds.release.images import Item
 from raymds.release.recogniser import Recogniser, load, one_thread
 from raymds.store import objects
 from raymds.store import uri as storage
-from raymds.store.objects import StorageConfig
+from raymds.store.aws import StorageConfig
 
 Show = Callable[[dict[str, Any]], None]
 Pixels = NDArray[np.uint8]  # (3, S, S)

@@ -7,14 +7,20 @@ _TRANSIENT = (
 )
 
 
+EXPIRED = "the session token has expired; renew it (aws sso login, or the profile's file)"
+_EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired", "REQUEST_EXPIRED")
+
+
 def reason(error: OSError) -> str:
     """What an error of a file system says, and for an object store what to check."""
     text = error.strerror or str(error)
+    if expired(error):
+        return EXPIRED
     for mark, meaning in (
         ("NO_SUCH_BUCKET", "no such bucket; check its name and storage.endpoint"),
         ("INVALID_ACCESS_KEY_ID", "the access key is not known there; check AWS_ACCESS_KEY_ID and storage.profile"),
         ("SIGNATURE_DOES_NOT_MATCH", "the secret key is wrong; check AWS_SECRET_ACCESS_KEY and storage.profile"),
-        ("ACCESS_DENIED", "no permission; check the credentials and the policy of the bucket"),
+        ("ACCESS_DENIED", "no permission; check the credentials and the bucket's policy (requester pays is not done)"),
         ("OAuth2", "no credentials; run gcloud auth application-default login, or set storage.anonymous=true"),
         ("Status(PERMISSION_DENIED", "no permission; check the credentials and the policy of the bucket"),
         ("Status(UNAUTHENTICATED", "no permission; check the credentials and the policy of the bucket"),
@@ -27,6 +33,16 @@ def reason(error: OSError) -> str:
     return text
 
 
+def expired(error: OSError) -> bool:
+    """Whether credentials that were good are so no more; those of a profile's file may be renewed at any time."""
+    return any(mark in str(error) for mark in _EXPIRED)
+
+
+def unexplained(error: OSError) -> bool:
+    """Whether a store refused a request without saying why."""
+    return "HTTP status 400" in str(error) and "No response body" in str(error)
+
+
 def transient(error: OSError) -> bool:
     """Whether the same request may succeed a while later."""
-    return not isinstance(error, FileNotFoundError) and any(mark in str(error) for mark in _TRANSIENT)
+    return any(mark in str(error) for mark in _TRANSIENT) and not isinstance(error, FileNotFoundError)

@@ -1,7 +1,7 @@
 """Object stores: how they are reached, and how a run waits for one that is gone.
 
-Credentials come from the standard AWS environment (variables, profile, instance role), for gs:// from Google's, and
-from nowhere else, so no config, log or run directory can hold them.
+Credentials come from the AWS environment (`aws`), for gs:// from Google's, and from nowhere else, so no config, log or
+run directory can hold them.
 """
 
 import contextlib
@@ -10,41 +10,23 @@ import io
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raymds.errors import UsageError
+from raymds.store import aws, names
 from raymds.store import errors as store_errors
-from raymds.store import names
-
-# Newer AWS clients add checksums that Ceph, rclone and Swift refuse or get wrong. Read when a client is made.
-os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+from raymds.store.aws import StorageConfig
 
 T = TypeVar("T")
 Record = dict[str, Any]
 
-_CONNECT = 3.0  # seconds, at most, for a connection
 _LONGEST = 5.0  # seconds between two tries while waiting
 _GOOGLE = 4.0  # seconds for a request's tries; pyarrow's own limit is a quarter of an hour, even to find credentials
-
-
-@dataclass
-class StorageConfig:
-    """How an object store is reached; credentials come from the AWS environment."""
-
-    endpoint: str | None = None  # URL of an S3 service; null: AWS_ENDPOINT_URL, or Amazon's
-    region: str | None = None  # null: AWS_REGION, or where the bucket is
-    profile: str | None = None  # of ~/.aws; null: AWS_PROFILE
-    anonymous: bool = False  # requests without a signature, for public buckets
-    timeout: float = 10.0  # seconds without an answer until a request is given up
-    retries: int = 3  # tries of a request before the store counts as gone
-    patience: float = 300.0  # seconds that a run waits for a store that is gone
 
 
 class _State:
@@ -66,9 +48,8 @@ def configure(config: StorageConfig, tell: Callable[[Record], None] | None = Non
     if config.profile:
         os.environ["AWS_PROFILE"] = config.profile
     _State.config, _State.tell, _State.patience = config, tell, config.patience if tell else 0.0
-    _s3.cache_clear()
+    aws.forget()
     _gcs.cache_clear()
-    _client.cache_clear()
     _probe.cache_clear()
 
 
@@ -76,8 +57,12 @@ def filesystem(uri: str) -> tuple[Any, str]:
     """The file system of an s3:// or gs:// URI, and bucket/key."""
     scheme, bucket, path = names.parse(uri)
     if scheme == "gs":
-        return pafs.PyFileSystem(_Objects(_gcs(), "gs", _State.patience)), path
-    return pafs.PyFileSystem(_Objects(_s3(bucket), "s3", _State.patience)), path
+        opened: Callable[[], Any] = functools.partial(_gcs, _State.config.anonymous)
+    else:
+        placed = replace(_State.config, endpoint=aws.endpoint(_State.config))
+        opened = functools.partial(aws.pyarrow, bucket, placed)
+    opened()  # what is wrong with the settings is said now
+    return pafs.PyFileSystem(_Objects(opened, scheme, _State.patience)), path
 
 
 def patiently(uri: str, action: Callable[[], T], patience: float | None = None) -> T:
@@ -88,16 +73,35 @@ def patiently(uri: str, action: Callable[[], T], patience: float | None = None) 
         try:
             result = action()
         except OSError as error:
-            if not store_errors.transient(error) or time.monotonic() - begin >= patience:
+            over = _expired(uri, error)
+            if not (over or store_errors.transient(error)) or time.monotonic() - begin >= patience:
                 raise
             if tries == 0:
-                tell({"event": "phase", "phase": f"waiting for {uri}: {store_errors.reason(error)}"})
+                why = store_errors.EXPIRED if over else store_errors.reason(error)
+                tell({"event": "phase", "phase": f"waiting for {uri}: {why}"})
+            if over:
+                aws.forget()  # the profile's file may have new keys
             time.sleep(min(0.25 * 2**tries, _LONGEST))
             tries += 1
         else:
             if tries:
                 tell({"event": "pause", "uri": uri, "seconds": time.monotonic() - begin})
             return result
+
+
+def _expired(uri: str, error: OSError) -> bool:
+    """Whether a request was refused because its session token has expired."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    if not uri.startswith("s3://") or not store_errors.unexplained(error):
+        return store_errors.expired(error)
+    try:  # the answer to a HEAD request has no body, which would say why
+        aws.boto(_State.config).list_objects_v2(Bucket=names.parse(uri)[1], MaxKeys=1)
+    except ClientError as found:
+        return store_errors.expired(OSError(str(found)))
+    except BotoCoreError:
+        return False
+    return False
 
 
 def upload(store: Any, path: str, data: bytes) -> None:
@@ -109,99 +113,50 @@ def upload(store: Any, path: str, data: bytes) -> None:
 
 def create(path: str, data: bytes) -> bool:
     """Publish an object at bucket/key unless there is one; whether it was published."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only stores need botocore
-
     bucket, _, key = path.partition("/")
-    try:
-        _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
+
+    def put() -> bool:
+        try:
+            _boto("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+        except FileExistsError:
             return False
-        if code not in {"NotImplemented", "501"}:
-            raise UsageError(f"s3://{path}: can't be written: {code}") from None
-        upload(_s3(bucket), path, data)
-    except BotoCoreError as error:
-        raise UsageError(f"s3://{path}: can't be written: {error}") from None
-    return True
+        except NotImplementedError:
+            upload(aws.pyarrow(bucket, _State.config), path, data)
+        return True
+
+    try:
+        return patiently(f"s3://{path}", put)
+    except OSError as error:
+        raise UsageError(f"s3://{path}: can't be written: {store_errors.reason(error)}") from None
 
 
 def _delete(path: str) -> None:
-    """Remove an object; by boto3, as pyarrow would leave a directory in its place, which some stores can't make."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
+    """Remove an object; by botocore, as pyarrow would leave a directory in its place, which some stores can't make."""
     bucket, _, key = path.partition("/")
+    _boto("delete_object", Bucket=bucket, Key=key)
+
+
+def _boto(request: str, **arguments: Any) -> None:
+    """A request by botocore, whose errors become those of a file system."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only stores need botocore
+
     try:
-        _client().delete_object(Bucket=bucket, Key=key)
+        getattr(aws.boto(_State.config), request)(**arguments)
     except BotoCoreError as error:
         raise OSError(f"NETWORK_CONNECTION: {error}") from None
     except ClientError as error:
-        raise OSError(f"{error.response['Error']['Code']}: {error}") from None
+        code = error.response["Error"]["Code"]
+        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
+            raise FileExistsError(str(error)) from None
+        if code in {"NotImplemented", "501"}:
+            raise NotImplementedError(str(error)) from None
+        raise OSError(f"{code}: {error}") from None
 
 
-def _endpoint() -> str | None:
-    if _State.config.endpoint:
-        return _State.config.endpoint
-    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-        if os.environ.get(name):
-            return names.check_endpoint(name, os.environ[name])
-    return None
-
-
-def _region() -> str | None:
-    names = ("AWS_REGION", "AWS_DEFAULT_REGION")
-    return _State.config.region or next((os.environ[name] for name in names if os.environ.get(name)), None)
-
-
-@functools.lru_cache(maxsize=32)
-def _s3(bucket: str) -> Any:
-    """A pyarrow client for a bucket, with this process's settings."""
-    config, endpoint = _State.config, _endpoint()
-    options: dict[str, Any] = {"region": _region()}
-    if endpoint:
-        parts = urlsplit(endpoint)
-        options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
-        options["region"] = options["region"] or "us-east-1"
-    elif options["region"] is None:
-        options["region"] = _resolved(bucket)
-    return pafs.S3FileSystem(
-        anonymous=config.anonymous,
-        connect_timeout=min(_CONNECT, config.timeout),
-        request_timeout=config.timeout,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=config.retries),
-        allow_delayed_open=True,  # one request for a small object
-        **options,
-    )
-
-
-def _resolved(bucket: str) -> str:
-    """The region that Amazon says a bucket is in."""
-    try:
-        region: str = pafs.resolve_s3_region(bucket)
-    except OSError as error:
-        raise UsageError(
-            f"s3://{bucket}: its region can't be found out: {store_errors.reason(error)}; give storage.region, or "
-            "storage.endpoint of another store than Amazon's"
-        ) from None
-    return region
-
-
-@functools.lru_cache(maxsize=1)
-def _gcs() -> Any:
-    anonymous = _State.config.anonymous or "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # which has no credentials
+@functools.lru_cache(maxsize=2)
+def _gcs(anonymous: bool) -> Any:
+    anonymous = anonymous or "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # which has no credentials
     return pafs.GcsFileSystem(anonymous=anonymous, retry_time_limit=timedelta(seconds=_GOOGLE))
-
-
-@functools.lru_cache(maxsize=1)
-def _client() -> Any:
-    """A boto3 client with the same settings, for what pyarrow lacks."""
-    import boto3  # noqa: PLC0415 - takes a third of a second, and only object stores need it
-    from botocore import UNSIGNED  # noqa: PLC0415
-    from botocore.config import Config  # noqa: PLC0415
-
-    signing = {"signature_version": UNSIGNED} if _State.config.anonymous else {}
-    options = Config(connect_timeout=2.0, read_timeout=5.0, retries={"total_max_attempts": 2}, **signing)
-    return boto3.Session().client("s3", endpoint_url=_endpoint(), region_name=_region() or "us-east-1", config=options)
 
 
 def diagnose(uri: str) -> None:
@@ -213,7 +168,7 @@ def diagnose(uri: str) -> None:
         _probe(bucket)
     else:
         with contextlib.suppress(OSError):  # to look at a bucket may be forbidden
-            if _gcs().get_file_info(bucket).type == pafs.FileType.NotFound:
+            if _gcs(_State.config.anonymous).get_file_info(bucket).type == pafs.FileType.NotFound:
                 raise UsageError(f"gs://{bucket}: no such bucket; check its name")
 
 
@@ -222,9 +177,10 @@ def _probe(bucket: str) -> None:
     """List the bucket; a policy that forbids that is no reason."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
 
-    where = f"s3://{bucket}" + (f" at {_endpoint()}" if _endpoint() else "")
+    service = aws.endpoint(_State.config)
+    where = f"s3://{bucket}" + (f" at {service}" if service else "")
     try:
-        _client().list_objects_v2(Bucket=bucket, MaxKeys=1)
+        aws.boto(_State.config).list_objects_v2(Bucket=bucket, MaxKeys=1)
     except NoCredentialsError:
         raise UsageError(
             f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or storage.profile, or "
@@ -234,6 +190,7 @@ def _probe(bucket: str) -> None:
         meaning = {
             "NoSuchBucket": "no such bucket; check its name and storage.endpoint",
             "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID and storage.profile",
+            "ExpiredToken": store_errors.EXPIRED,
             "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY and storage.profile",
         }.get(error.response["Error"]["Code"])
         if meaning:
@@ -259,8 +216,14 @@ class _Upload(io.BytesIO):
 class _Objects(pafs.FileSystemHandler):  # type: ignore[misc]
     """An object store for pyarrow and Ray: patient, and without directories, which some stores can't make."""
 
-    def __init__(self, inner: Any, scheme: str, patience: float) -> None:
-        self.inner, self._scheme, self._patience = inner, scheme, patience
+    def __init__(self, opened: Callable[[], Any], scheme: str, patience: float) -> None:
+        """`opened` gives pyarrow's own client; it travels to other processes in its stead, which would hold keys."""
+        self._opened, self._scheme, self._patience = opened, scheme, patience
+
+    @property
+    def inner(self) -> Any:
+        """pyarrow's own client, with the keys of this moment."""
+        return self._opened()
 
     def _call(self, name: str, path: Any, *rest: Any) -> Any:
         first = path.base_dir if isinstance(path, pafs.FileSelector) else path

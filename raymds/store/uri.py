@@ -142,8 +142,8 @@ def delete(uri: str) -> None:
 def create(uri: str, data: bytes) -> bool:
     """Write a file unless it is there already; whether it was written.
 
-    Exact where the store has conditional writes (local disks, S3, Ceph); elsewhere two writers at the same moment may
-    both succeed, and the later content stays.
+    Exact where the store has conditional writes (S3, Ceph) or the file system hard links; elsewhere two writers at the
+    same moment may both succeed, and the later content stays.
     """
     filesystem, path = resolve(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
@@ -155,8 +155,12 @@ def create(uri: str, data: bytes) -> bool:
             os.link(temporary, target)
         except FileExistsError:
             return False
+        except OSError:  # file systems without hard links, such as exFAT and gcsfuse
+            if target.exists():
+                return False
+            temporary.replace(target)
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         return True
     if exists(uri):
         return False

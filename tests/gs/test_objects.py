@@ -13,6 +13,7 @@ from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.store import objects
 from raymds.store import uri as storage
+from raymds.store.aws import StorageConfig
 from tests.conftest import write_scenes
 from tests.s3.servers import BUCKET, free_port
 
@@ -27,7 +28,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             [*command, f"--port={port}", f"--default-bucket={BUCKET}"], stdout=log, stderr=log, cwd=folder
         )
         environment.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{port}")
-        objects.configure(objects.StorageConfig())
+        objects.configure(StorageConfig())
         for _ in range(300):
             try:
                 storage.exists(f"gs://{BUCKET}/anything")
@@ -37,7 +38,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
         server.kill()
         server.wait()
-    objects.configure(objects.StorageConfig())
+    objects.configure(StorageConfig())
 
 
 @pytest.mark.usefixtures("emulator")
@@ -82,7 +83,7 @@ def test_what_is_not_there_is_named() -> None:
 
 def test_a_store_that_is_gone_is_said_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{free_port()}")
-    objects.configure(objects.StorageConfig())
+    objects.configure(StorageConfig())
     with pytest.raises(UsageError, match=r"gs://driving/file: can't be read: the store can't be reached; check"):
         storage.read("gs://driving/file")
-    objects.configure(objects.StorageConfig())
+    objects.configure(StorageConfig())

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from raymds.store import objects
+from raymds.store.aws import StorageConfig
 from tests.s3.servers import Server, running
 
 
@@ -20,6 +21,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(autouse=True)
 def _fresh_clients(server: Server) -> Iterator[None]:
     """Clients remember credentials and what they found out about a bucket."""
-    objects.configure(objects.StorageConfig())
+    objects.configure(StorageConfig())
     yield
-    objects.configure(objects.StorageConfig())
+    objects.configure(StorageConfig())

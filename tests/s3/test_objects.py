@@ -18,6 +18,7 @@ from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.errors import UsageError
 from raymds.store import objects
 from raymds.store import uri as storage
+from raymds.store.aws import StorageConfig
 from tests.s3.servers import BUCKET, SECRET, Ceph, Server, free_port
 
 ATTRIBUTES = {"weather": ("clear", "foggy")}
@@ -125,7 +126,7 @@ def test_a_store_that_goes_and_comes_back_is_waited_for(server: Server, root: st
         assert waits.wait(60)
         server.start()
 
-    objects.configure(objects.StorageConfig(timeout=2.0, patience=60.0), hear)
+    objects.configure(StorageConfig(timeout=2.0, patience=60.0), hear)
     server.kill()
     back = threading.Thread(target=come_back)
     back.start()
@@ -138,7 +139,7 @@ def test_a_store_that_goes_and_comes_back_is_waited_for(server: Server, root: st
 
 def test_patience_ends(server: Server, root: str) -> None:
     heard: list[dict[str, Any]] = []
-    config = objects.StorageConfig(endpoint=f"http://127.0.0.1:{free_port()}", retries=1, patience=5)
+    config = StorageConfig(endpoint=f"http://127.0.0.1:{free_port()}", retries=1, patience=5)
     objects.configure(config, heard.append)
     with pytest.raises(UsageError, match="file: can't be read: the store can't be reached"):
         storage.read(storage.join(root, "file"))

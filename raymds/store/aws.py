@@ -1,0 +1,168 @@
+"""How an S3 service is reached: what the AWS environment says, for pyarrow and botocore alike.
+
+botocore reads it: variables, `~/.aws` with profiles of keys, `role_arn`, SSO and `credential_process`, web identity,
+containers, instances. pyarrow knows less of it, so it is given what botocore found: keys, endpoint, region, proxy,
+certificates. Keys stay in memory, and are asked for anew with every request, because those of a role or of SSO expire.
+"""
+
+import functools
+import os
+import threading
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyarrow import fs as pafs
+
+from raymds.errors import UsageError
+from raymds.store import errors as store_errors
+from raymds.store import names
+
+# Newer AWS clients add checksums that Ceph, rclone and Swift refuse or get wrong. Read when a client is made.
+os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+
+_MAKING = threading.Lock()  # botocore makes one client at a time
+_CONNECT = 3.0  # seconds, at most, for a connection
+
+Keys = tuple[str, str, str | None]  # access key, secret key, session token
+
+
+@dataclass(unsafe_hash=True)
+class StorageConfig:
+    """How an object store is reached; credentials come from the AWS environment."""
+
+    endpoint: str | None = None  # URL of an S3 service; null: AWS_ENDPOINT_URL, the profile's, or Amazon's
+    region: str | None = None  # null: AWS_REGION, the profile's, or where the bucket is
+    profile: str | None = None  # of ~/.aws; null: AWS_PROFILE
+    anonymous: bool = False  # requests without a signature, for public buckets
+    timeout: float = 10.0  # seconds without an answer until a request is given up
+    retries: int = 3  # tries of a request before the store counts as gone
+    patience: float = 300.0  # seconds that a run waits for a store that is gone
+
+
+def pyarrow(bucket: str, config: StorageConfig) -> Any:
+    """A pyarrow client for a bucket, with the keys of this moment."""
+    return _pyarrow(bucket, config, None if config.anonymous else _keys())
+
+
+def boto(config: StorageConfig) -> Any:
+    """A botocore client, for what pyarrow lacks; threads may share it."""
+    with _MAKING:
+        return _boto(config)
+
+
+@functools.lru_cache(maxsize=1)
+def _boto(config: StorageConfig) -> Any:
+    from botocore import UNSIGNED  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
+
+    signing = {"signature_version": UNSIGNED} if config.anonymous else {}
+    options = Config(connect_timeout=2.0, read_timeout=5.0, retries={"total_max_attempts": 2}, **signing)
+    where = {"endpoint_url": endpoint(config), "region_name": _region(config) or "us-east-1"}
+    return _session().create_client("s3", verify=_certificates(), config=options, **where)
+
+
+def forget() -> None:
+    """Read the AWS environment anew, when something is asked for next."""
+    for cached in (_session, _pyarrow, _boto):
+        cached.cache_clear()
+
+
+def endpoint(config: StorageConfig) -> str | None:
+    """URL of the service, None for Amazon's; UsageError where it is none."""
+    if config.endpoint:
+        return config.endpoint
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if os.environ.get(name):
+            return names.check_endpoint(name, os.environ[name])
+    given = _session().get_scoped_config().get("endpoint_url")
+    return names.check_endpoint("endpoint_url of the AWS profile", given) if given else None
+
+
+@functools.lru_cache(maxsize=1)
+def _session() -> Any:
+    import botocore.session  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+    session = botocore.session.Session()
+    try:
+        session.get_scoped_config()
+    except BotoCoreError as error:
+        raise UsageError(f"the AWS configuration can't be used: {error}; check storage.profile and ~/.aws") from None
+    return session
+
+
+def _keys() -> Keys | None:
+    """Keys that are valid now, None where there are none; UsageError where a role, SSO or a process gives none."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    try:
+        found = _session().get_credentials()
+        keys = found.get_frozen_credentials() if found else None
+    except (BotoCoreError, ClientError) as error:
+        raise UsageError(
+            f"no credentials: {error}; check storage.profile and ~/.aws, or sign in again (aws sso login)"
+        ) from None
+    return (keys.access_key, keys.secret_key, keys.token) if keys else None
+
+
+def _region(config: StorageConfig) -> str | None:
+    found = (config.region, os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION"))
+    return next(filter(None, found), None) or _session().get_config_variable("region")
+
+
+def _certificates() -> str | None:
+    """File of the certificates that are trusted (AWS_CA_BUNDLE, or the profile's ca_bundle); None: the system's."""
+    given: str | None = _session().get_config_variable("ca_bundle")
+    if given and not Path(given).is_file():
+        raise UsageError(f"AWS_CA_BUNDLE={given}: no such file of certificates")
+    return given
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for a URL."""
+    parts = urlsplit(url)
+    given = urllib.request.getproxies().get(parts.scheme)
+    if not given or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return given if "://" in given else f"http://{given}"
+
+
+@functools.lru_cache(maxsize=32)
+def _pyarrow(bucket: str, config: StorageConfig, keys: Keys | None) -> Any:
+    service, options = endpoint(config), {"region": _region(config)}
+    if service:
+        parts = urlsplit(service)
+        options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        options["region"] = options["region"] or "us-east-1"
+    elif options["region"] is None:
+        options["region"] = _resolved(bucket)
+    if keys:
+        options |= dict(zip(("access_key", "secret_key", "session_token"), keys, strict=True))
+    style = _session().get_scoped_config().get("s3")
+    return pafs.S3FileSystem(
+        anonymous=config.anonymous,
+        connect_timeout=min(_CONNECT, config.timeout),
+        request_timeout=config.timeout,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=config.retries),
+        allow_delayed_open=True,  # one request for a small object
+        proxy_options=_proxy(service or "https://s3.amazonaws.com"),
+        tls_ca_file_path=_certificates(),
+        force_virtual_addressing=isinstance(style, dict) and style.get("addressing_style") == "virtual",
+        **options,
+    )
+
+
+def _resolved(bucket: str) -> str:
+    """The region that Amazon says a bucket is in."""
+    try:
+        region: str = pafs.resolve_s3_region(bucket)
+    except OSError as error:
+        raise UsageError(
+            f"s3://{bucket}: its region can't be found out: {store_errors.reason(error)}; give storage.region, or "
+            "storage.endpoint of another store than Amazon's"
+        ) from None
+    return region
