@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import ray
 import torch
@@ -26,17 +26,18 @@ from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
-from raymds.train import worker
+from raymds.train import entry
 from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.net import open_net
 from raymds.train.placement import placed
 from raymds.train.prepared import Prepared, check_examples
-from raymds.train.watch import EndAtOnce, Monitor
+from raymds.train.watch import Monitor
 
 _KEPT = 5  # candidates kept beside the last checkpoint
 _POLL = 0.25  # seconds between looks at the monitor
 
 Show = Callable[[dict[str, Any]], None]
+Loop = Literal["run_pretraining", "run_cycle", "run_certification"]
 
 
 def pretrain(config: Config, show: Show) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     run.claim(config)
     finished = run.read_json("outcome.json")
     if finished is None:
-        result, seconds = _fit(config, run, worker.run_pretraining, CheckpointConfig(num_to_keep=1), show)
+        result, seconds = _fit(config, run, "run_pretraining", CheckpointConfig(num_to_keep=1), show)
         finished = {"schema": SCHEMA, **effort(run, config, seconds)}
         finished |= {"weights": result["weights"], "skipped_images": result["skipped_images"]}
         run.write_json("outcome.json", finished)
@@ -94,7 +95,7 @@ def finetune(
     if not shared:
         show({"event": "note", "note": ready.outlook})
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    result, seconds = _fit(config, run, worker.run_cycle, keep, show, monitor, shared=shared, nearest=nearest)
+    result, seconds = _fit(config, run, "run_cycle", keep, show, monitor, shared=shared, nearest=nearest)
     outcome = conclude(config, run, ready.data, result) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     outcome["skipped_images"] = result["skipped_images"]
@@ -115,7 +116,7 @@ def certify_winner(
     here = copy.deepcopy(config)
     here.run.uri = run.uri
     here = placed(here, resources(show))
-    result, _ = _fit(here, run, worker.run_certification, CheckpointConfig(num_to_keep=1), show, winner=winner)
+    result, _ = _fit(here, run, "run_certification", CheckpointConfig(num_to_keep=1), show, winner=winner)
     return conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
 
 
@@ -144,20 +145,20 @@ def preflight(config: Config, data: DataSet, heads: list[str], show: Show) -> No
 def _fit(
     config: Config,
     run: RunDirectory,
-    entry: Callable[..., Any],
+    loop: Loop,
     keep: CheckpointConfig,
     show: Show,
     monitor: Any = None,
     **given: str | bool | None,
 ) -> tuple[dict[str, Any], float]:
-    """Run `entry` on the workers, with `given`; (rank 0's result, seconds). Errors of the user's stay themselves."""
+    """Run a loop on the workers, with `given`; (rank 0's result, seconds). Errors of the user's stay themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
     start_ray(show)
     monitor = monitor or new_monitor()
     filesystem, path = storage.resolve(run.path("checkpoints"))
     trainer = TorchTrainer(
-        entry,
-        train_loop_config={"config": located(config), "monitor": monitor, **given},
+        entry.loop,
+        train_loop_config={"loop": loop, "config": located(config), "monitor": monitor, **given},
         torch_config=TorchConfig(timeout_s=max(1, round(config.run.timeout))),
         scaling_config=_scaling(config),
         run_config=RunConfig(
@@ -167,7 +168,7 @@ def _fit(
             checkpoint_config=keep,
             failure_config=FailureConfig(max_failures=config.run.max_failures, controller_failure_limit=3),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[EndAtOnce()],
+            callbacks=[entry.EndAtOnce()],
         ),
     )
     begin = time.perf_counter()

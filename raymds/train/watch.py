@@ -3,10 +3,6 @@
 import time
 from typing import Any
 
-from ray.train.v2.api.callback import UserCallback
-
-from raymds.errors import RaymdsError
-
 
 class Monitor:
     """Receives the workers' records and passes on a wish to stop; an actor, as they may be on other machines."""
@@ -52,14 +48,3 @@ class Monitor:
         now = time.monotonic()
         parts = [f"rank {rank}: step {step}, {now - at:.0f} s ago" for rank, (step, at) in sorted(behind.items())]
         return "last heard of " + "; ".join(parts)
-
-
-class EndAtOnce(UserCallback):
-    """Ends a run at an error that would come again; workers that die of anything else are started again."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise the worker's error in Ray's controller, which tries nothing again after that."""
-        causes = [getattr(error, "cause", error) for _, error in sorted(worker_exceptions.items())]
-        for cause in causes:
-            if isinstance(cause, RaymdsError):
-                raise cause

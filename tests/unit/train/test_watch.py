@@ -3,7 +3,8 @@
 import pytest
 
 from raymds.errors import DivergedError
-from raymds.train.watch import EndAtOnce, Monitor
+from raymds.train.entry import EndAtOnce
+from raymds.train.watch import Monitor
 
 
 class WrappedError(Exception):
