@@ -27,7 +27,7 @@ from raymds.model.identity import ARCHITECTURES, Asked, Identity, Prompts, ident
 LabelSets = Mapping[str, Mapping[str, Sequence[str]]]  # attribute -> class -> its sentences
 
 _CACHED = 65_536  # texts whose tokens are kept
-_CHUNK = {"cpu": 16}  # images that go through the tower together where they are measured
+_CHUNK = {"cpu": 32}  # images that go through the tower together where they are measured
 _CHUNK_GPU = 256
 _CLOSE = 1e-3  # largest difference of unit-norm embeddings that two ways through one tower may have in 32 bits
 

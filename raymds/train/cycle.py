@@ -146,7 +146,10 @@ class ConstrainedCycle:
         batch = loaded.batch
         rows, pixels = (batch.example, loaded.examples) if loaded.held is None else (batch.held, loaded.held)
         assert rows is not None
-        cosine_bC = self.model.cosines(self.model.classifiers(self.tasks.label_sets), pixels)
+        if not len(rows):
+            return torch.zeros(3, len(self._labels), dtype=torch.float64, device=self.model.mean.device)
+        label_sets = {name: self.tasks.label_sets[name] for name in self._attributes(batch.example_task)}
+        cosine_bC = self.model.cosines(self.model.classifiers(label_sets), pixels)
         cosine_bC = {name: cosine.cpu() for name, cosine in cosine_bC.items()}
         new = self._example_losses(cosine_bC, batch.example_task, self._loss.values)
         old = torch.zeros_like(new, dtype=torch.float64)
@@ -189,21 +192,32 @@ class ConstrainedCycle:
         )  # fmt: skip
 
     def _embed(self, loaded: Loaded, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings of pairs and active examples (p+n+a, D), captions (p+n, D), class prompts (H, D)."""
-        batch, device = loaded.batch, self.model.mean.device
-        sentences, sentence_head = self.tasks.sentences()
+        """Embeddings of pairs and active examples (p+n+a, D), captions (p+n, D), class prompts (H, D).
+
+        Prompts are computed of the label sets that the active examples have; the others are 0.
+        """
+        batch, device, classes = loaded.batch, self.model.mean.device, self.tasks.classes
+        wanted = list(classes) if self._baseline else self._attributes(batch.example_task[active.numpy()])
+        sentences, sentence_head = self.tasks.sentences(*wanted) if wanted else ([], [])
         tokens, row = distinct_tokens(self.model, loaded.captions + sentences)
         caption_head = caption_heads(self._config, self._split, self.tasks, batch.positive, batch.negative)
         image, text = self._learner.forward(
             torch.cat([loaded.pairs, loaded.examples[active]]).to(device),
             tokens,
             row,
-            torch.cat([caption_head, torch.tensor(sentence_head)]).to(device),
+            torch.cat([caption_head, torch.tensor(sentence_head, dtype=torch.long)]).to(device),
         )
         captions, of_classes = text[: len(caption_head)], text[len(caption_head) :]
-        sizes = [len(labels) * len(labels[0]) for labels in self.tasks.prompts.values()]
-        parts = zip(of_classes.split(sizes), self.tasks.prompts.values(), strict=True)
-        return image, captions, torch.cat([class_means(part, len(labels)) for part, labels in parts])
+        sizes = [len(classes[name]) * len(self.tasks.prompts[name][0]) for name in wanted]
+        parts = zip(wanted, of_classes.split(sizes) if wanted else (), strict=True)
+        found = {name: class_means(part, len(classes[name])) for name, part in parts}
+        none = image.new_zeros(max(map(len, classes.values())), image.shape[1])
+        return image, captions, torch.cat([found.get(name, none[: len(classes[name])]) for name in classes])
+
+    def _attributes(self, task_b: Rows) -> list[str]:
+        """Whose label sets some tasks have."""
+        named = {self.tasks.protected[k].attribute for k in np.unique(task_b)}
+        return [name for name in self.tasks.classes if name in named]
 
     def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, float]:
         """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""

@@ -251,6 +251,22 @@ def test_no_gradient_is_computed_where_no_constraint_is_violated(build: Build, c
     assert sizes == [config.objective.batch]
 
 
+def test_prompts_are_encoded_of_the_label_sets_that_need_a_gradient(build: Build, config: Config, tasks: Tasks) -> None:
+    training, loader = build()
+    training.measure_old()
+    heads: list[set[int]] = []
+    inner = training._learner.forward.forward
+    training._learner.forward.forward = lambda pixels, tokens, row, head: (
+        heads.append(set(head[config.objective.batch :].tolist())), inner(pixels, tokens, row, head),
+    )[1]  # fmt: skip
+    training.step(loader.get(0))
+    for k, task in enumerate(tasks.protected):
+        training.old_losses[k][:] = -10 if task.attribute == "scene" else 10
+    training.step(loader.get(1))
+    columns = tasks.columns("scene")
+    assert heads == [set(), set(range(columns.start, columns.stop))]
+
+
 def test_a_loss_that_is_not_finite_names_step_and_task(build: Build) -> None:
     training, loader = build()
     training.measure_old()
