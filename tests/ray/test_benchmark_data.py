@@ -1,5 +1,6 @@
 """The data sets of benchmarks/datasets.py, at their smallest: counts, splits without common rows, rare targets."""
 
+import importlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,3 +114,14 @@ def test_real_photographs_go_into_a_cycle(cluster: None, datasets: Any, tmp_path
     assert run["outcome"] in {"old", "new"}
     kinds = {f"kind:{name}" for name in data.attributes["kind"]} - {"kind:shirt"}
     assert {task["task"] for task in run["val"]["tasks"]} == kinds
+
+
+def test_steps_are_compared_at_their_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fewer constraints are violated the less is computed, and never less than without any."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    step = importlib.import_module("step")
+    found = step.measure(step.SHAPES[5].scaled(0.05), "tiny-64", 1)
+    work = [found[kind]["operations"] for kind in ("ours, none", "ours, 30 %", "ours, all")]
+    assert 0 < work[0] < work[1] < work[2]
+    assert work[0] < found["published"]["operations"]
+    assert all(row["seconds"] > 0 for row in found.values())
