@@ -131,11 +131,18 @@ def show(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def verify(options: argparse.Namespace, terminal: Terminal) -> int:
     """Check every digest, count, schema, label and image of a data set."""
+    from raymds.data import look
     from raymds.data import verify as verifying
+    from raymds.data.shards import DataSet
+    from raymds.store import uri as storage
 
+    draw = look.drawing(options.out) if options.out else None
     found = verifying.verify(options.uri, terminal.show)
     for line in found.lines():
         terminal.say(line)
+    if draw and found.pairs:
+        storage.write(options.out, draw(look.alike(DataSet.open(options.uri), found.pairs)))
+        terminal.say(f"those that look alike, side by side: {options.out}")
     terminal.result(
         {
             "data": options.uri,
@@ -171,8 +178,9 @@ def add(verbs: Any) -> None:
     verb.add_argument("--split", help="this split alone (default: all in the table, the first on the sheet)")
     verb.add_argument("--out", metavar="FILE", help="write a contact sheet there, .png or .html")
     verb.add_argument("--seed", type=int, default=0, help="of the examples on the sheet (default: 0)")
-    verb = verb_parser(data, "verify", verify, "raymds data verify s3://bucket/bdd100k")
+    verb = verb_parser(data, "verify", verify, "raymds data verify s3://bucket/bdd100k --out alike.html")
     verb.add_argument("uri", metavar="URI", help="directory of the data set")
+    verb.add_argument("--out", metavar="FILE", help="write a sheet of images that look alike there, .png or .html")
     verb = verb_parser(
         data, "retrieve", retrieve, "raymds data retrieve fog.yaml corpus=s3://bucket/laion out=data/fog"
     )

@@ -17,6 +17,7 @@ from jinja2 import Environment
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from raymds.data.decode import decode
+from raymds.data.doubles import Row
 from raymds.data.sampler import Rows
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
@@ -72,9 +73,7 @@ def look(uri: str, split: str | None, out: str | None, seed: int, show: Callable
     UsageError where there is no such split, the seed is negative, or `out` ends in neither .png nor .html. `show` gets
     progress records.
     """
-    draw = {".png": png, ".html": html}.get(Path(out).suffix.lower()) if out else None
-    if out and draw is None:
-        raise UsageError(f"--out {out}: has to end in .png or .html")
+    draw = drawing(out) if out else None
     if seed < 0:
         raise UsageError(f"--seed {seed}: has to be 0 or more")
     data = DataSet.open(uri)
@@ -84,6 +83,26 @@ def look(uri: str, split: str | None, out: str | None, seed: int, show: Callable
         most = _MOST if draw is png else None
         storage.write(out, draw(gather(data, split or next(iter(data.splits)), seed, most, show)))
     return {"data": uri, **counts(data, [split] if split else list(data.splits)), "parts": data.parts, "sheet": out}
+
+
+def drawing(out: str) -> Callable[["Sheet"], bytes]:
+    """What makes a sheet a file of this name; UsageError where its ending is none."""
+    found = {".png": png, ".html": html}.get(Path(out).suffix.lower())
+    if found is None:
+        raise UsageError(f"--out {out}: has to end in .png or .html")
+    return found
+
+
+def alike(data: DataSet, pairs: Sequence[tuple[Row, Row, int]]) -> Sheet:
+    """Rows of two splits that look alike, side by side; each with the number of bits in which their hashes differ."""
+    loaded = {split: data.load(split) for split in data.splits}
+
+    def cell(found: Row) -> Cell:
+        example = loaded[found.split].example(found.row)
+        return Cell(f"{found.split}: {example.id}", thumbnail(example.image))
+
+    lines = [Line(f"{bits} of 128 bits differ", 2, [cell(one), cell(other)]) for one, other, bits in pairs]
+    return Sheet(data.uri, {"look alike in two splits": lines}, {"look alike in two splits": 0})
 
 
 def counts(data: DataSet, splits: Sequence[str]) -> Record:

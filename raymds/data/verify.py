@@ -43,6 +43,7 @@ class Findings:
     beside: list[str] = field(default_factory=list)  # files that the manifest does not name, which is no problem
     alike: int = 0  # pairs of rows of two splits that look alike, which people have to judge
     near: list[str] = field(default_factory=list)  # the first of them
+    pairs: list[tuple[doubles.Row, doubles.Row, int]] = field(default_factory=list)  # likewise, and bits that differ
 
     def add(self, files: Sequence[str] = (), rows: Sequence[str] = ()) -> None:
         """Count problems, and keep the first of them."""
@@ -94,9 +95,10 @@ def verify(uri: str, show: Callable[[dict[str, Any]], None]) -> Findings:
         found.add(rows=[f"{where(uri, data.splits, other)}: is the image of {where(uri, data.splits, one)}"])
     pairs = doubles.near(prints)
     found.alike = len(pairs)
+    found.pairs = pairs[:_MOST]
     found.near = [
         f"{where(uri, data.splits, other)}: looks like {where(uri, data.splits, one)} ({bits} of 128 bits differ)"
-        for one, other, bits in pairs[:_MOST]
+        for one, other, bits in found.pairs
     ]
     known = [MANIFEST, *(check.shard.file for check in checks), *(_name(file.uri) for file in data.labels.values())]
     found.beside = sorted(file for file in there.keys() - known if not file.startswith(("ingest/", "retrieve/")))

@@ -9,7 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from raymds.cli.main import main
 from raymds.config import Config
+from raymds.data import look
 from raymds.data.doubles import Prints, Row, fingerprint, near, same
 from raymds.data.shards import DataSet, write_manifest, write_shard
 from raymds.data.shards import Row as Example
@@ -106,6 +108,14 @@ def test_verify_warns_of_what_looks_alike(train: list[Image.Image], tmp_path: Pa
         f"test: {uri}/test-0.parquet row 0 (id test-0): looks like train: {uri}/train-0.parquet row 7"
     )
     assert any(text.startswith("warning: test: ") for text in found.lines())
+    sheet = look.alike(DataSet.open(uri), found.pairs)
+    (pair,) = sheet.lines["look alike in two splits"]
+    assert [cell.id for cell in pair.cells] == ["train: train-7", "test: test-0"]
+    assert all(cell.picture is not None for cell in pair.cells)
+    assert main(["data", "verify", uri, "--out", str(tmp_path / "alike.html")]) == 2  # an image can't be decoded
+    assert (tmp_path / "alike.html").read_text().count("data:image/jpeg") == 2
+    assert main(["data", "verify", uri, "--out", str(tmp_path / "alike.pdf")]) == 2
+    assert not (tmp_path / "alike.pdf").exists()
 
 
 def test_an_image_under_several_rows_is_one_example(config: Config, tmp_path: Path) -> None:
