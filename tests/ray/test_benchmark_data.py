@@ -15,6 +15,8 @@ from sklearn.datasets import load_digits
 from raymds.config import Config, load
 from raymds.data.shards import DataSet
 from raymds.data.verify import verify
+from raymds.model import ClipWithHeads, pack_weights
+from raymds.store import uri as storage
 from raymds.train import driver
 from tests.conftest import silent
 
@@ -27,6 +29,19 @@ def datasets() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         yield pytest.importorskip("datasets")
+
+
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old models as they are before training, where a test is about data alone."""
+
+    def pretrain(config: Config, show: Any) -> dict[str, Any]:
+        weights = {"uri": storage.join(config.run.uri, "weights.safetensors")}
+        storage.write(weights["uri"], pack_weights(ClipWithHeads("tiny-64", [], 32, 0)))
+        storage.write_json(storage.join(config.run.uri, "outcome.json"), {"weights": weights})
+        return weights
+
+    monkeypatch.setattr(driver, "pretrain", pretrain)
 
 
 def made(datasets: Any, folder: Path, name: str, *, never: bool = False) -> tuple[Path, list[Path]]:
@@ -44,6 +59,7 @@ def rows(data: DataSet) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.usefixtures("untrained")
 def test_digits_are_in_one_split_each_and_eights_are_rare_in_the_old_set(
     cluster: None, datasets: Any, tmp_path: Path
 ) -> None:
@@ -67,6 +83,7 @@ def test_digits_are_in_one_split_each_and_eights_are_rare_in_the_old_set(
     assert load(Config, str(preset), ["run.uri=unset"]).task.target == "digit:eight"
 
 
+@pytest.mark.usefixtures("untrained")
 def test_what_is_there_is_kept_and_a_class_never_seen_is_in_a_set_of_its_own(
     cluster: None, datasets: Any, tmp_path: Path
 ) -> None:
@@ -82,6 +99,7 @@ def test_what_is_there_is_kept_and_a_class_never_seen_is_in_a_set_of_its_own(
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.usefixtures("untrained")
 def test_things_come_in_turn_in_val_and_the_target_is_rare_in_the_old_set(
     cluster: None, datasets: Any, tmp_path: Path
 ) -> None:
