@@ -103,6 +103,8 @@ def cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in CREDENTIALS.items():
             environment.setenv(name, value)
+        # A process more per run, which takes seconds to start, and no test of this cluster drains a node.
+        environment.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         driver.start_ray(silent)
         yield
         ray.shutdown()

@@ -91,16 +91,16 @@ def patiently(uri: str, action: Callable[[], T], patience: float | None = None) 
 
 def _expired(uri: str, error: OSError) -> bool:
     """Whether a request was refused because its session token has expired."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
-
     if not uri.startswith("s3://") or not store_errors.unexplained(error):
         return store_errors.expired(error)
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
     try:  # the answer to a HEAD request has no body, which would say why
         aws.boto(_State.config).list_objects_v2(Bucket=names.parse(uri)[1], MaxKeys=1)
     except ClientError as found:
         return store_errors.expired(OSError(str(found)))
     except BotoCoreError:
-        return False
+        pass
     return False
 
 
