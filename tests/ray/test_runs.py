@@ -1,6 +1,5 @@
 """Whole runs on two Ray Train workers: pretraining, a cycle, a killed worker, resumption, errors, the command line."""
 
-import contextlib
 import hashlib
 import json
 import math
@@ -13,10 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 import torch
+from ray.util.state import list_actors
 
 from raymds.config import Config, load
 from raymds.errors import DivergedError, RaymdsError, UsageError
@@ -99,20 +98,16 @@ def test_a_worker_that_hangs_is_named(settings: list[str], tmp_path: Path) -> No
     named = r"run\.max_failures is used up: .*; last heard of rank [01]: step \d+, \d+ s ago$"
     with pytest.raises(RaymdsError, match=named):
         finetune(
-            settings, tmp_path / "run", "run.timeout=5", "run.max_failures=0", "optim.steps=400", "select.every=400",
+            settings, tmp_path / "run", "run.timeout=5", "run.max_failures=0", "optim.steps=100", "select.every=100",
             show=hang_once,
         )  # fmt: skip
     assert hanging
 
 
 def one_worker() -> int:
-    """Of the present run: those of the runs before may take a while to end."""
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found[process.create_time()] = process.pid
-    return found[max(found)]
+    """Process of a worker of the present run; those of the runs before may take a while to end."""
+    alive = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")], detail=True)
+    return int(alive[0].pid)
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settings: list[str], tmp_path: Path) -> None:
