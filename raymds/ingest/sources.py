@@ -51,7 +51,7 @@ class Plan:
                 if first != split:
                     raise UsageError(
                         f"{entry.id}: its group {entry.group!r} is in {split}, and with {there} in {first}; a group's "
-                        "rows are alike, so all of it has to be in one split: mend the split, or leave it to test_share"
+                        "rows are alike, so all of it has to be in one split"
                     )
 
 

@@ -20,7 +20,7 @@ from raymds.errors import UsageError
 from raymds.ingest.sources import SPLITS, Entry, Plan, Shares, one_spelling, planned, resplit
 from raymds.store import uri as storage
 
-UNDEFINED = {"", "undefined", "nan", "none", "null", "<na>"}  # what tables write where an attribute has no class
+UNDEFINED = {"", "undefined", "nan", "none", "null", "<na>"}  # what tables write for no class, or no group
 _SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _KEYS = ("image", "attributes", "caption", "split", "group")  # of a map; the first two have to be there
 _TEST = 0.2  # share of the rows that becomes the test split, where a table has none and no share is given
@@ -47,7 +47,8 @@ def table(rows: Sequence[str], map_file: str, images: str = "", shares: Shares |
             where = f"{file} row {row}, counted from 0"
             own = split or ("train" if unsplit else _split(values["split"], f"{where}: {columns['split']}"))
             entry = _entry(f"{prefix}{row:07d}", values, columns, root if len(parts) > 1 else "", where)
-            found[own].append(entry._replace(group=(values.get("group") or "").strip() or None))
+            group = (values.get("group") or "").strip()
+            found[own].append(entry._replace(group=None if group.casefold() in UNDEFINED else group))
     vocabularies = {}
     for index, name in enumerate(columns["attributes"]):
         labels = {entry.labels[index] for entries in found.values() for entry in entries}

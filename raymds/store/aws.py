@@ -102,7 +102,7 @@ def _keys() -> Keys | None:
     try:
         found = _session().get_credentials()
         keys = found.get_frozen_credentials() if found else None
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, OSError, ValueError) as error:  # the last two of a credential_process
         raise UsageError(
             f"no credentials: {error}; check storage.profile and ~/.aws, or sign in again (aws sso login)"
         ) from None
@@ -128,7 +128,7 @@ def _proxy(url: str) -> str | None:
     given = urllib.request.getproxies().get(parts.scheme)
     if not given or urllib.request.proxy_bypass(parts.netloc):
         return None
-    return given if "://" in given else f"http://{given}"
+    return names.check_endpoint(f"{parts.scheme.upper()}_PROXY", given if "://" in given else f"http://{given}")
 
 
 @functools.lru_cache(maxsize=32)

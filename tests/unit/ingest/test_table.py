@@ -187,8 +187,12 @@ def test_a_table_without_splits_is_dealt_and_groups_stay_together(tmp_path: Path
         and not drives["val"] & drives["test"]
     )
     assert min(len(plan.splits["test"]), len(plan.splits["val"])) >= 80
-    (tmp_path / "rows.csv").write_text("\n".join(["file,sky,drive,split", "1.jpg,blue,a,train", "2.jpg,blue,a,test"]))
+    lines = ["1.jpg,blue,nan,train", "2.jpg,blue,NaN,test", "3.jpg,blue, ,test", "4.jpg,blue,b,test"]
+    (tmp_path / "rows.csv").write_text("\n".join(["file,sky,drive,split", *lines]))
     (tmp_path / "map.yaml").write_text("{image: file, attributes: [sky], group: drive, split: split}")
+    plan = table([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))  # whose rows without a drive are in none
+    assert [entry.group for rows in plan.splits.values() for entry in rows] == [None, None, None, "b"]
+    (tmp_path / "rows.csv").write_text("\n".join(["file,sky,drive,split", "1.jpg,blue,a,train", "2.jpg,blue,a,test"]))
     with pytest.raises(UsageError, match=r"row-0000001: its group 'a' is in test, and with row-0000000 in train"):
         table([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))
 

@@ -109,8 +109,17 @@ def test_a_profile_that_is_not_there(store: Store, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_process_that_fails(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "config").write_text("[default]\ncredential_process = false\n")
-    with pytest.raises(UsageError, match=r"no credentials: .*check storage.profile and ~/.aws, or sign in again"):
+    for process in ("false", "/no/such/program", "echo no-json"):
+        (tmp_path / "config").write_text(f"[default]\ncredential_process = {process}\n")
+        objects.configure(StorageConfig(retries=1))
+        with pytest.raises(UsageError, match=r"no credentials: .*check storage.profile and ~/.aws, or sign in again"):
+            storage.read("s3://driving/a")
+
+
+@pytest.mark.parametrize("proxy", ["http://", "ftp://proxy:1", "http://proxy:port"])
+def test_a_proxy_that_is_none(store: Store, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(UsageError, match=f"HTTP_PROXY={proxy}: has to be a URL"):
         storage.read("s3://driving/a")
 
 
