@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from raymds.config import load
 from raymds.data.config import GlyphsConfig, IngestConfig, ScenesConfig
 from raymds.ingest import ingest
+from raymds.ingest.spool import Spool
 from raymds.ingest.table import table as read_table
 from raymds.scenes import dataset as drawn
 from raymds.train import driver
@@ -106,7 +107,8 @@ def write_set(uri: Path, shown: pictures.Pictures, splits: Mapping[str, Rows]) -
     columns.write_text(yaml.safe_dump(names))
     driver.start_ray(silent)
     config = load(IngestConfig, None, ["resize=0", "rows_per_shard=1000"])
-    ingest.run(str(uri), read_table([str(table)], str(columns)), config, silent)
+    with Spool(f"{uri}/ingest/images") as spool:
+        ingest.run(str(uri), read_table([str(table)], str(columns), spool), config, silent)
     table.unlink()
     columns.unlink()
 

@@ -71,10 +71,14 @@ def ingest_places365(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def ingest_table(options: argparse.Namespace, terminal: Terminal) -> int:
     """Make a data set of tables of images: CSV, TSV, JSON lines, Parquet."""
+    from raymds.ingest.spool import Spool
     from raymds.ingest.table import table
+    from raymds.store import uri as storage
 
     config = _ingest_config(options)
-    return _ingest(options, terminal, table(options.rows, options.map, options.images, _shares(config)), config)
+    with Spool(storage.join(options.out, "ingest", "images")) as spool:
+        plan = table(options.rows, options.map, spool, options.images, _shares(config))
+        return _ingest(options, terminal, plan, config)
 
 
 def _shares(config: IngestConfig) -> Any:

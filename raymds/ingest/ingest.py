@@ -17,6 +17,7 @@ from raymds.data.decode import shrink
 from raymds.data.shards import MANIFEST, DataSet, Row, Shard, write_manifest, write_shard
 from raymds.errors import RaymdsError, UsageError
 from raymds.ingest.sources import Entry, Plan, shuffled
+from raymds.ingest.spool import Piece
 from raymds.store import objects
 from raymds.store import uri as storage
 
@@ -74,9 +75,7 @@ def _jobs(plan: Plan, config: IngestConfig) -> Iterator[Job]:
         rows = shuffled(entries, config.seed, "order")
         for number, start in enumerate(range(0, len(rows), config.rows_per_shard)):
             part = rows[start : start + config.rows_per_shard]
-            content = [
-                row._replace(image=storage.sha256(row.image)) if isinstance(row.image, bytes) else row for row in part
-            ]
+            content = [row if isinstance(row.image, str) else row._replace(image=row.image.sha256) for row in part]
             digest = storage.sha256(json.dumps([settings, content]).encode())
             yield Job(split, f"{split}-{number:05d}.parquet", part, digest)
 
@@ -126,8 +125,8 @@ def make_shard(
     rows: list[Row] = []
     broken: Broken = {}
     for entry in job.entries:
-        if isinstance(entry.image, bytes):
-            name, where, data = entry.id, entry.id, entry.image
+        if isinstance(entry.image, Piece):
+            name, where, data = entry.id, entry.id, entry.image.read()
         else:
             name, where = entry.image, storage.within(root, entry.image)
             found = _read(where)

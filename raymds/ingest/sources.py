@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from raymds.errors import UsageError
+from raymds.ingest.spool import Piece
 from raymds.store import uri as storage
 
 SPLITS = ("train", "val", "test")
@@ -23,7 +24,7 @@ class Entry(NamedTuple):
     """One row to be: a label is None where the attribute is undefined."""
 
     id: str
-    image: str | bytes  # a path relative to the plan's root, an absolute path or URI; or the encoded image itself
+    image: str | Piece  # a path relative to the plan's root, an absolute path or URI; or what a table held
     caption: str
     labels: tuple[str | None, ...]  # in the order of the plan's attributes
     group: str | None = None  # what it is of, such as a drive: rows of one are alike, and go to one split

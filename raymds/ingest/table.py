@@ -6,7 +6,8 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,6 +19,7 @@ import yaml
 from raymds.data import doubles
 from raymds.errors import UsageError
 from raymds.ingest.sources import SPLITS, Entry, Plan, Shares, one_spelling, planned, resplit
+from raymds.ingest.spool import Piece, Spool
 from raymds.store import uri as storage
 
 UNDEFINED = {"", "undefined", "nan", "none", "null", "<na>"}  # what tables write for no class, or no group
@@ -29,12 +31,13 @@ _RESERVED = {"id", "image", "caption", "group", *doubles.COLUMNS}  # columns of 
 Column = list[Any]
 
 
-def table(rows: Sequence[str], map_file: str, images: str = "", shares: Shares | None = None) -> Plan:
-    """Tables, each `FILE` or `SPLIT=FILE`, read whole; a map names their columns.
+def table(rows: Sequence[str], map_file: str, spool: Spool, images: str = "", shares: Shares | None = None) -> Plan:
+    """Tables, each `FILE` or `SPLIT=FILE`; a map names their columns.
 
     An image is a path (relative to `images`, or else to its table's folder), a URI, an encoded image, or the hub's
-    struct of both. A caption may be left out, or be a sentence with {ATTRIBUTE}. Where nothing says splits, they are
-    drawn by `shares`. Rows of one group never go to two splits. What is wrong is a UsageError that names file and row.
+    struct of both; encoded ones go to the spool, all else is held in memory. A caption may be left out, or be a
+    sentence with {ATTRIBUTE}. Where nothing says splits, they are drawn by `shares`. Rows of one group never go to two
+    splits. What is wrong is a UsageError that names file and row.
     """
     columns = _columns(map_file)
     parts = [_split_of(given) for given in rows]
@@ -46,9 +49,13 @@ def table(rows: Sequence[str], map_file: str, images: str = "", shares: Shares |
         for row, values in enumerate(_rows(file, columns, map_file)):
             where = f"{file} row {row}, counted from 0"
             own = split or ("train" if unsplit else _split(values["split"], f"{where}: {columns['split']}"))
-            entry = _entry(f"{prefix}{row:07d}", values, columns, root if len(parts) > 1 else "", where)
+            image = _image(values["image"], spool, root if len(parts) > 1 else "")
+            if not image:
+                raise UsageError(f"{where}: {columns['image']} is empty")
+            entry = _entry(f"{prefix}{row:07d}", image, values, columns, where)
             group = (values.get("group") or "").strip()
             found[own].append(entry._replace(group=None if group.casefold() in UNDEFINED else group))
+    spool.flush()
     vocabularies = {}
     for index, name in enumerate(columns["attributes"]):
         labels = {entry.labels[index] for entries in found.values() for entry in entries}
@@ -78,17 +85,20 @@ def _split(value: Any, where: str) -> str:
     return split
 
 
-def _entry(name: str, values: Mapping[str, Any], columns: Mapping[str, Any], root: str, where: str) -> Entry:
-    """A row of the table as a row to be; `root` is what a path is relative to, where that differs from row to row."""
-    image, labels = values["image"], tuple(values["attributes"])
-    if isinstance(image, dict):  # the hub's: the image itself, or the path that it had
-        image = image.get("bytes") or image.get("path")
-    image = image.strip() if isinstance(image, str) else image
-    if not image:
-        raise UsageError(f"{where}: {columns['image']} is empty")
-    if isinstance(image, str):
-        path = image.replace("\\", "/") if "/" not in image else image  # written on Windows
-        image = storage.within(root, path) if root else path
+def _image(given: Any, spool: Spool, root: str) -> str | Piece | None:
+    """Where an image is; `root` is what a path is relative to, where that differs from row to row."""
+    if isinstance(given, dict):  # the hub's: the image itself, or the path that it had
+        given = given.get("bytes") or given.get("path")
+    if isinstance(given, bytes):
+        return spool.add(given) if given else None
+    path = (given or "").strip()
+    path = path.replace("\\", "/") if "/" not in path else path  # written on Windows
+    return storage.within(root, path) if root and path else path
+
+
+def _entry(name: str, image: str | Piece, values: Mapping[str, Any], columns: Mapping[str, Any], where: str) -> Entry:
+    """A row of the table as a row to be."""
+    labels = tuple(values["attributes"])
     known = dict(zip(columns["attributes"], labels, strict=True))
     caption = values["caption"] if "caption" in values else _caption(columns.get("caption", ""), known, where)
     if isinstance(caption, list):
@@ -141,22 +151,23 @@ def _rows(file: str, columns: Mapping[str, Any], map_file: str) -> Iterator[dict
     wanted = {
         key: column for key, column in columns.items() if key != "attributes" and not (key == "caption" and template)
     }
-    content = _read(file, [*wanted.values(), *columns["attributes"]])
+    names, content, encoded = _read(file, [*wanted.values(), *columns["attributes"]], columns["image"])
     for key, name in [*wanted.items(), *(("attributes", name) for name in columns["attributes"])]:
-        if content.column_names.count(name) != 1:
-            there = ", ".join(content.column_names)
-            raise UsageError(f"{map_file}: {key}: {file} has to have one column {name!r}; it has {there}")
-    values = {key: _values(content, name, file, key) for key, name in wanted.items()}
+        if names.count(name) != 1:
+            raise UsageError(f"{map_file}: {key}: {file} has to have one column {name!r}; it has {', '.join(names)}")
+    texts = wanted if encoded is None else {key: name for key, name in wanted.items() if key != "image"}
+    values = {key: _values(content, name, file, key) for key, name in texts.items()}
     labels = [_labels(content, name, file) for name in columns["attributes"]]
     for row in range(content.num_rows):
-        yield {key: column[row] for key, column in values.items()} | {"attributes": [column[row] for column in labels]}
+        image = {} if encoded is None else {"image": next(encoded)}
+        found = {key: column[row] for key, column in values.items()}
+        yield found | image | {"attributes": [column[row] for column in labels]}
 
 
 def _values(content: Any, name: str, file: str, key: str) -> Column:
     kind = content.schema.field(name).type
-    image = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
     texts = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _textual(kind.value_type)
-    if (key == "image" and image) or (key == "caption" and texts):
+    if key == "caption" and texts:
         return _python(content[name], file, name)
     return _python(_text(content[name], file, name), file, name)
 
@@ -205,14 +216,29 @@ def _python(column: Any, file: str, name: str) -> Column:
     return values
 
 
-def _read(file: str, columns: Sequence[str]) -> Any:
-    name = file.removesuffix(".gz")
-    read = next((_READERS[end] for end in _READERS if name.lower().endswith(end)), None)
-    if read is None:
-        raise UsageError(f"--rows {file}: has to end in {', '.join(_READERS)}, or one of those and .gz")
-    data = storage.read(file)
+Read = tuple[list[str], Any, Iterator[Any] | None]  # names of all columns, those asked for, encoded images if any
+
+
+def _read(file: str, columns: Sequence[str], image: str) -> Read:
+    """The columns of a table; images that are in it are none of them, but come one by one."""
+    ending = next((end for end in _ENDINGS if file.lower().removesuffix(".gz").endswith(end)), None)
+    if ending is None:
+        raise UsageError(f"--rows {file}: has to end in {', '.join(_ENDINGS)}, or one of those and .gz")
+    with _named(file):
+        zipped = storage.read_range(file, 0, 2) == b"\x1f\x8b"
+        if ending == ".parquet":
+            return _parquet(io.BytesIO(gzip.decompress(storage.read(file))) if zipped else file, columns, image, file)
+        data = storage.read(file)
+        read = _json if "json" in ending else _csv
+        content = read(gzip.decompress(data) if zipped else data, columns)
+        return content.column_names, content, None
+
+
+@contextmanager
+def _named(file: str) -> Iterator[None]:
+    """What makes a table unreadable, as a UsageError that names it."""
     try:
-        return read(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data, columns)
+        yield
     except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise UsageError(f"--rows {file}: can't be read: {error}") from None
 
@@ -249,10 +275,23 @@ def _json(data: bytes, columns: Sequence[str]) -> Any:
     )
 
 
-def _parquet(data: bytes, columns: Sequence[str]) -> Any:
-    return pq.read_table(pa.BufferReader(data))
+def _parquet(source: Any, columns: Sequence[str], image: str, name: str) -> Read:
+    """Images are read page by page: a row group of them may be larger than memory."""
+    file = storage.open_file(source) if isinstance(source, str) else source
+    opened = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)  # else what was read stays in memory
+    schema = opened.schema_arrow
+    kind = schema.field(image).type if schema.names.count(image) == 1 else pa.string()
+    encoded = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
+    kept = [column for column in dict.fromkeys(columns) if column in schema.names and not (encoded and column == image)]
+
+    def images() -> Iterator[Any]:
+        with _named(name):
+            for batch in opened.iter_batches(_TOGETHER, columns=[image], use_threads=False):
+                yield from batch.column(0).to_pylist()
+
+    return schema.names, opened.read(columns=kept), images() if encoded else None
 
 
-_READERS: dict[str, Callable[[bytes, Sequence[str]], Any]] = {
-    ".csv": _csv, ".tsv": _csv, ".txt": _csv, ".jsonl": _json, ".ndjson": _json, ".json": _json, ".parquet": _parquet,
-}  # fmt: skip
+_ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
+_BUFFER = 2**22  # bytes of a column that are read ahead
+_TOGETHER = 16  # images in memory

@@ -5,7 +5,6 @@ Legend of shapes: B examples, C classes, D embedding width, m protected tasks.
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 BASELINES = ("gem", "wccl", "lwf", "focal_distillation", "ewc")  # each has its row in train/baselines.py
@@ -18,6 +17,8 @@ def gem(gram: Tensor, inner_m: Tensor) -> Tensor:
     g = g_F + Σ v_k·g_k is the point nearest to g_F with ⟨g, g_k⟩ ≥ 0 for all k: to first order a step along −g raises
     no protected task's loss. This is its dual, min ½·vᵀKv + cᵀv over v ≥ 0, as non-negative least squares.
     """
+    from scipy.optimize import nnls  # noqa: PLC0415 - a second of import that no other method needs
+
     K, c = gram.double().cpu().numpy(), inner_m.double().cpu().numpy()
     length = np.sqrt(np.diag(K))
     length[length == 0] = 1.0

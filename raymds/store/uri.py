@@ -8,14 +8,17 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
 
 from raymds.errors import UsageError
 from raymds.store import errors as store_errors
 from raymds.store import objects
+
+T = TypeVar("T")
 
 
 def resolve(uri: str) -> tuple[Any, str]:
@@ -101,6 +104,28 @@ def read(uri: str) -> bytes:
             data: bytes = file.read()
         return data
 
+    return _reading(uri, content)
+
+
+def read_range(uri: str, start: int, length: int) -> bytes:
+    """`length` bytes of a file from `start` on, fewer at its end; UsageError naming it where it can't be read."""
+
+    def content() -> bytes:
+        with filesystem.open_input_file(path) as file:
+            data: bytes = file.read_at(length, start)
+        return data
+
+    filesystem, path = resolve(uri)
+    return _reading(uri, content)
+
+
+def open_file(uri: str) -> Any:
+    """A file of pyarrow's, to be read in parts; UsageError naming it where it can't be opened."""
+    filesystem, path = resolve(uri)
+    return _reading(uri, lambda: filesystem.open_input_file(path))
+
+
+def _reading(uri: str, content: Callable[[], T]) -> T:
     try:
         return objects.patiently(uri, content)
     except FileNotFoundError:

@@ -26,6 +26,7 @@ from raymds.ingest import ingest
 from raymds.ingest.bdd100k import bdd100k
 from raymds.ingest.ingest import Job, make_shard, shrink
 from raymds.ingest.sources import Entry, Plan, Shares
+from raymds.ingest.spool import Spool
 from raymds.ingest.table import table
 from raymds.store import uri as storage
 from tests.conftest import silent
@@ -182,7 +183,7 @@ def test_broken_images_are_named_and_left_out_on_request(cluster: None, tmp_path
     lines = "file,text,part,sky\n" + "".join(f"{i}.png,a sky,train,blue\n" for i in range(20))
     (tmp_path / "rows.csv").write_text(lines)
     (tmp_path / "map.yaml").write_text("{image: file, caption: text, split: part, attributes: [sky]}")
-    rows = table([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))
+    rows = table([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"), Spool(str(tmp_path / "spool")))
     uri = str(tmp_path / "set")
     with pytest.raises(UsageError) as error:
         ingest.run(uri, rows, config(), silent)

@@ -106,7 +106,8 @@ def test_a_worker_that_hangs_is_named(settings: list[str], tmp_path: Path) -> No
 
 def one_worker() -> int:
     """Process of a worker of the present run; those of the runs before may take a while to end."""
-    alive = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")], detail=True)
+    of_training = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+    alive = list_actors(address=ray.get_runtime_context().gcs_address, filters=of_training, detail=True)
     return int(alive[0].pid)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from raymds.errors import UsageError
 from raymds.ingest.sources import Entry, Plan
+from raymds.ingest.spool import Piece, Spool
 from raymds.ingest.table import table
 
 MAP = "{image: file, caption: text, split: part, attributes: [sky, lane]}"
@@ -27,7 +29,15 @@ def from_table(folder: Path, content: str | dict[str, Any], mapping: str = MAP) 
     else:
         pq.write_table(pa.table(content), folder / name)
     (folder / "map.yaml").write_text(mapping)
-    return table([str(folder / name)], str(folder / "map.yaml"))
+    return read([str(folder / name)], str(folder / "map.yaml"))
+
+
+def read(rows: Sequence[str], map_file: str, **more: Any) -> Plan:
+    return table(rows, map_file, Spool(str(Path(map_file).with_name("spool"))), **more)
+
+
+def encoded(image: str | Piece) -> str | bytes:
+    return image.read() if isinstance(image, Piece) else image
 
 
 def test_a_csv_table(tmp_path: Path) -> None:
@@ -41,19 +51,17 @@ def test_a_csv_table(tmp_path: Path) -> None:
 
 
 def test_a_parquet_table_with_images_in_it(tmp_path: Path) -> None:
-    content = {
+    columns = {
         "file": [b"\xff1", b"\xff2"],
         "text": ["a", "b"],
         "part": ["val"] * 2,
         "sky": ["x", None],
         "lane": [2, 1],
     }
-    plan = from_table(tmp_path, content)
+    plan = from_table(tmp_path, columns)
     assert plan.attributes == {"sky": ["x"], "lane": ["1", "2"]}
-    assert plan.splits["val"] == [
-        Entry("row-0000000", b"\xff1", "a", ("x", "2")),
-        Entry("row-0000001", b"\xff2", "b", (None, "1")),
-    ]
+    assert [entry.id for entry in plan.splits["val"]] == ["row-0000000", "row-0000001"]
+    assert content(plan) == {"val": [(b"\xff1", "a", ("x", "2")), (b"\xff2", "b", (None, "1"))]}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,7 @@ def test_a_table_of_another_format(tmp_path: Path) -> None:
     (tmp_path / "rows.xlsx").touch()
     (tmp_path / "map.yaml").write_text(MAP)
     with pytest.raises(UsageError, match=r"rows\.xlsx: has to end in \.csv, .*\.parquet, or one of those and \.gz"):
-        table([str(tmp_path / "rows.xlsx")], str(tmp_path / "map.yaml"))
+        read([str(tmp_path / "rows.xlsx")], str(tmp_path / "map.yaml"))
 
 
 WANT = {"train": [("a/1.jpg", "one, two", ("blue", "1"))], "test": [("b.jpg", "zwei ü", (None, "NA"))]}
@@ -100,7 +108,7 @@ OBJECTS = [
 
 
 def content(plan: Plan) -> dict[str, list[tuple[Any, ...]]]:
-    return {split: [(e.image, e.caption, e.labels) for e in entries] for split, entries in plan.splits.items()}
+    return {split: [(encoded(e.image), e.caption, e.labels) for e in entries] for split, entries in plan.splits.items()}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +134,7 @@ def content(plan: Plan) -> dict[str, list[tuple[Any, ...]]]:
 def test_tables_as_people_have_them(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)
     (tmp_path / "map.yaml").write_text(MAP)
-    assert content(table([str(tmp_path / name)], str(tmp_path / "map.yaml"))) == WANT
+    assert content(read([str(tmp_path / name)], str(tmp_path / "map.yaml"))) == WANT
 
 
 def test_a_parquet_file_of_the_hub(tmp_path: Path) -> None:
@@ -145,7 +153,7 @@ def test_a_parquet_file_of_the_hub(tmp_path: Path) -> None:
     for file in files:
         pq.write_table(made, file)
     (tmp_path / "map.yaml").write_text("{image: image, caption: caption, attributes: [kind, sky]}")
-    plan = table(files, str(tmp_path / "map.yaml"), images="/pictures")
+    plan = read(files, str(tmp_path / "map.yaml"), images="/pictures")
     assert plan.attributes == {"kind": ["coat", "shirt"], "sky": ["blue", "grey"]}
     rows = [
         (b"\xff1", "first", ("shirt", "blue")),
@@ -155,7 +163,7 @@ def test_a_parquet_file_of_the_hub(tmp_path: Path) -> None:
     assert content(plan) == {"train": rows, "val": rows}
     pq.write_table(made.set_column(2, "kind", pa.array([0, 1, 2])), files[0])
     with pytest.raises(UsageError, match="column 'kind' has class 2, and the schema names 2 classes"):
-        table(files, str(tmp_path / "map.yaml"))
+        read(files, str(tmp_path / "map.yaml"))
 
 
 def test_a_file_for_every_split_captions_that_are_made_and_another_root(tmp_path: Path) -> None:
@@ -163,23 +171,23 @@ def test_a_file_for_every_split_captions_that_are_made_and_another_root(tmp_path
         (tmp_path / f"{split}.csv").write_text("file,sky\n1.jpg,blue\n2.jpg,grey\n")
     (tmp_path / "map.yaml").write_text("{image: file, attributes: [sky], caption: 'a {sky} sky'}")
     rows = [f"{split}={tmp_path}/{split}.csv" for split in ("train", "validation")]
-    plan = table(rows, str(tmp_path / "map.yaml"), images="s3://bucket/pictures")
+    plan = read(rows, str(tmp_path / "map.yaml"), images="s3://bucket/pictures")
     want = [
         ("s3://bucket/pictures/1.jpg", "a blue sky", ("blue",)),
         ("s3://bucket/pictures/2.jpg", "a grey sky", ("grey",)),
     ]
     assert content(plan) == {"train": want, "val": want}
     (tmp_path / "map.yaml").write_text("{image: file, attributes: [sky]}")
-    assert table(rows, str(tmp_path / "map.yaml")).splits["val"][0].caption == "a photo, the sky is blue."
+    assert read(rows, str(tmp_path / "map.yaml")).splits["val"][0].caption == "a photo, the sky is blue."
     with pytest.raises(UsageError, match=r"--rows tain=.*'tain' has to be train, val, test"):
-        table([f"tain={tmp_path}/train.csv"], str(tmp_path / "map.yaml"))
+        read([f"tain={tmp_path}/train.csv"], str(tmp_path / "map.yaml"))
 
 
 def test_a_table_without_splits_is_dealt_and_groups_stay_together(tmp_path: Path) -> None:
     lines = [f"{i}.jpg,{('blue', 'grey')[i % 2]},drive-{i // 10}" for i in range(400)]
     (tmp_path / "rows.csv").write_text("\n".join(["file,sky,drive", *lines]))
     (tmp_path / "map.yaml").write_text("{image: file, attributes: [sky], group: drive}")
-    plan = table([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))
+    plan = read([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))
     drives = {split: {int(str(e.image)[:-4]) // 10 for e in rows} for split, rows in plan.splits.items()}
     assert (
         not drives["train"] & drives["val"]
@@ -190,11 +198,11 @@ def test_a_table_without_splits_is_dealt_and_groups_stay_together(tmp_path: Path
     lines = ["1.jpg,blue,nan,train", "2.jpg,blue,NaN,test", "3.jpg,blue, ,test", "4.jpg,blue,b,test"]
     (tmp_path / "rows.csv").write_text("\n".join(["file,sky,drive,split", *lines]))
     (tmp_path / "map.yaml").write_text("{image: file, attributes: [sky], group: drive, split: split}")
-    plan = table([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))  # whose rows without a drive are in none
+    plan = read([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))  # whose rows without a drive are in none
     assert [entry.group for rows in plan.splits.values() for entry in rows] == [None, None, None, "b"]
     (tmp_path / "rows.csv").write_text("\n".join(["file,sky,drive,split", "1.jpg,blue,a,train", "2.jpg,blue,a,test"]))
     with pytest.raises(UsageError, match=r"row-0000001: its group 'a' is in test, and with row-0000000 in train"):
-        table([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))
+        read([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))
 
 
 @settings(
@@ -212,5 +220,5 @@ def test_any_bytes_are_a_table_or_a_usage_error(tmp_path: Path, data: st.DataObj
     (tmp_path / f"rows{end}").write_bytes(content)
     (tmp_path / "map.yaml").write_text("{image: file, attributes: [sky]}")
     with contextlib.suppress(UsageError):
-        plan = table([str(tmp_path / f"rows{end}")], str(tmp_path / "map.yaml"))
+        plan = read([str(tmp_path / f"rows{end}")], str(tmp_path / "map.yaml"))
         assert all(entry.image and entry.caption for rows in plan.splits.values() for entry in rows)
