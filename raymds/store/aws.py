@@ -36,7 +36,7 @@ class StorageConfig:
 
     endpoint: str | None = None  # URL of an S3 service; null: AWS_ENDPOINT_URL, the profile's, or Amazon's
     region: str | None = None  # null: AWS_REGION, the profile's, or where the bucket is
-    profile: str | None = None  # of ~/.aws; null: AWS_PROFILE
+    profile: str | None = None  # of ~/.aws, before keys in variables; null: AWS_PROFILE
     anonymous: bool = False  # requests without a signature, for public buckets
     timeout: float = 10.0  # seconds without an answer until a request is given up
     retries: int = 3  # tries of a request before the store counts as gone
@@ -45,7 +45,7 @@ class StorageConfig:
 
 def pyarrow(bucket: str, config: StorageConfig) -> Any:
     """A pyarrow client for a bucket, with the keys of this moment."""
-    return _pyarrow(bucket, config, None if config.anonymous else _keys())
+    return _pyarrow(bucket, config, None if config.anonymous else _keys(config))
 
 
 def boto(config: StorageConfig) -> Any:
@@ -62,7 +62,7 @@ def _boto(config: StorageConfig) -> Any:
     signing = {"signature_version": UNSIGNED} if config.anonymous else {}
     options = Config(connect_timeout=2.0, read_timeout=5.0, retries={"total_max_attempts": 2}, **signing)
     where = {"endpoint_url": endpoint(config), "region_name": _region(config) or "us-east-1"}
-    return _session().create_client("s3", verify=_certificates(), config=options, **where)
+    return _session(config.profile).create_client("s3", verify=_certificates(config), config=options, **where)
 
 
 def forget() -> None:
@@ -78,16 +78,16 @@ def endpoint(config: StorageConfig) -> str | None:
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if os.environ.get(name):
             return names.check_endpoint(name, os.environ[name])
-    given = _session().get_scoped_config().get("endpoint_url")
+    given = _session(config.profile).get_scoped_config().get("endpoint_url")
     return names.check_endpoint("endpoint_url of the AWS profile", given) if given else None
 
 
-@functools.lru_cache(maxsize=1)
-def _session() -> Any:
+@functools.lru_cache(maxsize=4)
+def _session(profile: str | None) -> Any:
     import botocore.session  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
-    session = botocore.session.Session()
+    session = botocore.session.Session(profile=profile)
     try:
         session.get_scoped_config()
     except BotoCoreError as error:
@@ -95,12 +95,12 @@ def _session() -> Any:
     return session
 
 
-def _keys() -> Keys | None:
+def _keys(config: StorageConfig) -> Keys | None:
     """Keys that are valid now, None where there are none; UsageError where a role, SSO or a process gives none."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     try:
-        found = _session().get_credentials()
+        found = _session(config.profile).get_credentials()
         keys = found.get_frozen_credentials() if found else None
     except (BotoCoreError, ClientError, OSError, ValueError) as error:  # the last two of a credential_process
         raise UsageError(
@@ -111,12 +111,12 @@ def _keys() -> Keys | None:
 
 def _region(config: StorageConfig) -> str | None:
     found = (config.region, os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION"))
-    return next(filter(None, found), None) or _session().get_config_variable("region")
+    return next(filter(None, found), None) or _session(config.profile).get_config_variable("region")
 
 
-def _certificates() -> str | None:
+def _certificates(config: StorageConfig) -> str | None:
     """File of the certificates that are trusted (AWS_CA_BUNDLE, or the profile's ca_bundle); None: the system's."""
-    given: str | None = _session().get_config_variable("ca_bundle")
+    given: str | None = _session(config.profile).get_config_variable("ca_bundle")
     if given and not Path(given).is_file():
         raise UsageError(f"AWS_CA_BUNDLE={given}: no such file of certificates")
     return given
@@ -142,7 +142,7 @@ def _pyarrow(bucket: str, config: StorageConfig, keys: Keys | None) -> Any:
         options["region"] = _resolved(bucket)
     if keys:
         options |= dict(zip(("access_key", "secret_key", "session_token"), keys, strict=True))
-    style = _session().get_scoped_config().get("s3")
+    style = _session(config.profile).get_scoped_config().get("s3")
     return pafs.S3FileSystem(
         anonymous=config.anonymous,
         connect_timeout=min(_CONNECT, config.timeout),
@@ -150,7 +150,7 @@ def _pyarrow(bucket: str, config: StorageConfig, keys: Keys | None) -> Any:
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=config.retries),
         allow_delayed_open=True,  # one request for a small object
         proxy_options=_proxy(service or "https://s3.amazonaws.com"),
-        tls_ca_file_path=_certificates(),
+        tls_ca_file_path=_certificates(config),
         force_virtual_addressing=isinstance(style, dict) and style.get("addressing_style") == "virtual",
         **options,
     )

@@ -45,8 +45,6 @@ def configure(config: StorageConfig, tell: Callable[[Record], None] | None = Non
     """
     if config.endpoint:
         names.check_endpoint("storage.endpoint", config.endpoint)
-    if config.profile:
-        os.environ["AWS_PROFILE"] = config.profile
     _State.config, _State.tell, _State.patience = config, tell, config.patience if tell else 0.0
     aws.forget()
     _gcs.cache_clear()

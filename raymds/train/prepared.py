@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from raymds.config import Config, to_yaml
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
@@ -27,10 +29,10 @@ class Prepared:
     def outlook(self) -> str:
         """What the test split can show at all, and what chance does to the choice on val, in sentences."""
         select = self.config.select
-        found, names = counts(self.data, self.tasks), [task.name for task in self.tasks.protected]
-        val, test = ({name: found[split][name] for name in names} for split in SPLITS[1:])
+        val, test = (_examples(self.data, self.tasks, split) for split in SPLITS[1:])
         said = power.outlook(test, select.tolerance, select.confidence, select.require)
-        draws = _draws(self.config, self.data, self.tasks, found["train"][self.tasks.target.name])
+        positives = counts(self.data, self.tasks)["train"][self.tasks.target.name]
+        draws = _draws(self.config, self.data, self.tasks, positives)
         again = [
             f"A step draws {drawn} {name}, the train split has {there}: they come again within a step."
             for name, drawn, there in draws
@@ -68,6 +70,13 @@ def counts(data: DataSet, tasks: Tasks) -> dict[str, dict[str, int]]:
             for task in tasks.all
         }
     return found
+
+
+def _examples(data: DataSet, tasks: Tasks, split: str) -> dict[str, int]:
+    """Examples of each protected task as a certificate counts them: rows of one image or one group are one."""
+    loaded = data.load(split, tasks.vocabularies)
+    rows = {task.name: loaded.rows_of(task.attribute, task.label, task.where) for task in tasks.protected}
+    return {name: len(np.unique(loaded.unit[found])) for name, found in rows.items()}
 
 
 def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:

@@ -1,6 +1,7 @@
 """Rows that are alike, as those of a drive: kept in shards, in one split, counted once by a certificate."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ from raymds.config import Config
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.errors import UsageError
 from raymds.ingest.mix import mix
+from raymds.run import RunDirectory
 from raymds.scenes.render import ATTRIBUTES, BALANCED, render
-from raymds.tasks import resolve
+from raymds.tasks import Task, resolve
 from raymds.train.evaluate import evaluate, paired
 from raymds.train.net import open_net
+from raymds.train.prepared import Prepared
 
 SKY = {"sky": ["blue", "grey"]}
 
@@ -62,23 +65,36 @@ def test_a_group_in_two_splits_is_published_nowhere(tmp_path: Path) -> None:
 def test_a_certificate_counts_drives(config: Config, tmp_path: Path) -> None:
     """60 scenes of 20 drives: of each task as many units as drives show it, and means over them."""
     uri, attributes = str(tmp_path / "set"), {name: list(labels) for name, labels in ATTRIBUTES.items()}
-    scenes = [render(3, i, 64, BALANCED) for i in range(60)]
-    rows = []
-    for i, scene in enumerate(scenes):
-        buffer = io.BytesIO()
-        Image.fromarray(scene.pixels).save(buffer, "PNG")
-        rows.append(Row(f"{i}", buffer.getvalue(), "a scene", scene.attributes, f"drive {i % 20}"))
-    write_manifest(uri, attributes, {"test": [write_shard(uri, "test-0.parquet", rows, attributes)]}, {})
+    shards, scenes = {}, [render(3, i, 64, BALANCED) for i in range(60)]
+    for split, shown in {
+        "test": scenes,
+        "val": [render(4, i, 64, BALANCED) for i in range(40)],
+        "train": [render(5, 0, 64, BALANCED)],
+    }.items():
+        rows = []
+        for i, scene in enumerate(shown):
+            buffer = io.BytesIO()
+            Image.fromarray(scene.pixels).save(buffer, "PNG")
+            rows.append(Row(f"{split}-{i}", buffer.getvalue(), "a scene", scene.attributes, f"{split} {i % 20}"))
+        shards[split] = [write_shard(uri, f"{split}-0.parquet", rows, attributes)]
+    write_manifest(uri, attributes, shards, {})
     data = DataSet.open(uri)
     tasks = resolve(config.task, data.attributes)
     found = evaluate(open_net(config, tasks.heads), data.load("test", tasks.vocabularies), tasks, 0.05)
+
+    def seen(task: Task) -> list[int]:
+        label = tasks.classes[task.attribute][task.label]
+        return [i for i, scene in enumerate(scenes) if scene.attributes[task.attribute] == label]
+
     task = next(task for task in tasks.all if task.name == "timeofday:night")
-    shown = [i for i, scene in enumerate(scenes) if scene.attributes["timeofday"] == "night"]
-    assert found.rows(task).tolist() == shown
+    assert found.rows(task).tolist() == seen(task)
     right = found.correct(task)
-    drives = {i % 20: [bool(right[n]) for n, j in enumerate(shown) if j % 20 == i % 20] for i in shown}
+    drives = {i % 20: [bool(right[n]) for n, j in enumerate(seen(task)) if j % 20 == i % 20] for i in seen(task)}
     counts = paired(found, found, task, "error")
     assert counts.groups is not None
-    assert (counts.n, len(counts.groups.old)) == (len(shown), len(drives))
+    assert (counts.n, len(counts.groups.old)) == (len(seen(task)), len(drives))
     assert counts.old == pytest.approx(np.mean([np.mean(answers) for answers in drives.values()]))
     assert counts.delta == 0
+    units = [len({i % 20 for i in seen(task)}) for task in tasks.protected]
+    said = Prepared(config, RunDirectory(str(tmp_path / "run")), data, tasks).outlook
+    assert re.search(rf" with {min(units)} \(\S+( \S+)?\) to {max(units)} test images", said), said

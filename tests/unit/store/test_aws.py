@@ -94,15 +94,21 @@ def test_keys_of_a_role(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / "credentials").write_text("[base]\naws_access_key_id = AKBASE\naws_secret_access_key = s\n")
     role = "role_arn = arn:aws:iam::123456789012:role/reader\nsource_profile = base\nregion = eu-west-1\n"
     (tmp_path / "config").write_text(f"[profile reader]\n{role}")
-    monkeypatch.setenv("AWS_PROFILE", "base")  # undone at the end, as configure sets it
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKVARIABLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     objects.configure(StorageConfig(retries=1, profile="reader"))
     assert storage.read("s3://driving/a") == b"content"
     assert store.asked[0][2] == "AKBASE"  # of STS
-    assert {(key, token) for _, _, key, token in store.asked[1:]} == {("AKROLE", "role-token")}
+    travelled = pickle.dumps(objects.filesystem("s3://driving/a"))
+    objects.configure(StorageConfig())  # as in a process of Ray's that has no settings
+    filesystem, path = pickle.loads(travelled)
+    with filesystem.open_input_file(path) as file:
+        assert file.read() == b"content"
+    asked = [key for _, _, key, _ in store.asked if key != "AKBASE"]
+    assert asked and set(asked) == {"AKROLE"}
 
 
-def test_a_profile_that_is_not_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_PROFILE", "x")
+def test_a_profile_that_is_not_there(store: Store) -> None:
     objects.configure(StorageConfig(profile="nobody"))
     with pytest.raises(UsageError, match=r"\(nobody\) could not be found; check storage.profile"):
         storage.read("s3://driving/a")
