@@ -239,9 +239,18 @@ def located(config: Config) -> Config:
 
 
 def start_ray(show: Show) -> None:
-    """Join the cluster of RAY_ADDRESS or start a local one, with Ray's own output in its log files."""
+    """Join the cluster of RAY_ADDRESS or start a local one, with Ray's own output in its log files.
+
+    UsageError where RAY_ADDRESS is no cluster's that can be joined, RaymdsError where Ray does not start here.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
     if ray.is_initialized():
         return
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"RAY_ADDRESS={address}: is where jobs are submitted; a cluster is joined at HOST:6379, and not from a "
+            "machine outside it: unset it, or use raymds submit"
+        )
     show({"event": "phase", "phase": "starting Ray"})
     # A report returns when the controller has looked; its default of 2 s would be felt at every checkpoint.
     variables = {
@@ -254,8 +263,14 @@ def start_ray(show: Show) -> None:
     # A few small actors per run: no reason for the raylet to warn people on a laptop of too many processes.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(16, os.cpu_count() or 1)))
     # Processes of a cluster that is there don't inherit them. Where they do, those that Ray holds ready can be used.
-    environment = {"env_vars": variables} if os.environ.get("RAY_ADDRESS") else None
-    context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
+    environment = {"env_vars": variables} if address else None
+    try:
+        context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
+    except Exception as error:  # Ray's own are of every kind
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if address:
+            raise UsageError(f"RAY_ADDRESS={address}: no cluster of it can be joined: {said}") from None
+        raise RaymdsError(f"Ray does not start: {said}; its logs are in /tmp/ray/session_latest/logs") from None
     show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
 
 

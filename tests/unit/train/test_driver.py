@@ -1,0 +1,28 @@
+"""How Ray is joined or started, and what is said where it is not."""
+
+import pytest
+import ray
+
+from raymds.errors import RaymdsError, UsageError
+from raymds.train import driver
+
+
+@pytest.mark.parametrize(
+    ("address", "kind", "message"),
+    [
+        ("http://127.0.0.1:8265", UsageError, r"RAY_ADDRESS=http://127\.0\.0\.1:8265: is where jobs are submitted"),
+        ("10.0.0.1:6379", UsageError, r"RAY_ADDRESS=10\.0\.0\.1:6379: no cluster of it can be joined: timed out"),
+        ("", RaymdsError, r"Ray does not start: timed out; its logs are in "),
+    ],
+)
+def test_a_ray_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, address: str, kind: type[Exception], message: str
+) -> None:
+    def init(**_: object) -> None:
+        raise Exception("timed out\nand more")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(kind, match=message):
+        driver.start_ray(lambda record: None)
