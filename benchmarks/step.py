@@ -80,7 +80,7 @@ class Published:
 
     def __init__(self, config: Config, tasks: Tasks, *, constrained: bool) -> None:
         self.net = load_model(config.model.name, None, tasks.heads, None, 0)
-        self._learner, self._config, self._tasks = Learner(self.net, config.optim), config, tasks
+        self._learner, self._config, self._tasks = Learner(self.net, config), config, tasks
         self._constrained = constrained
         self._old: Tensor | None = None
         self._log_s: Tensor | None = None
@@ -133,27 +133,31 @@ def steps_of(config: Config, data: DataSet) -> tuple[dict[str, Callable[[Loaded]
     return kinds, loader
 
 
+def configured(folder: str, shape: Shape, model: str, steps: int) -> Config:
+    """The published rule on a data set of that shape, which is made there."""
+    settings = [
+        f"data.uri={data_set(folder, shape, load_model(model, None, [], None, 0).image_size)}",
+        f"model.name={model}",
+        "run.uri=none",
+        "task.target=kind:kind 0",
+        "task.protect=[kind]",
+        f"task.retained={shape.images}",
+        'task.prompts.kind="a photo of a {}."',
+        f"objective.batch={shape.pairs}",
+        f"constraints.tasks_per_step={shape.tasks}",
+        f"constraints.images_per_task={shape.images}",
+        f"optim.steps={steps + 3}",
+        "optim.warmup=1",
+        "select.average=0",
+    ]
+    published = ["solver=squared_hinge", "loss=cross_entropy", "units=absolute", "margin=0", "held_out=0", "beta=1"]
+    return load(Config, None, [*settings, *(f"constraints.{setting}" for setting in published)])
+
+
 def measure(shape: Shape, model: str, steps: int) -> dict[str, dict[str, float]]:
     """By kind of step: seconds, operations, and ratios to the published and the plain step, with their limits."""
     with tempfile.TemporaryDirectory() as folder:
-        size = load_model(model, None, [], None, 0).image_size
-        settings = [
-            f"data.uri={data_set(folder, shape, size)}",
-            f"model.name={model}",
-            "run.uri=none",
-            "task.target=kind:kind 0",
-            "task.protect=[kind]",
-            f"task.retained={shape.images}",
-            'task.prompts.kind="a photo of a {}."',
-            f"objective.batch={shape.pairs}",
-            f"constraints.tasks_per_step={shape.tasks}",
-            f"constraints.images_per_task={shape.images}",
-            f"optim.steps={steps + 3}",
-            "optim.warmup=1",
-            "select.average=0",
-        ]
-        published = ["solver=squared_hinge", "loss=cross_entropy", "units=absolute", "margin=0", "held_out=0", "beta=1"]
-        config = load(Config, None, [*settings, *(f"constraints.{setting}" for setting in published)])
+        config = configured(folder, shape, model, steps)
         kinds, loader = steps_of(config, DataSet.open(config.data.uri))
         times: dict[str, list[float]] = {name: [] for name in kinds}
         operations: dict[str, float] = {}

@@ -140,7 +140,7 @@ class SelectConfig:
 
 @dataclass
 class RunConfig:
-    """Where and on how much. All but uri and seed may be another when a stopped run goes on."""
+    """Where and on how much. All but uri, seed and precision may be another when a stopped run goes on."""
 
     uri: str = ""  # run directory
     workers: int = 1  # model replicas, one Ray Train worker each; 0: as many as the cluster has room for
@@ -149,6 +149,8 @@ class RunConfig:
     gpus_per_worker: float | None = None  # GPUs of each; 0: train on CPU; null: 1 where the cluster has any
     placement: str = "pack"  # pack: on as few machines as possible; spread: on as many
     autoscaling: bool = False  # the cluster starts machines on demand: what is missing now is waited for
+    micro_batch: int = 0  # images, and texts, that a worker has in memory with what their gradient needs; 0: all
+    precision: str | None = None  # of training: fp32, tf32, bf16; null: bf16 on GPUs, fp32 else; measured in fp32
     timeout: float = 600.0  # seconds that workers wait for one of them before they count it as lost
     max_failures: int = 3  # restarts after a lost worker before the run ends
     seed: int = 0  # of every random choice
@@ -304,6 +306,11 @@ def check(config: Config) -> None:
         )
     if limits.solver in BASELINES and isinstance(limits.beta, dict):
         raise UsageError(f"constraints.beta: has to be one number where constraints.solver is {limits.solver}")
+    if limits.solver in BASELINES and config.run.micro_batch:
+        raise UsageError(
+            f"run.micro_batch={config.run.micro_batch}: constraints.solver={limits.solver} looks at whole batches; "
+            "leave it out, or lower objective.batch"
+        )
     if 0 < config.run.workers < config.run.min_workers:
         raise UsageError(f"run.min_workers={config.run.min_workers}: is above run.workers={config.run.workers}")
     objective = config.objective

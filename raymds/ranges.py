@@ -116,6 +116,8 @@ RULES: list[Rule] = [
     ("run.min_workers", *_NOT_NEGATIVE),
     ("run.cpus_per_worker", *_POSITIVE),
     ("run.gpus_per_worker", lambda v: v is None or v >= 0, "has to be 0 or more, or null"),
+    ("run.micro_batch", *_NOT_NEGATIVE),
+    ("run.precision", lambda v: v in {None, "fp32", "tf32", "bf16"}, "has to be fp32, tf32 or bf16, or null"),
     ("run.placement", lambda v: v in {"pack", "spread"}, "has to be pack or spread"),
     ("run.timeout", *_POSITIVE),
     ("run.max_failures", *_NOT_NEGATIVE),

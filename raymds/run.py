@@ -68,14 +68,15 @@ class RunDirectory:
 
 
 def _settled(text: str, search: bool) -> list[str]:
-    """The lines of a config that decide what a run computes."""
+    """The lines of a config that decide what a run computes; those of older runs say no precision."""
     content = yaml.safe_load(text)
     content.pop("storage", None)
     if search:
         content.setdefault("search", {}).pop("concurrency", None)
     else:
         content.pop("search", None)
-    content["run"] = {"seed": content["run"]["seed"]}  # how its own directory is named may differ, too
+    # How its own directory is named may differ, too.
+    content["run"] = {"seed": content["run"]["seed"], "precision": content["run"].get("precision", "fp32")}
     for name in ("cache", "cache_size"):
         content["data"].pop(name, None)
     return yaml.safe_dump(content, sort_keys=False).splitlines()

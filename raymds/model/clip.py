@@ -19,6 +19,7 @@ from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
 from raymds.errors import UsageError
+from raymds.model import precision
 from raymds.model.files import read_weights
 from raymds.model.freeze import freeze
 from raymds.model.heads import HEADS, RANK, TaskHeads, trained_rank
@@ -94,11 +95,15 @@ class ClipWithHeads(nn.Module):
     def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
         """Raw uint8 pixels (B, 3, H, W) → (B, D)."""
         normal = (pixels_BCHW.to(self.heads.A.dtype) / 255 - self.mean) / self.std
-        return nn.functional.normalize(self.clip.visual(normal), dim=-1)
+        with precision.towers(self.mean.device):
+            features = self.clip.visual(normal)
+        return nn.functional.normalize(features.to(self.heads.A.dtype), dim=-1)
 
     def encode_text(self, tokens_UL: Tensor, row_T: Tensor, head_T: Tensor) -> Tensor:
         """Texts as (token row, head) pairs → (T, D). Equal token rows go through the tower once, for all heads."""
-        trunk_UW = self._trunk(tokens_UL)
+        with precision.towers(self.mean.device):
+            trunk_UW = self._trunk(tokens_UL)
+        trunk_UW = trunk_UW.to(self.heads.A.dtype)
         projected = self._projected(trunk_UW)
         return nn.functional.normalize(projected[row_T] + self.heads(trunk_UW[row_T], head_T), dim=-1)
 

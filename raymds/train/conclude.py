@@ -91,5 +91,6 @@ def effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
         "steps": config.optim.steps,
         "seconds": seconds,
         "workers": config.run.workers,
+        "precision": config.run.precision,
         "images_per_second": speeds[len(speeds) // 2] if speeds else None,
     }

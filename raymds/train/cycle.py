@@ -15,6 +15,7 @@ from raymds.data.sampler import Rows, Sampler
 from raymds.data.split import Split
 from raymds.method import constraints, contrastive, dist
 from raymds.model import ClipWithHeads, class_means
+from raymds.model.precision import trained_in
 from raymds.tasks import Tasks
 from raymds.train.baselines import TABLE, Context, fisher_information
 from raymds.train.evaluate import evaluate
@@ -44,7 +45,7 @@ class ConstrainedCycle:
         pairs = zip(self._average.parameters(), model.parameters(), strict=True) if self._average else ()
         self._averaged = list(pairs)
         model.freeze(config.model.freeze.image, config.model.freeze.text)
-        self._learner = Learner(model, config.optim)
+        self._learner = Learner(model, config)
         self._start = [p.detach().clone() for p in self._learner.parameters] if self._baseline else []
         self._fisher: list[Tensor] = []
         self._aggregator = aggregator(config, tasks, sampler)
@@ -65,7 +66,8 @@ class ConstrainedCycle:
         seen = self.sampler.seen
         rows = np.unique(np.concatenate(seen))
         temperature = self._config.constraints.temperature
-        old = evaluate(self.model, self._split, self.tasks, temperature, rows, substitutes=True)
+        with trained_in(self._config.run.precision):  # like for like
+            old = evaluate(self.model, self._split, self.tasks, temperature, rows, substitutes=True)
         self.old_losses = [
             old.values(task, self._config.constraints.loss, np.searchsorted(rows, retained))
             for task, retained in zip(self.tasks.protected, seen, strict=True)
@@ -79,6 +81,10 @@ class ConstrainedCycle:
 
     def step(self, loaded: Loaded) -> dict[str, Any]:
         """One step on this rank's share of the batch; DivergedError, on all ranks alike, where a loss is not finite."""
+        with trained_in(self._config.run.precision):
+            return self._step(loaded)
+
+    def _step(self, loaded: Loaded) -> dict[str, Any]:
         step, clock, baseline = loaded.batch.step, Stopwatch(self.model.mean.device), self._baseline
         with clock("forward"):
             local_sums = self._changes(loaded)
@@ -95,7 +101,7 @@ class ConstrainedCycle:
         with clock("backward"):
             losses = self._cross_entropies(loaded, examples, prompts, active)
             if measuring:  # before λ is used: the first step has no other scale
-                self._scale.measure(loaded.batch, active, surrogate, losses, self._learner.parameters)
+                self._scale.measure(loaded.batch, active, surrogate, losses, self._learner.gradient)
             multiplier = multiplier * self._aggregator.scale
             penalty = None
             if baseline:
@@ -201,15 +207,15 @@ class ConstrainedCycle:
         sentences, sentence_head = self.tasks.sentences(*wanted) if wanted else ([], [])
         tokens, row = distinct_tokens(self.model, loaded.captions + sentences)
         caption_head = caption_heads(self._config, self._split, self.tasks, batch.positive, batch.negative)
-        image, text = self._learner.forward(
-            torch.cat([loaded.pairs, loaded.examples[active]]).to(device),
+        image, text = self._learner.embed(
+            torch.cat([loaded.pairs, loaded.examples[active]]),
             tokens,
             row,
             torch.cat([caption_head, torch.tensor(sentence_head, dtype=torch.long)]).to(device),
         )
         captions, of_classes = text[: len(caption_head)], text[len(caption_head) :]
         sizes = [len(classes[name]) * len(self.tasks.prompts[name][0]) for name in wanted]
-        parts = zip(wanted, of_classes.split(sizes) if wanted else (), strict=True)
+        parts = zip(wanted, torch.split(of_classes, sizes) if wanted else (), strict=True)
         found = {name: class_means(part, len(classes[name])) for name, part in parts}
         none = image.new_zeros(max(map(len, classes.values())), image.shape[1])
         return image, captions, torch.cat([found.get(name, none[: len(classes[name])]) for name in classes])

@@ -1,10 +1,11 @@
 """From the config's section `constraints` to what a cycle needs: samples, aggregator, and the scale of λ."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raymds.config import Config
 from raymds.data.sampler import Batch, Rows, Sampler, hold_out, retain
@@ -14,7 +15,6 @@ from raymds.method.solvers import SOLVERS, Settings
 from raymds.method.verdict import of_task
 from raymds.tasks import Task, Tasks
 from raymds.train.baselines import TABLE
-from raymds.train.gradients import gradient
 
 _EVERY = 25  # steps between measurements of the scale
 _SIGNS = 9  # stream of random numbers, beside those of the sampler
@@ -64,18 +64,26 @@ class Scale:
         return self._wanted and step % _EVERY == 0
 
     def measure(
-        self, batch: Batch, active: Tensor, surrogate: Tensor, losses: Tensor, parameters: list[nn.Parameter]
+        self,
+        batch: Batch,
+        active: Tensor,
+        surrogate: Tensor,
+        losses: Tensor,
+        gradient: Callable[[Tensor], Tensor],
     ) -> None:
-        """`surrogate` and `losses` (a,) are this rank's: share of the objective, cross-entropies of active examples."""
+        """`surrogate` and `losses` (a,) are this rank's: share of the objective, cross-entropies of active examples.
+
+        `gradient`: the global gradient of a loss of which this rank's share is given.
+        """
         K, limits = len(batch.tasks), self._config.constraints
         random = np.random.Generator(
             np.random.Philox(np.random.SeedSequence((self._config.run.seed, _SIGNS, batch.step)))
         )
         signs = dict(zip(batch.tasks.tolist(), random.choice([-1.0, 1.0], K).tolist(), strict=True))
         sign_a = losses.new_tensor([signs[k] for k in batch.example_task[active.numpy()].tolist()])
-        objective = gradient(surrogate, parameters).norm()
+        objective = gradient(surrogate).norm()
         signed = (sign_a * losses).sum() * limits.temperature / limits.images_per_task
-        typical = gradient(signed, parameters).norm() / math.sqrt(K)
+        typical = gradient(signed).norm() / math.sqrt(K)
         if objective > 0 and typical > 0:
             self._aggregator.measured(len(self._aggregator.u) * float(objective / typical))
 

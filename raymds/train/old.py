@@ -39,6 +39,7 @@ def key(config: Config, data: str, device: torch.device) -> str:
         "retained": (config.constraints.loss, held),
         "seed": config.run.seed,
         "device": device.type,
+        "precision": config.run.precision,
         "code": code_digest(),
     }
     return storage.sha256(json.dumps(parts, sort_keys=True).encode())

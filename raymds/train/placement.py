@@ -18,6 +18,8 @@ def placed(config: Config, resources: Mapping[str, float], runs: int = 1) -> Con
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if run.gpus_per_worker is None:
         run.gpus_per_worker = 1.0 if gpus else 0.0
+    if run.precision is None:
+        run.precision = "bf16" if run.gpus_per_worker else "fp32"
     room = gpus / run.gpus_per_worker if run.gpus_per_worker else cpus / run.cpus_per_worker
     if run.workers == 0:
         positives = round(config.objective.batch * config.objective.positive_share)

@@ -12,6 +12,7 @@ from raymds.data.sampler import Sampler
 from raymds.data.split import Split
 from raymds.method import contrastive, dist
 from raymds.model import ClipWithHeads
+from raymds.model.precision import trained_in
 from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
 
 
@@ -21,18 +22,22 @@ class Pretraining:
     def __init__(self, model: ClipWithHeads, sampler: Sampler, config: Config) -> None:
         self.model = model
         self._sampler = sampler
-        self._temperature = config.objective.temperature
+        self._temperature, self._precision = config.objective.temperature, config.run.precision
         model.heads.requires_grad_(False)
         model.freeze(config.model.freeze.image, config.model.freeze.text)
-        self._learner = Learner(model, config.optim)
+        self._learner = Learner(model, config)
 
     def step(self, loaded: Loaded) -> dict[str, Any]:
         """One step on this rank's share of the batch."""
-        batch, clock, device = loaded.batch, Stopwatch(self.model.mean.device), self.model.mean.device
+        with trained_in(self._precision):
+            return self._step(loaded)
+
+    def _step(self, loaded: Loaded) -> dict[str, Any]:
+        batch, clock = loaded.batch, Stopwatch(self.model.mean.device)
         sizes = dist.shares(self._sampler.positives, dist.world_size())
         with clock("forward"):
             tokens, row = distinct_tokens(self.model, loaded.captions)
-            image, text = self._learner.forward(loaded.pairs.to(device), tokens, row, torch.full_like(row, -1))
+            image, text = self._learner.embed(loaded.pairs, tokens, row, torch.full_like(row, -1))
         with clock("exchange"):
             image, text = dist.all_gather_live(torch.cat([image, text], dim=1), sizes).chunk(2, 1)
         with clock("forward"):

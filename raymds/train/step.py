@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from raymds.config import OptimConfig
+from raymds.config import Config
 from raymds.data.loader import Loaded
 from raymds.errors import DivergedError
 from raymds.method import dist
 from raymds.model import ClipWithHeads
+from raymds.train.gradients import gradient
+from raymds.train.parts import Parts
 
 
 class Stopwatch:
@@ -41,20 +43,38 @@ class Stopwatch:
 class Learner:
     """A model under data parallelism with AdamW, linear warm-up, cosine decay and gradient clipping."""
 
-    def __init__(self, model: ClipWithHeads, config: OptimConfig) -> None:
+    def __init__(self, model: ClipWithHeads, config: Config) -> None:
         self.model = model
-        self.config = config
+        self.config = config.optim
+        self._micro_batch = config.run.micro_batch
+        self._parts: Parts | None = None  # of the present step, where it has more than one
         self.names = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.names.values())
         decayed = [p for name, p in self.names.items() if p.ndim >= 2 and name not in model.embeddings]
         others = [p for name, p in self.names.items() if p.ndim < 2 or name in model.embeddings]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.forward: torch.nn.Module = model
+        self.optimizer = torch.optim.AdamW(groups, lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True)
+        self._towers: torch.nn.Module = model
         if dist.active():
             # Without find_unused_parameters the buckets are laid out anew after the first step; a resumed run would
             # then add gradients in another order than one that never stopped.
-            self.forward = DistributedDataParallel(model, find_unused_parameters=True, forward_sync_buffers=False)
+            self._towers = DistributedDataParallel(model, find_unused_parameters=True, forward_sync_buffers=False)
+
+    def embed(self, pixels: Tensor, tokens: Tensor, row: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of a step's images (B, 3, S, S) and texts (as of `encode_text`), once a step: (B, D), (T, D)."""
+        size = self._micro_batch
+        self._parts = None
+        if not size or max(len(pixels), len(tokens)) <= size:
+            image, text = self._towers(pixels.to(self.model.mean.device), tokens, row, head)
+            return image, text
+        self._parts = Parts(self.model, size, pixels, (tokens, row, head))
+        return self._parts.image, self._parts.text
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """`gradients.gradient` of a loss of the step's embeddings."""
+        if self._parts is None or not loss.requires_grad:
+            return gradient(loss, self.parameters)
+        return dist.all_reduce_sum(torch.cat([g.flatten() for g in self._parts.gradient(loss, self.parameters)]))
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -69,6 +89,9 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             # Data parallelism averages gradients over ranks; the global gradient is their sum.
             (loss * dist.world_size()).backward()  # type: ignore[no-untyped-call]
+            if self._parts is not None:
+                self._parts.backward(self._towers)
+                self._parts = None
         with clock("optimiser"):
             norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
             if math.isfinite(norm):

@@ -19,7 +19,7 @@ from raymds.data import loader
 from raymds.data.sampler import Batch, Sampler
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
-from raymds.errors import StoppedError
+from raymds.errors import StoppedError, UsageError
 from raymds.method import dist
 from raymds.store import objects
 from raymds.store import uri as storage
@@ -139,7 +139,26 @@ def _started(payload: dict[str, Any]) -> Iterator[tuple[Config, Emit, torch.devi
     objects.configure(config.storage)
     with Emit(config, payload["monitor"]) as emit:
         objects.configure(config.storage, emit.aside)
-        yield config, emit, torch.device(ray.train.torch.get_device())
+        try:
+            yield config, emit, torch.device(ray.train.torch.get_device())
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+                raise
+            # It would come again: no worker is started anew.
+            first = str(error).strip().splitlines()[0]
+            raise UsageError(f"run.micro_batch={config.run.micro_batch}: {_smaller(config)}: {first}") from None
+
+
+def _smaller(config: Config) -> str:
+    """What to lower where memory does not hold a step."""
+    ranks, limits = dist.world_size(), config.constraints
+    tasks = 0 if limits.tasks_per_step == "all" else limits.tasks_per_step * limits.images_per_task
+    images = -(-(config.objective.batch + tasks) // ranks)
+    now = config.run.micro_batch or images
+    return (
+        f"a worker has no memory for a step with {now} images at a time; set run.micro_batch={max(1, now // 4)}, "
+        "which gives the same gradients"
+    )
 
 
 def _resume(config: Config, training: Training, emit: Emit) -> int:

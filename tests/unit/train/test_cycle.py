@@ -80,6 +80,30 @@ def test_every_constraint_of_the_unchanged_model_is_exactly_zero(build: Build) -
             assert sums[1].sum() == len(share.examples)
 
 
+@every_tower
+def test_so_it_is_in_bf16_which_changes_a_gradient_little_and_no_measurement(
+    build: Build, config: Config, train: Split, tasks: Tasks
+) -> None:
+    rows, temperature = np.arange(30), config.constraints.temperature
+    found: dict[str, list[torch.Tensor]] = {}
+    for precision in ("fp32", "bf16"):
+        config.run.precision = precision
+        training, loader = build()
+        training.measure_old()
+        measured = evaluate(training.model, train, tasks, temperature, rows)
+        assert all(value == 0 for value in training.step(loader.get(0))["h"].values())
+        gradient = torch.cat([p.grad.flatten() for p in training._learner.parameters if p.grad is not None])
+        found[precision] = [
+            gradient,
+            *training.old_losses,
+            *(torch.tensor(x).nan_to_num() for x in measured.loss.values()),
+        ]
+    (exact, *old), (rough, *old_rough) = found.values()
+    assert 0.999 < float(torch.cosine_similarity(exact, rough, dim=0)) < 1
+    assert not torch.equal(old[0], old_rough[0])  # of the examples, measured as the steps measure them
+    assert all(torch.equal(value, old_rough[i]) for i, value in enumerate(old) if i >= len(tasks.protected))
+
+
 def _cut(loaded: Loaded, count: int) -> Loaded:
     batch = loaded.batch
     cut = type(batch)(

@@ -1,0 +1,90 @@
+"""A step's images and texts through the towers in parts: the memory of one part, the gradient of the whole.
+
+A contrastive loss needs all embeddings of a batch at once, but not their graphs. So everything is embedded without a
+graph first; the loss is a function of those embeddings; then each part is embedded again, with its graph, and the
+loss's gradient at its embeddings is pulled through it (arXiv:2101.06983). A row depends on no other row, and the towers
+draw nothing at random, so both passes give the same embeddings.
+
+Legend of shapes: B images, U distinct token rows, L tokens, T texts, D embedding width.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from raymds.model import ClipWithHeads
+
+
+class Parts:
+    """One step's inputs in parts, and their embeddings, which a loss may be made of."""
+
+    def __init__(self, model: ClipWithHeads, size: int, pixels: Tensor, texts: tuple[Tensor, Tensor, Tensor]) -> None:
+        """`pixels` (B, 3, S, S) on any device; `texts`: tokens (U, L), rows (T,), heads (T,) as of `encode_text`.
+
+        A part has at most `size` images and `size` token rows.
+        """
+        self._model = model
+        self._pixels, (self._tokens, self._row, self._head) = pixels, texts
+        count = -(-max(len(pixels), len(self._tokens)) // size)
+        # The first part is the last of a step, which ranks exchange gradients with: it has a row of everything.
+        self._images = torch.arange(len(pixels)).tensor_split(count)
+        self._rows = torch.arange(len(self._tokens)).tensor_split(count)
+        self._texts = [self._of_rows(rows) for rows in self._rows]
+        with torch.no_grad():
+            found = [model(*self._inputs(part)) for part in range(count)]
+        image, text = (
+            found[0][0].new_empty(len(pixels), found[0][0].shape[1]),
+            found[0][1].new_empty(len(self._row), found[0][1].shape[1]),
+        )
+        for part, (some_image, some_text) in enumerate(found):
+            image[self._images[part]] = some_image[: len(self._images[part])]
+            text[self._texts[part]] = some_text
+        self.image, self.text = image.requires_grad_(), text.requires_grad_()  # (B, D), (T, D)
+
+    def backward(self, towers: nn.Module) -> None:
+        """Add to the parameters' gradients what the embeddings' say; `towers`: the model, or data parallelism of it."""
+        vectors = self._whole(self.image.grad, self.text.grad)
+        for part in reversed(range(len(self._images))):
+            alone = isinstance(towers, DistributedDataParallel) and part > 0
+            with towers.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
+                torch.autograd.backward(towers(*self._inputs(part)), self._vectors(part, vectors))
+
+    def gradient(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Gradient by parameter of a loss of the embeddings, this rank's part of it; the loss's graph stays."""
+        found = torch.autograd.grad(loss, (self.image, self.text), retain_graph=True, allow_unused=True)
+        vectors, total = self._whole(*found), [torch.zeros_like(p) for p in parameters]
+        for part in range(len(self._images)):
+            outputs = self._model(*self._inputs(part))
+            pulled = torch.autograd.grad(outputs, parameters, self._vectors(part, vectors), allow_unused=True)
+            for i, own in enumerate(pulled):
+                if own is not None:
+                    total[i] += own
+        return total
+
+    def _of_rows(self, rows: Tensor) -> Tensor:
+        """The texts whose tokens are among these rows."""
+        if not len(rows):
+            return rows
+        first, last = int(rows[0]), int(rows[-1])
+        return ((self._row >= first) & (self._row <= last)).nonzero()[:, 0]
+
+    def _inputs(self, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the towers take of a part; a row that counts for nothing where a tower has none of its own."""
+        device, first = self._model.mean.device, self._images[part].new_zeros(1)
+        images, rows, texts = self._images[part], self._rows[part], self._texts[part]
+        pixels = self._pixels[images if len(images) else first].to(device, non_blocking=True)
+        start = int(rows[0]) if len(rows) else 0
+        return pixels, self._tokens[rows if len(rows) else first], self._row[texts] - start, self._head[texts]
+
+    def _vectors(self, part: int, vectors: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """The gradients at a part's outputs."""
+        image, texts = vectors[0][self._images[part]], vectors[1][self._texts[part]]
+        return [image if len(image) else vectors[0].new_zeros(1, vectors[0].shape[1]), texts]
+
+    def _whole(self, image: Tensor | None, text: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gradients at all embeddings: 0 where the loss does not depend on them."""
+        none_image, none_text = torch.zeros_like(self.image), torch.zeros_like(self.text)
+        return none_image if image is None else image, none_text if text is None else text
