@@ -139,26 +139,7 @@ def _started(payload: dict[str, Any]) -> Iterator[tuple[Config, Emit, torch.devi
     objects.configure(config.storage)
     with Emit(config, payload["monitor"]) as emit:
         objects.configure(config.storage, emit.aside)
-        try:
-            yield config, emit, torch.device(ray.train.torch.get_device())
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
-                raise
-            # It would come again: no worker is started anew.
-            first = str(error).strip().splitlines()[0]
-            raise UsageError(f"run.micro_batch={config.run.micro_batch}: {_smaller(config)}: {first}") from None
-
-
-def _smaller(config: Config) -> str:
-    """What to lower where memory does not hold a step."""
-    ranks, limits = dist.world_size(), config.constraints
-    tasks = 0 if limits.tasks_per_step == "all" else limits.tasks_per_step * limits.images_per_task
-    images = -(-(config.objective.batch + tasks) // ranks)
-    now = config.run.micro_batch or images
-    return (
-        f"a worker has no memory for a step with {now} images at a time; set run.micro_batch={max(1, now // 4)}, "
-        "which gives the same gradients"
-    )
+        yield config, emit, torch.device(ray.train.torch.get_device())
 
 
 def _resume(config: Config, training: Training, emit: Emit) -> int:
@@ -200,7 +181,8 @@ def _loop(
         told = emit.beat(step + 1)
         loaded = source.get(step)
         waited = time.perf_counter() - begin
-        metrics = training.step(loaded)
+        with _memory(config, len(loaded.pairs) + len(loaded.examples)):
+            metrics = training.step(loaded)
         metrics["seconds"] = {"data": waited, **metrics["seconds"]}
         stop = _over_ranks(metrics, told, time.perf_counter() - begin, sampler.batch(step), training.model.mean.device)
         emit({"event": "step", "step": step + 1, **metrics})
@@ -215,6 +197,21 @@ def _loop(
             ray.train.get_all_reported_checkpoints()  # returns when the last one is written
             raise StoppedError(f"stopped after step {step + 1}, in a checkpoint; the same command goes on from there")
     source.close()
+
+
+@contextmanager
+def _memory(config: Config, images: int) -> Iterator[None]:
+    """Too little memory for a step of so many images as a UsageError: it would come again after a restart."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        now = config.run.micro_batch or images
+        raise UsageError(
+            f"run.micro_batch={config.run.micro_batch}: a worker has no memory for {now} images at a time; set "
+            f"run.micro_batch={max(1, now // 4)}, which gives the same gradients: {str(error).strip().splitlines()[0]}"
+        ) from None
 
 
 def _over_ranks(metrics: dict[str, Any], told: bool, seconds: float, batch: Batch, device: torch.device) -> bool:

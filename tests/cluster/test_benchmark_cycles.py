@@ -39,3 +39,15 @@ def test_cycles_of_the_benchmarks_run_at_their_smallest(cluster: None, tmp_path:
     command = [sys.executable, str(FOLDER / "search_cycles.py"), *searched, "--trials", "2", "--json", str(out)]
     subprocess.run(command, check=True)
     assert json.loads(out.read_text())["trials"] == 2
+
+
+def test_benchmarks_of_ranks_checkpoints_and_loaders_run_at_their_smallest(tmp_path: Path) -> None:
+    jobs = {
+        "scaling": ["--steps", "1"],
+        "checkpoints": ["--steps", "120"],
+        "loader": ["--images", "64", "--batch", "16", "--repeats", "1"],
+    }
+    for name, arguments in jobs.items():
+        out = tmp_path / f"{name}.json"
+        subprocess.run([sys.executable, str(FOLDER / f"{name}.py"), *arguments, "--json", str(out)], check=True)
+        assert json.loads(out.read_text())

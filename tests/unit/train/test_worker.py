@@ -12,7 +12,7 @@ import torch
 
 from raymds.config import Config
 from raymds.data.shards import DataSet
-from raymds.errors import StoppedError
+from raymds.errors import StoppedError, UsageError
 from raymds.method.verdict import refusal
 from raymds.model import load
 from raymds.run import RunDirectory
@@ -156,3 +156,24 @@ def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
     worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
     assert [report.metrics["step"] for report in ending.candidates_kept()] == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_a_step_without_memory_says_which_number_to_lower(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A user's error, which ends a run at once: it would come again."""
+
+    def step(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(worker.cycle.ConstrainedCycle, "step", step)
+    said = r"run\.micro_batch=0: a worker has no memory for 55 images at a time; set run\.micro_batch=13, "
+    with pytest.raises(UsageError, match=said):
+        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
