@@ -50,15 +50,15 @@ class Parts:
         for part in reversed(range(len(self._images))):
             alone = isinstance(towers, DistributedDataParallel) and part > 0
             with towers.no_sync() if alone else contextlib.nullcontext():  # type: ignore[operator]
-                torch.autograd.backward(towers(*self._inputs(part)), self._vectors(part, vectors))
+                torch.autograd.backward(*self._pulled(towers, part, vectors))
 
     def gradient(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         """Gradient by parameter of a loss of the embeddings, this rank's part of it; the loss's graph stays."""
         found = torch.autograd.grad(loss, (self.image, self.text), retain_graph=True, allow_unused=True)
         vectors, total = self._whole(*found), [torch.zeros_like(p) for p in parameters]
         for part in range(len(self._images)):
-            outputs = self._model(*self._inputs(part))
-            pulled = torch.autograd.grad(outputs, parameters, self._vectors(part, vectors), allow_unused=True)
+            outputs, at = self._pulled(self._model, part, vectors)
+            pulled = torch.autograd.grad(outputs, parameters, at, allow_unused=True)
             for i, own in enumerate(pulled):
                 if own is not None:
                     total[i] += own
@@ -79,10 +79,14 @@ class Parts:
         start = int(rows[0]) if len(rows) else 0
         return pixels, self._tokens[rows if len(rows) else first], self._row[texts] - start, self._head[texts]
 
-    def _vectors(self, part: int, vectors: tuple[Tensor, Tensor]) -> list[Tensor]:
-        """The gradients at a part's outputs."""
-        image, texts = vectors[0][self._images[part]], vectors[1][self._texts[part]]
-        return [image if len(image) else vectors[0].new_zeros(1, vectors[0].shape[1]), texts]
+    def _pulled(
+        self, towers: nn.Module, part: int, vectors: tuple[Tensor, Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """A part's embeddings with their graph, but for those of a frozen tower, and the gradients at them."""
+        image, text = vectors[0][self._images[part]], vectors[1][self._texts[part]]
+        at = image if len(image) else vectors[0].new_zeros(1, vectors[0].shape[1]), text
+        live = [pair for pair in zip(towers(*self._inputs(part)), at, strict=True) if pair[0].requires_grad]
+        return [output for output, _ in live], [vector for _, vector in live]
 
     def _whole(self, image: Tensor | None, text: Tensor | None) -> tuple[Tensor, Tensor]:
         """Gradients at all embeddings: 0 where the loss does not depend on them."""
