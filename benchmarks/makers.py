@@ -19,7 +19,7 @@ from raymds.ingest import ingest
 from raymds.ingest.spool import Spool
 from raymds.ingest.table import table as read_table
 from raymds.scenes import dataset as drawn
-from raymds.train import driver
+from raymds.train.cluster import start_ray
 
 RARE = 0.01  # share of a rare class in what an old model is made from
 OLD_SEED = 10_000  # pictures drawn for an old model are others than those it is developed and tested on
@@ -105,7 +105,7 @@ def write_set(uri: Path, shown: pictures.Pictures, splits: Mapping[str, Rows]) -
     pq.write_table(pa.Table.from_pylist(rows), table, compression="NONE")
     names = {"image": "picture", "caption": "text", "split": "part", "attributes": list(shown.labels)}
     columns.write_text(yaml.safe_dump(names))
-    driver.start_ray(silent)
+    start_ray(silent)
     config = load(IngestConfig, None, ["resize=0", "rows_per_shard=1000"])
     with Spool(f"{uri}/ingest/images") as spool:
         ingest.run(str(uri), read_table([str(table)], str(columns), spool), config, silent)

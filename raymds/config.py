@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
-from raymds.method.baselines import BASELINES
+from raymds.method.solvers import BASELINES
 from raymds.ranges import RULES, reads
 from raymds.store import uri as storage
 from raymds.store.aws import StorageConfig

@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from raymds.method.baselines import BASELINES
 from raymds.method.constraints import LOSSES
-from raymds.method.solvers import SOLVERS
+from raymds.method.solvers import BASELINES, SOLVERS
 from raymds.method.verdict import VERDICTS
 
 METHODS = (*SOLVERS, *BASELINES)

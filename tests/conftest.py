@@ -17,6 +17,7 @@ from raymds.scenes.render import ATTRIBUTES, BALANCED, render
 from raymds.store import uri as storage
 from raymds.tasks import resolve
 from raymds.train import driver
+from raymds.train.cluster import start_ray
 from raymds.train.evaluate import label_sets
 from raymds.train.measure import certify_models
 from tests.s3.servers import CREDENTIALS
@@ -105,7 +106,7 @@ def cluster() -> Iterator[None]:
             environment.setenv(name, value)
         # A process more per run, which takes seconds to start, and no test of this cluster drains a node.
         environment.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        driver.start_ray(silent)
+        start_ray(silent)
         yield
         ray.shutdown()
 

@@ -95,11 +95,11 @@ def _ingest_config(options: argparse.Namespace) -> IngestConfig:
 
 def _ingest(options: argparse.Namespace, terminal: Terminal, plan: Any, config: IngestConfig) -> int:
     from raymds.ingest import ingest
-    from raymds.train import driver
+    from raymds.train.cluster import start_ray
 
     for line in plan.said:
         terminal.say(line)
-    driver.start_ray(terminal.show)
+    start_ray(terminal.show)
     data = ingest.run(options.out, plan, config, terminal.show)
     return _made(options.out, data, terminal, broken=data.source["broken"])
 

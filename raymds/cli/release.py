@@ -39,9 +39,9 @@ def classify(options: argparse.Namespace, terminal: Terminal) -> int:
     items = images.find(options.images, options.split)
     spread = bool(os.environ.get("RAY_ADDRESS"))
     if spread:
-        from raymds.train import driver
+        from raymds.train.cluster import start_ray
 
-        driver.start_ray(terminal.show)
+        start_ray(terminal.show)
     table = classifying.classify(options.model, model, items, terminal.show, on_ray=spread)
     broken = len(table) - table["error"].null_count
     if options.out:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from raymds.method import dist
-
 Rows = NDArray[np.int64]
 
 _POSITIVE, _NEGATIVE, _TASKS, _RETAINED, _EXAMPLES = range(5)  # streams of random numbers
@@ -35,7 +33,7 @@ class Batch:
     held: Rows | None = None  # (K·b,) likewise: those that λ is measured on, where they are others
 
     def share(self, rank: int, ranks: int) -> "Batch":
-        """This rank's contiguous slices; the sizes are `dist.shares`."""
+        """This rank's contiguous slices; the sizes are those of `shares`."""
         return replace(
             self,
             positive=_slice(self.positive, rank, ranks),
@@ -182,7 +180,12 @@ def _permutation(n: int, key: tuple[int, ...]) -> Rows:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(n)
 
 
+def shares(n: int, ranks: int) -> list[int]:
+    """Sizes of the contiguous slices in which `n` rows are dealt to `ranks` ranks; they differ by at most one."""
+    return [(r + 1) * n // ranks - r * n // ranks for r in range(ranks)]
+
+
 def _slice(rows: Rows, rank: int, ranks: int) -> Rows:
-    sizes = dist.shares(len(rows), ranks)
+    sizes = shares(len(rows), ranks)
     start = sum(sizes[:rank])
     return rows[start : start + sizes[rank]]

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BASELINES = ("gem", "wccl", "lwf", "focal_distillation", "ewc")  # each has its row in train/baselines.py
 _SMALLEST = 1e-12  # of an eigenvalue, relative to the largest
 
 

@@ -3,10 +3,13 @@
 Legend of shapes: B examples, C classes of a label set, m protected tasks.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # as in `solvers`
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class TaskLoss:
 
     def levels(self, new_B: Tensor, old_B: Tensor) -> tuple[Tensor, Tensor]:
         """Losses (old, new) from both models' values per example; h averages their difference, exactly 0 for equals."""
-        return (old_B, new_B) if self.gains else (torch.zeros_like(old_B), (new_B - old_B).clamp(min=0))
+        return (old_B, new_B) if self.gains else (old_B.new_zeros(old_B.shape), (new_B - old_B).clamp(min=0))
 
     def change(self, new_B: Tensor, old_B: Tensor) -> Tensor:
         """Each example's part of h from its values under the new and the old model: (B,), (B,) → (B,)."""
@@ -45,7 +48,7 @@ LOSSES: dict[str, TaskLoss] = {
 
 def zero_shot_losses(cosine_BC: Tensor, label_B: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of each example: softmax over cosines/τ₀ with the label set's prompts, METHOD (1); returns (B,)."""
-    return torch.nn.functional.cross_entropy(cosine_BC / temperature, label_B, reduction="none")
+    return -(cosine_BC / temperature).log_softmax(dim=1).gather(1, label_B[:, None])[:, 0]
 
 
 def wrong(cosine_BC: Tensor, label_B: Tensor) -> Tensor:
@@ -55,9 +58,9 @@ def wrong(cosine_BC: Tensor, label_B: Tensor) -> Tensor:
 
 def task_sums(change_B: Tensor, task_B: Tensor, tasks: int) -> Tensor:
     """Per task the sum of the changes, the number of examples, the sum of squares: (B,), (B,) → (3, m) in fp64."""
-    sums = torch.zeros(3, tasks, dtype=torch.float64, device=change_B.device)
     change_B = change_B.double()
-    for row, value_B in zip(sums, (change_B, torch.ones_like(change_B), change_B**2), strict=True):
+    sums = change_B.new_zeros(3, tasks)
+    for row, value_B in zip(sums, (change_B, change_B.new_ones(change_B.shape), change_B**2), strict=True):
         row.index_add_(0, task_B, value_B)
     return sums
 
@@ -67,5 +70,5 @@ def track(u: Tensor, h: Tensor, gamma: float) -> Tensor:
 
     NaN in `h` means that the task was not sampled and keeps its u; NaN in `u`, never seen before: starts at ĥ.
     """
-    mixed = torch.where(u.isnan(), h, (1 - gamma) * u + gamma * h)
-    return torch.where(h.isnan(), u, mixed)
+    mixed = h.where(u.isnan(), (1 - gamma) * u + gamma * h)
+    return u.where(h.isnan(), mixed)

@@ -25,11 +25,6 @@ def world_size() -> int:
     return td.get_world_size() if active() else 1
 
 
-def shares(n: int, ranks: int) -> list[int]:
-    """Sizes of the contiguous slices in which `n` rows are dealt to `ranks` ranks; they differ by at most one."""
-    return [(r + 1) * n // ranks - r * n // ranks for r in range(ranks)]
-
-
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum of `x` over the ranks, same shape, detached."""
     x = x.detach().clone()

@@ -3,11 +3,22 @@
 A new solver is a function here and its row in `SOLVERS`; nothing else knows them one by one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a config is checked by these tables in every command, most of which need no torch
+    from torch import Tensor
+
+BASELINES = (
+    "gem",
+    "wccl",
+    "lwf",
+    "focal_distillation",
+    "ewc",
+)  # no rules for λ; each has its row in train/baselines.py
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Settings:
     highest: float = float("inf")  # μ, λ of the rules that remember one
 
 
-Rule = Callable[[Seen, Tensor, Settings], tuple[Tensor, Tensor]]  # seen, μ, settings → λ, μ for the next step
+Rule = Callable[["Seen", "Tensor", "Settings"], "tuple[Tensor, Tensor]"]  # seen, μ, settings → λ, μ for the next step
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,7 @@ def pi(seen: Seen, mu: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
 
 def multiplicative(seen: Seen, mu: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """λ = μ ← μ·exp(η·u) within [lowest, highest] (GECO, arXiv:1810.00597)."""
-    multiplier = (mu * torch.exp(settings.eta * seen.u)).clamp(settings.lowest, settings.highest)
+    multiplier = (mu * (settings.eta * seen.u).exp()).clamp(settings.lowest, settings.highest)
     return multiplier, multiplier
 
 
@@ -83,7 +94,7 @@ def regularize(seen: Seen, mu: Tensor, settings: Settings) -> tuple[Tensor, Tens
 
 def none(seen: Seen, mu: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """λ = 0: plain contrastive finetuning (baseline "FLYP")."""
-    return torch.zeros_like(seen.u), mu
+    return seen.u.new_zeros(seen.u.shape), mu
 
 
 SOLVERS: dict[str, Solver] = {

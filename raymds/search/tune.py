@@ -22,8 +22,8 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, check_per_task, resolve
 from raymds.train import driver, ending
+from raymds.train.cluster import Show, resources, start_ray
 from raymds.train.conclude import effort, old_outcome
-from raymds.train.driver import Show
 from raymds.train.placement import concurrent
 from raymds.train.prepared import Prepared, check_examples
 
@@ -71,7 +71,7 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     space = parse(config)
     tasks = _check_ends(config, space, data)
-    config, at_once = concurrent(config, driver.resources(show))
+    config, at_once = concurrent(config, resources(show))
     driver.preflight(config, data, tasks.heads, show)
     run.check(config, search=True)
     return Prepared(config, run, data, tasks), space, at_once
@@ -100,7 +100,7 @@ def _reading(config: Config) -> Config:
 
 def _run(book: Book, config: Config, at_once: int, show: Show) -> None:
     """Run what the book asks for, until it asks for nothing more or somebody wishes the search to stop."""
-    driver.start_ray(show)
+    start_ray(show)
     proposals = _Proposals(book)
     # The processes of trials need no CPU of their own: with one each, workers would wait for them for ever.
     trial = tune.with_resources(_trial, {"node:__internal_head__": 1e-4})

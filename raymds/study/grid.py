@@ -14,7 +14,7 @@ from ray.tune.search import BasicVariantGenerator
 from raymds.config import Config
 from raymds.errors import RaymdsError, StoppedError
 from raymds.train import driver
-from raymds.train.driver import Show
+from raymds.train.cluster import Show, start_ray
 
 _LOOK = 5.0  # seconds between two looks at how far the jobs are
 _TELL = 1.0  # seconds between two words of a job about it
@@ -34,7 +34,7 @@ Ended = Callable[[str, str | None], None]  # told a job's name and how it failed
 
 def run(jobs: Mapping[str, Work], at_once: int, ended: Ended, show: Show) -> bool:
     """Run the jobs, so many at a time; whether they were asked to stop, and those that ran have a checkpoint."""
-    driver.start_ray(show)
+    start_ray(show)
     switch = cast(Any, ray.remote(num_cpus=0)(_Switch)).remote()
     grid = BasicVariantGenerator(max_concurrent=at_once)
     failures = max(work.config.run.max_failures for work in jobs.values())

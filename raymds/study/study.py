@@ -12,7 +12,7 @@ from raymds.study.plan import Cell, Job, Plan, Setting, Trial, named
 from raymds.study.results import Results
 from raymds.tasks import check_per_task, resolve
 from raymds.train import driver
-from raymds.train.driver import Show
+from raymds.train.cluster import Show, resources
 from raymds.train.placement import concurrent
 from raymds.train.prepared import check_examples
 
@@ -28,7 +28,7 @@ def prepare(plan: Plan, show: Show) -> dict[str, Any]:
     storage.check_writable(plan.uri)
     prepared: dict[tuple[str, str, str], Any] = {}
     at_once = []
-    cluster = driver.resources(show)
+    cluster = resources(show)
     for job, config in configs.items():
         key = job.data, job.target, job.method
         try:
@@ -82,7 +82,7 @@ def conduct(plan: Plan, show: Show) -> dict[str, Any]:
 
 def _round(results: Results, left: dict[Job, Config], show: Show) -> bool:
     """Run the jobs that can run now; whether somebody wished the study to stop."""
-    plan, cluster = results.plan, driver.resources(show)
+    plan, cluster = results.plan, resources(show)
     shared = storage.join(plan.uri, "old")
     jobs = {job.path: job for job in left}
     work, at_once = {}, []

@@ -1,6 +1,6 @@
 """Methods that people compare with and that are no rule for λ alone; their mathematics: `method/baselines.py`.
 
-A new one is a function here and its row in `TABLE`, with its name in `method.baselines.BASELINES`.
+A new one is a function here and its row in `TABLE`, with its name in `method.solvers.BASELINES`.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raymds.config import Config
 from raymds.data.loader import Loaded, clean_pixels
-from raymds.data.sampler import Rows, spread
+from raymds.data.sampler import Rows, shares, spread
 from raymds.data.split import Split
 from raymds.method import baselines, constraints, dist
 from raymds.model import ClipWithHeads, class_means
@@ -77,7 +77,7 @@ def wccl(context: Context) -> Tensor:
     tokens, row = distinct_tokens(context.model, captions)
     text = context.model.encode_text(tokens, row, torch.full_like(row, -1))
     settings, batch = context.config, context.loaded.batch
-    sizes = dist.shares(len(batch.tasks) * settings.constraints.images_per_task, dist.world_size())
+    sizes = shares(len(batch.tasks) * settings.constraints.images_per_task, dist.world_size())
     # Ranks tell each other which captions are equal by digests.
     digests = [int.from_bytes(hashlib.sha256(caption.encode()).digest()[:7], "little") for caption in captions]
     number = dist.all_gather(torch.tensor(digests, dtype=torch.int64, device=text.device), sizes)
@@ -125,7 +125,7 @@ def fisher_information(
 ) -> list[Tensor]:
     """Diagonal of the empirical Fisher information over a few retained examples of each task, by trained parameter."""
     examples = [(k, int(row)) for k, rows in enumerate(retained) for row in spread(rows, FISHER)]
-    sizes, device = dist.shares(len(examples), dist.world_size()), model.mean.device
+    sizes, device = shares(len(examples), dist.world_size()), model.mean.device
     begin = sum(sizes[: dist.rank()])
     parameters = [p for p in model.parameters() if p.requires_grad]
     total = [torch.zeros_like(p) for p in parameters]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raymds.config import Config
 from raymds.data.loader import Loaded
-from raymds.data.sampler import Rows, Sampler
+from raymds.data.sampler import Rows, Sampler, shares
 from raymds.data.split import Split
 from raymds.method import constraints, contrastive, dist
 from raymds.model import ClipWithHeads, class_means
@@ -229,7 +229,7 @@ class ConstrainedCycle:
         """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""
         settings, ranks, batch = self._config.objective, dist.world_size(), loaded.batch
         P, N, t = self.sampler.positives, self.sampler.negatives, settings.temperature
-        sizes_P, sizes_N, p = dist.shares(P, ranks), dist.shares(N, ranks), len(batch.positive)
+        sizes_P, sizes_N, p = shares(P, ranks), shares(N, ranks), len(batch.positive)
         pairs = torch.cat([image[: len(text)], text], dim=1)  # image and text embedding side by side
         with clock("exchange"):
             positive, negative = pairs[:p], pairs[p:]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raymds.config import Config
 from raymds.data.loader import clean_pixels
-from raymds.data.sampler import Rows, Sampler, spread
+from raymds.data.sampler import Rows, Sampler, shares, spread
 from raymds.data.split import Split
 from raymds.method import baselines, constraints, contrastive, dist
 from raymds.method.constraints import LOSSES
@@ -185,7 +185,7 @@ def _few(rows: Rows) -> Rows:
 
 def _shares(rows: Rows) -> list[Rows]:
     """This rank's rows in chunks, as many chunks on every rank."""
-    sizes = dist.shares(len(rows), dist.world_size())
+    sizes = shares(len(rows), dist.world_size())
     start = sum(sizes[: dist.rank()])
     own = rows[start : start + sizes[dist.rank()]]
     return [own[i : i + _CHUNK] for i in range(0, max(sizes), _CHUNK)]

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import logging
 import os
 import signal
 import tempfile
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
 import ray
-import torch
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -27,6 +25,7 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
 from raymds.train import entry
+from raymds.train.cluster import Show, resources, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.net import open_net
 from raymds.train.placement import placed
@@ -36,7 +35,6 @@ from raymds.train.watch import Monitor
 _KEPT = 5  # candidates kept beside the last checkpoint
 _POLL = 0.25  # seconds between looks at the monitor
 
-Show = Callable[[dict[str, Any]], None]
 Loop = Literal["run_pretraining", "run_cycle", "run_certification"]
 
 
@@ -118,14 +116,6 @@ def certify_winner(
     here = placed(here, resources(show))
     result, _ = _fit(here, run, "run_certification", CheckpointConfig(num_to_keep=1), show, winner=winner)
     return conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
-
-
-def resources(show: Show) -> dict[str, float]:
-    """CPUs and GPUs of the cluster that is joined, or of this machine where none is."""
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
-        start_ray(show)
-        return cast(dict[str, float], cast(Any, ray).cluster_resources())
-    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
 
 
 def preflight(config: Config, data: DataSet, heads: list[str], show: Show) -> None:
@@ -236,42 +226,6 @@ def located(config: Config) -> Config:
     if config.model.weights:
         located.model.weights = storage.absolute(config.model.weights)
     return located
-
-
-def start_ray(show: Show) -> None:
-    """Join the cluster of RAY_ADDRESS or start a local one, with Ray's own output in its log files.
-
-    UsageError where RAY_ADDRESS is no cluster's that can be joined, RaymdsError where Ray does not start here.
-    """
-    address = os.environ.get("RAY_ADDRESS", "")
-    if ray.is_initialized():
-        return
-    if address.startswith(("http://", "https://")):
-        raise UsageError(
-            f"RAY_ADDRESS={address}: is where jobs are submitted; a cluster is joined at HOST:6379, and not from a "
-            "machine outside it: unset it, or use raymds submit"
-        )
-    show({"event": "phase", "phase": "starting Ray"})
-    # A report returns when the controller has looked; its default of 2 s would be felt at every checkpoint.
-    variables = {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
-    for name, value in variables.items():
-        os.environ.setdefault(name, value)
-    # A few small actors per run: no reason for the raylet to warn people on a laptop of too many processes.
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(16, os.cpu_count() or 1)))
-    # Processes of a cluster that is there don't inherit them. Where they do, those that Ray holds ready can be used.
-    environment = {"env_vars": variables} if address else None
-    try:
-        context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
-    except Exception as error:  # Ray's own are of every kind
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        if address:
-            raise UsageError(f"RAY_ADDRESS={address}: no cluster of it can be joined: {said}") from None
-        raise RaymdsError(f"Ray does not start: {said}; its logs are in /tmp/ray/session_latest/logs") from None
-    show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
 
 
 class _Follower:

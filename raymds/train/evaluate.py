@@ -14,7 +14,7 @@ from torch import Tensor
 
 from raymds.config import ConstraintsConfig
 from raymds.data.loader import clean_batches
-from raymds.data.sampler import Rows
+from raymds.data.sampler import Rows, shares
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.method import dist
@@ -122,7 +122,7 @@ def evaluate(
     told how many rows this rank has finished.
     """
     rows = np.arange(len(split)) if rows is None else rows
-    sizes = dist.shares(len(rows), dist.world_size())
+    sizes = shares(len(rows), dist.world_size())
     start = sum(sizes[: dist.rank()])
     own = rows[start : start + sizes[dist.rank()]]
     classifiers = model.classifiers(tasks.label_sets)

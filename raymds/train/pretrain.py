@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raymds.config import Config
 from raymds.data.loader import Loaded
-from raymds.data.sampler import Sampler
+from raymds.data.sampler import Sampler, shares
 from raymds.data.split import Split
 from raymds.method import contrastive, dist
 from raymds.model import ClipWithHeads
@@ -34,7 +34,7 @@ class Pretraining:
 
     def _step(self, loaded: Loaded) -> dict[str, Any]:
         batch, clock = loaded.batch, Stopwatch(self.model.mean.device)
-        sizes = dist.shares(self._sampler.positives, dist.world_size())
+        sizes = shares(self._sampler.positives, dist.world_size())
         with clock("forward"):
             tokens, row = distinct_tokens(self.model, loaded.captions)
             image, text = self._learner.embed(loaded.pairs, tokens, row, torch.full_like(row, -1))

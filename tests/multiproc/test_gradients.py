@@ -13,7 +13,7 @@ import torch.multiprocessing as mp
 from raymds.config import Config
 from raymds.config import load as load_config
 from raymds.data.loader import Loader
-from raymds.data.sampler import Sampler
+from raymds.data.sampler import Sampler, shares
 from raymds.data.shards import DataSet
 from raymds.method import dist
 from raymds.model import load
@@ -86,7 +86,7 @@ def go_on(rank: int, ranks: int, folder: str, config: Config, first: int, last: 
     for step in range(first, last):
         loaded = loader.get(step)
         share = torch.from_numpy(loaded.batch.positive)
-        rows.append(dist.all_gather(share, dist.shares(sampler.positives, ranks)))
+        rows.append(dist.all_gather(share, shares(sampler.positives, ranks)))
         training.step(loaded)
     if rank == 0:
         weights = {name: value.double() for name, value in training.model.weights().items()}

@@ -1,6 +1,8 @@
 """Folders are the architecture: an import goes only to a lower floor, and libraries stay in their rooms."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,11 @@ def test_libraries_stay_in_their_rooms(package: str, places: set[str]) -> None:
 def test_files_stay_short() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
     assert {name: lines for name, lines in lengths.items() if lines > 350} == {}
+
+
+def test_commands_without_a_model_import_no_torch() -> None:
+    """It takes seconds, which a message about a mistyped key should not."""
+    light = ["cli.main", "data.look", "data.verify", "ingest.ingest", "ingest.mix", "ingest.table", "train.cluster"]
+    script = "import sys; sys.modules['torch'] = None\n" + "".join(f"import raymds.{name}\n" for name in light)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr

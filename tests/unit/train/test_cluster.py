@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from raymds.errors import RaymdsError, UsageError
-from raymds.train import driver
+from raymds.train.cluster import start_ray
 
 
 @pytest.mark.parametrize(
@@ -25,4 +25,4 @@ def test_a_ray_that_is_not_there(
     monkeypatch.setattr(ray, "init", init)
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(kind, match=message):
-        driver.start_ray(lambda record: None)
+        start_ray(lambda record: None)

@@ -1,0 +1,58 @@
+"""The Ray cluster that a command works on: joined, or started here. Commands without a model import no torch by it."""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+
+from raymds.errors import RaymdsError, UsageError
+
+Show = Callable[[dict[str, Any]], None]
+
+
+def start_ray(show: Show) -> None:
+    """Join the cluster of RAY_ADDRESS or start a local one, with Ray's own output in its log files.
+
+    UsageError where RAY_ADDRESS is no cluster's that can be joined, RaymdsError where Ray does not start here.
+    """
+    address = os.environ.get("RAY_ADDRESS", "")
+    if ray.is_initialized():
+        return
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"RAY_ADDRESS={address}: is where jobs are submitted; a cluster is joined at HOST:6379, and not from a "
+            "machine outside it: unset it, or use raymds submit"
+        )
+    show({"event": "phase", "phase": "starting Ray"})
+    # A report returns when the controller has looked; its default of 2 s would be felt at every checkpoint.
+    variables = {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    # A few small actors per run: no reason for the raylet to warn people on a laptop of too many processes.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(16, os.cpu_count() or 1)))
+    # Processes of a cluster that is there don't inherit them. Where they do, those that Ray holds ready can be used.
+    environment = {"env_vars": variables} if address else None
+    try:
+        context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
+    except Exception as error:  # Ray's own are of every kind
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if address:
+            raise UsageError(f"RAY_ADDRESS={address}: no cluster of it can be joined: {said}") from None
+        raise RaymdsError(f"Ray does not start: {said}; its logs are in /tmp/ray/session_latest/logs") from None
+    show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
+
+
+def resources(show: Show) -> dict[str, float]:
+    """CPUs and GPUs of the cluster that is joined, or of this machine where none is."""
+    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
+        start_ray(show)
+        return cast(dict[str, float], cast(Any, ray).cluster_resources())
+    import torch  # noqa: PLC0415
+
+    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
