@@ -11,6 +11,7 @@ seconds and the peak memory of its own process. What a real image costs more is 
 import argparse
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -130,9 +131,12 @@ def places365(root: Path, share: float) -> None:
 
 def ingest(commands: Commands, name: str, share: float) -> Path:
     """Make a set's files and the data set out of them."""
-    root, data = commands.folder / name, commands.folder / f"{name}-data"
+    root, data = commands.folder / f"{name}-{share:g}", commands.folder / f"{name}-{share:g}-data"
     if not root.exists():
-        {"bdd100k": bdd100k, "places365": places365}[name](root, share)
+        half = root.with_suffix(".half")
+        shutil.rmtree(half, ignore_errors=True)
+        {"bdd100k": bdd100k, "places365": places365}[name](half, share)
+        half.rename(root)
     deal = ["test_share=0.2", "val_share=0.1"] if name == "bdd100k" else []
     given = ["--images", root, "--labels", root / "labels", "--out", data, "resize=0", *deal]
     commands.run(f"ingest {name}", "data", "ingest", name, *given)
@@ -143,7 +147,8 @@ def ingest(commands: Commands, name: str, share: float) -> Path:
 def mixed(commands: Commands, data: Path, share: float) -> Path:
     """A data set with pairs of fog mixed in."""
     folder = commands.folder
-    if not (folder / "corpus").exists():
+    if not (folder / "fog.yaml").exists():  # written last
+        shutil.rmtree(folder / "corpus", ignore_errors=True)
         corpus(folder / "corpus", share)
     commands.run("retrieve", "data", "retrieve", folder / "fog.yaml", f"corpus={folder}/corpus", f"out={folder}/pairs")
     commands.run("mix", "data", "mix", data, folder / "pairs", "--out", folder / "mixed")

@@ -78,7 +78,7 @@ def run_rank(rank: int, ranks: int, folder: str, config: Config, steps: int) -> 
             state["bytes"] += bucket.buffer().nbytes
             return td.all_reduce(bucket.buffer().div_(ranks), async_op=True).get_future().then(lambda f: f.value()[0])
 
-        training._learner.forward.register_comm_hook(gradients, hook)
+        training._learner._towers.register_comm_hook(gradients, hook)
     loader = Loader(train, lambda step: sampler.batch(step).share(rank, ranks), net.preprocess, 0)
     for step in range(steps):
         gradients["bytes"] = 0

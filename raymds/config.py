@@ -150,7 +150,7 @@ class RunConfig:
     placement: str = "pack"  # pack: on as few machines as possible; spread: on as many
     autoscaling: bool = False  # the cluster starts machines on demand: what is missing now is waited for
     micro_batch: int = 0  # images, and texts, that a worker has in memory with what their gradient needs; 0: all
-    precision: str | None = None  # of training: fp32, tf32, bf16; null: bf16 on GPUs, fp32 else; measured in fp32
+    precision: str | None = None  # of training: fp32, tf32, bf16; null: bf16 on GPUs, else fp32
     timeout: float = 600.0  # seconds that workers wait for one of them before they count it as lost
     max_failures: int = 3  # restarts after a lost worker before the run ends
     seed: int = 0  # of every random choice
@@ -186,7 +186,6 @@ class Config:
 
 
 T = TypeVar("T")
-_SECRET = re.compile(r"oc\.env:\s*['\"]?(\w*(KEY|SECRET|TOKEN|PASSW|CREDENTIAL)\w*)", re.IGNORECASE)
 
 
 def load(

@@ -53,6 +53,11 @@ class RunDirectory:
                 "or the same config to go on with that run"
             )
 
+    def precision(self) -> str | None:
+        """`run.precision` of the run that was begun here, None where there is none; older ones had fp32."""
+        stored = self.read("config.yaml")
+        return None if stored is None else yaml.safe_load(stored)["run"].get("precision") or "fp32"
+
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None where there is none."""
         return storage.read_or_none(self.path(name))
@@ -76,7 +81,7 @@ def _settled(text: str, search: bool) -> list[str]:
     else:
         content.pop("search", None)
     # How its own directory is named may differ, too.
-    content["run"] = {"seed": content["run"]["seed"], "precision": content["run"].get("precision", "fp32")}
+    content["run"] = {"seed": content["run"]["seed"], "precision": content["run"].get("precision") or "fp32"}
     for name in ("cache", "cache_size"):
         content["data"].pop(name, None)
     return yaml.safe_dump(content, sort_keys=False).splitlines()

@@ -49,9 +49,7 @@ def table(rows: Sequence[str], map_file: str, spool: Spool, images: str = "", sh
         for row, values in enumerate(_rows(file, columns, map_file)):
             where = f"{file} row {row}, counted from 0"
             own = split or ("train" if unsplit else _split(values["split"], f"{where}: {columns['split']}"))
-            image = _image(values["image"], spool, root if len(parts) > 1 else "")
-            if not image:
-                raise UsageError(f"{where}: {columns['image']} is empty")
+            image = _image(values["image"], spool, root if len(parts) > 1 else "", f"{where}: {columns['image']}")
             entry = _entry(f"{prefix}{row:07d}", image, values, columns, where)
             group = (values.get("group") or "").strip()
             found[own].append(entry._replace(group=None if group.casefold() in UNDEFINED else group))
@@ -85,15 +83,19 @@ def _split(value: Any, where: str) -> str:
     return split
 
 
-def _image(given: Any, spool: Spool, root: str) -> str | Piece | None:
+def _image(given: Any, spool: Spool, root: str, where: str) -> str | Piece:
     """Where an image is; `root` is what a path is relative to, where that differs from row to row."""
     if isinstance(given, dict):  # the hub's: the image itself, or the path that it had
         given = given.get("bytes") or given.get("path")
-    if isinstance(given, bytes):
-        return spool.add(given) if given else None
+    if isinstance(given, bytes) and given:
+        return spool.add(given)
+    if given and not isinstance(given, str):
+        raise UsageError(f"{where} has to hold an encoded image or a path, and holds {given!r}")
     path = (given or "").strip()
+    if not path:
+        raise UsageError(f"{where} is empty")
     path = path.replace("\\", "/") if "/" not in path else path  # written on Windows
-    return storage.within(root, path) if root and path else path
+    return storage.within(root, path) if root else path
 
 
 def _entry(name: str, image: str | Piece, values: Mapping[str, Any], columns: Mapping[str, Any], where: str) -> Entry:
@@ -142,6 +144,9 @@ def _columns(map_file: str) -> dict[str, Any]:
     for name in given["attributes"]:
         if name in _RESERVED or set(":@") & set(name) or given["attributes"].count(name) > 1:
             raise UsageError(f"{map_file}: attributes: {name!r} can't name an attribute, or is there twice; rename it")
+    others = [given.get("caption"), given.get("split"), given.get("group"), *given["attributes"]]
+    if given["image"] in others:
+        raise UsageError(f"{map_file}: image: {given['image']!r} is named for something else too; give its own column")
     return {key: given[key] for key in _KEYS if key in given}
 
 
@@ -167,7 +172,7 @@ def _rows(file: str, columns: Mapping[str, Any], map_file: str) -> Iterator[dict
 def _values(content: Any, name: str, file: str, key: str) -> Column:
     kind = content.schema.field(name).type
     texts = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _textual(kind.value_type)
-    if key == "caption" and texts:
+    if (key == "image" and pa.types.is_struct(kind)) or (key == "caption" and texts):
         return _python(content[name], file, name)
     return _python(_text(content[name], file, name), file, name)
 

@@ -1,6 +1,7 @@
-"""What the towers multiply in while they are trained: fp32, tf32, bf16. Heads, losses and measurements have fp32.
+"""What training multiplies in: fp32, tf32 (of GPUs alone), bf16.
 
-bf16 has the range of fp32 and 8 bits of its precision, so gradients need no scaling; tf32 is of GPUs alone.
+bf16 is of the towers alone; it has the range of fp32 and 8 bits of its precision, so gradients need no scaling. tf32 is
+of the towers and of every gradient. Heads, losses, estimators and the master copies of weights have fp32.
 """
 
 from collections.abc import Iterator
@@ -13,20 +14,31 @@ torch.backends.cudnn.allow_tf32 = False
 
 
 class _State:
-    half = False
+    precision: str | None = None
 
 
 @contextmanager
 def trained_in(precision: str | None) -> Iterator[None]:
-    """With the products of `run.precision` in the towers of every model of this process; None: fp32."""
-    _State.half = precision == "bf16"
+    """With `run.precision` in the towers of every model of this process; None: fp32."""
+    _State.precision = precision
     try:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
         yield
     finally:
-        _State.half = torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        _State.precision = None
 
 
-def towers(device: torch.device) -> torch.autocast:
+@contextmanager
+def towers(device: torch.device) -> Iterator[None]:
     """What a tower's forward pass runs in."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=_State.half)
+    with products(), torch.autocast(device.type, torch.bfloat16, enabled=_State.precision == "bf16"):
+        yield
+
+
+@contextmanager
+def products() -> Iterator[None]:
+    """Products of fp32 matrices as tf32, if that is the precision; what a backward pass runs in."""
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = _State.precision == "tf32"
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

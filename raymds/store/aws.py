@@ -87,7 +87,7 @@ def _session(profile: str | None) -> Any:
     import botocore.session  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
-    session = botocore.session.Session(profile=profile)
+    session = botocore.session.Session(profile=profile or None)
     try:
         session.get_scoped_config()
     except BotoCoreError as error:

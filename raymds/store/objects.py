@@ -54,24 +54,27 @@ def configure(config: StorageConfig, tell: Callable[[Record], None] | None = Non
 def filesystem(uri: str) -> tuple[Any, str]:
     """The file system of an s3:// or gs:// URI, and bucket/key."""
     scheme, bucket, path = names.parse(uri)
+    placed = _State.config
     if scheme == "gs":
         opened: Callable[[], Any] = functools.partial(_gcs, _State.config.anonymous)
     else:
-        placed = replace(_State.config, endpoint=aws.endpoint(_State.config))
+        placed = replace(placed, endpoint=aws.endpoint(placed))
         opened = functools.partial(aws.pyarrow, bucket, placed)
     opened()  # what is wrong with the settings is said now
-    return pafs.PyFileSystem(_Objects(opened, scheme, _State.patience)), path
+    return pafs.PyFileSystem(_Objects(opened, scheme, _State.patience, placed)), path
 
 
-def patiently(uri: str, action: Callable[[], T], patience: float | None = None) -> T:
-    """`action()`, again and again for `patience` seconds (this process's, unless given) while the store is gone."""
+def patiently(
+    uri: str, action: Callable[[], T], patience: float | None = None, config: StorageConfig | None = None
+) -> T:
+    """`action()`, again and again for `patience` seconds while the store is gone; else with this process's settings."""
     patience = _State.patience if patience is None else patience
     begin, tries, tell = time.monotonic(), 0, _State.tell or (lambda record: None)
     while True:
         try:
             result = action()
         except OSError as error:
-            over = _expired(uri, error)
+            over = _expired(uri, error, config or _State.config)
             if not (over or store_errors.transient(error)) or time.monotonic() - begin >= patience:
                 raise
             if tries == 0:
@@ -87,14 +90,14 @@ def patiently(uri: str, action: Callable[[], T], patience: float | None = None) 
             return result
 
 
-def _expired(uri: str, error: OSError) -> bool:
+def _expired(uri: str, error: OSError, config: StorageConfig) -> bool:
     """Whether a request was refused because its session token has expired."""
     if not uri.startswith("s3://") or not store_errors.unexplained(error):
         return store_errors.expired(error)
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     try:  # the answer to a HEAD request has no body, which would say why
-        aws.boto(_State.config).list_objects_v2(Bucket=names.parse(uri)[1], MaxKeys=1)
+        aws.boto(config).list_objects_v2(Bucket=names.parse(uri)[1], MaxKeys=1)
     except ClientError as found:
         return store_errors.expired(OSError(str(found)))
     except BotoCoreError:
@@ -115,7 +118,7 @@ def create(path: str, data: bytes) -> bool:
 
     def put() -> bool:
         try:
-            _boto("put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            _boto(_State.config, "put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except FileExistsError:
             return False
         except NotImplementedError:
@@ -128,18 +131,21 @@ def create(path: str, data: bytes) -> bool:
         raise UsageError(f"s3://{path}: can't be written: {store_errors.reason(error)}") from None
 
 
-def _delete(path: str) -> None:
+def _delete(path: str, config: StorageConfig) -> None:
     """Remove an object; by botocore, as pyarrow would leave a directory in its place, which some stores can't make."""
     bucket, _, key = path.partition("/")
-    _boto("delete_object", Bucket=bucket, Key=key)
+    _boto(config, "delete_object", Bucket=bucket, Key=key)
 
 
-def _boto(request: str, **arguments: Any) -> None:
+def _boto(config: StorageConfig, request: str, **arguments: Any) -> None:
     """A request by botocore, whose errors become those of a file system."""
-    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - only stores need botocore
+    # Only stores need botocore.
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
 
     try:
-        getattr(aws.boto(_State.config), request)(**arguments)
+        getattr(aws.boto(config), request)(**arguments)
+    except NoCredentialsError as error:
+        raise OSError(str(error)) from None
     except BotoCoreError as error:
         raise OSError(f"NETWORK_CONNECTION: {error}") from None
     except ClientError as error:
@@ -214,9 +220,12 @@ class _Upload(io.BytesIO):
 class _Objects(pafs.FileSystemHandler):  # type: ignore[misc]
     """An object store for pyarrow and Ray: patient, and without directories, which some stores can't make."""
 
-    def __init__(self, opened: Callable[[], Any], scheme: str, patience: float) -> None:
-        """`opened` gives pyarrow's own client; it travels to other processes in its stead, which would hold keys."""
-        self._opened, self._scheme, self._patience = opened, scheme, patience
+    def __init__(self, opened: Callable[[], Any], scheme: str, patience: float, config: StorageConfig) -> None:
+        """`opened` gives pyarrow's own client; it travels to other processes in its stead, which would hold keys.
+
+        `config` goes along: such a process may have no settings of its own.
+        """
+        self._opened, self._scheme, self._patience, self._config = opened, scheme, patience, config
 
     @property
     def inner(self) -> Any:
@@ -228,7 +237,7 @@ class _Objects(pafs.FileSystemHandler):  # type: ignore[misc]
         return self._wait(first, lambda: getattr(self.inner, name)(path, *rest))
 
     def _wait(self, path: str, action: Callable[[], T]) -> T:
-        return patiently(f"{self._scheme}://{path}", action, self._patience)
+        return patiently(f"{self._scheme}://{path}", action, self._patience, self._config)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Objects) and self.inner.equals(other.inner)
@@ -267,7 +276,7 @@ class _Objects(pafs.FileSystemHandler):  # type: ignore[misc]
 
     def delete_file(self, path: str) -> None:
         if self._scheme == "s3":
-            self._wait(path, lambda: _delete(path))
+            self._wait(path, lambda: _delete(path, self._config))
         else:
             self._call("delete_file", path)
 

@@ -5,6 +5,7 @@ publishes an object when its upload is closed. What an object store does on a ba
 """
 
 import hashlib
+import io
 import json
 import os
 import uuid
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raymds.errors import UsageError
@@ -120,9 +122,37 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 
 def open_file(uri: str) -> Any:
-    """A file of pyarrow's, to be read in parts; UsageError naming it where it can't be opened."""
-    filesystem, path = resolve(uri)
-    return _reading(uri, lambda: filesystem.open_input_file(path))
+    """A file of pyarrow's to be read in parts, each as by `read_range`; UsageError naming it where there is none."""
+    return pa.PythonFile(_Ranges(uri), mode="r")
+
+
+class _Ranges(io.RawIOBase):
+    """A file that is opened anew for every read: a store may be gone meanwhile, and its keys may expire."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        found = size(uri)
+        if found is None:
+            raise UsageError(f"{uri}: no such file")
+        self._uri, self._size, self._at = uri, found, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, length: int = -1) -> bytes:
+        data = read_range(self._uri, self._at, self._size - self._at if length < 0 else length)
+        self._at += len(data)
+        return data
 
 
 def _reading(uri: str, content: Callable[[], T]) -> T:

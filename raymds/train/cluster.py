@@ -9,6 +9,8 @@ import ray
 
 from raymds.errors import RaymdsError, UsageError
 
+_SAID = 400  # characters of Ray's message
+
 Show = Callable[[dict[str, Any]], None]
 
 
@@ -20,10 +22,10 @@ def start_ray(show: Show) -> None:
     address = os.environ.get("RAY_ADDRESS", "")
     if ray.is_initialized():
         return
-    if address.startswith(("http://", "https://")):
+    if "://" in address and not address.startswith("local"):
         raise UsageError(
-            f"RAY_ADDRESS={address}: is where jobs are submitted; a cluster is joined at HOST:6379, and not from a "
-            "machine outside it: unset it, or use raymds submit"
+            f"RAY_ADDRESS={address}: is for jobs or clients; a cluster is joined at HOST:6379, and not from a machine "
+            "outside it: unset it, or use raymds submit"
         )
     show({"event": "phase", "phase": "starting Ray"})
     # A report returns when the controller has looked; its default of 2 s would be felt at every checkpoint.
@@ -41,10 +43,10 @@ def start_ray(show: Show) -> None:
     try:
         context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     except Exception as error:  # Ray's own are of every kind
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = " ".join(str(error).split())[:_SAID] or type(error).__name__
         if address:
             raise UsageError(f"RAY_ADDRESS={address}: no cluster of it can be joined: {said}") from None
-        raise RaymdsError(f"Ray does not start: {said}; its logs are in /tmp/ray/session_latest/logs") from None
+        raise RaymdsError(f"Ray does not start: {said}; its logs are in session_latest/logs of /tmp/ray") from None
     show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
 
 

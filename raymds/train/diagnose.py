@@ -18,6 +18,7 @@ from raymds.data.split import Split
 from raymds.method import baselines, constraints, contrastive, dist
 from raymds.method.constraints import LOSSES
 from raymds.model import ClipWithHeads, class_means
+from raymds.model.precision import trained_in
 from raymds.tasks import Task, Tasks
 from raymds.train.cycle import caption_heads
 from raymds.train.evaluate import Evaluation, evaluate
@@ -143,7 +144,8 @@ def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:
     """h of every task on the examples that λ was measured on, ε left out."""
     limits, seen = cast.config.constraints, cast.sampler.seen
     rows = np.unique(np.concatenate(seen))
-    now = evaluate(cast.net, cast.train, cast.tasks, limits.temperature, rows, substitutes=True)
+    with trained_in(cast.config.run.precision):  # as the old values were measured
+        now = evaluate(cast.net, cast.train, cast.tasks, limits.temperature, rows, substitutes=True)
     found = {}
     for task, old, own in zip(cast.tasks.protected, old_losses, seen, strict=True):
         new = now.values(task, limits.loss, np.searchsorted(rows, own))

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 
 from raymds.config import Config, check
 from raymds.errors import UsageError
+from raymds.run import RunDirectory
 
 
 def placed(config: Config, resources: Mapping[str, float], runs: int = 1) -> Config:
     """The config with numbers where it leaves the choice to the cluster, of which each of `runs` has a share.
 
     `resources` are the CPUs and GPUs of the cluster or this machine. UsageError naming the key that asks for more,
-    unless `run.autoscaling` says that machines come when they are asked for.
+    unless `run.autoscaling` says that machines come when they are asked for. A run that was begun keeps its precision,
+    whatever machines there are now.
     """
     config = copy.deepcopy(config)
     run = config.run
@@ -19,7 +21,8 @@ def placed(config: Config, resources: Mapping[str, float], runs: int = 1) -> Con
     if run.gpus_per_worker is None:
         run.gpus_per_worker = 1.0 if gpus else 0.0
     if run.precision is None:
-        run.precision = "bf16" if run.gpus_per_worker else "fp32"
+        begun = RunDirectory(run.uri).precision() if run.uri else None
+        run.precision = begun or ("bf16" if run.gpus_per_worker else "fp32")
     room = gpus / run.gpus_per_worker if run.gpus_per_worker else cpus / run.cpus_per_worker
     if run.workers == 0:
         positives = round(config.objective.batch * config.objective.positive_share)

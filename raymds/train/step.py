@@ -19,6 +19,7 @@ from raymds.data.loader import Loaded
 from raymds.errors import DivergedError
 from raymds.method import dist
 from raymds.model import ClipWithHeads
+from raymds.model.precision import products
 from raymds.train.gradients import gradient
 from raymds.train.parts import Parts
 
@@ -85,7 +86,7 @@ class Learner:
 
     def descend(self, loss: Tensor, step: int, clock: Stopwatch) -> float:
         """Backward, clip, update. `loss` is this rank's share of the global loss; returns the gradient's norm."""
-        with clock("backward"):
+        with clock("backward"), products():
             self.optimizer.zero_grad(set_to_none=True)
             # Data parallelism averages gradients over ranks; the global gradient is their sum.
             (loss * dist.world_size()).backward()  # type: ignore[no-untyped-call]

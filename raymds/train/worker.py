@@ -21,6 +21,7 @@ from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import StoppedError, UsageError
 from raymds.method import dist
+from raymds.method.solvers import BASELINES
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
@@ -207,10 +208,13 @@ def _memory(config: Config, images: int) -> Iterator[None]:
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
             raise
-        now = config.run.micro_batch or images
+        now = min(config.run.micro_batch or images, images)
+        smaller = f"set run.micro_batch={max(1, now // 4)}, which gives the same gradients"
+        if now == 1 or config.constraints.solver in BASELINES:
+            smaller = "lower objective.batch or constraints.images_per_task, or raise run.workers"
         raise UsageError(
-            f"run.micro_batch={config.run.micro_batch}: a worker has no memory for {now} images at a time; set "
-            f"run.micro_batch={max(1, now // 4)}, which gives the same gradients: {str(error).strip().splitlines()[0]}"
+            f"run.micro_batch={config.run.micro_batch}: a worker has no memory for {now} images at a time; {smaller}: "
+            f"{str(error).strip().splitlines()[0]}"
         ) from None
 
 

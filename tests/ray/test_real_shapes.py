@@ -82,7 +82,7 @@ def test_bdd100k_into_the_published_presets(
 
 def test_places365_into_the_dressing_room_preset(official: Any, tmp_path: Path) -> None:
     official.measure(tmp_path, ["places365"], 0.001)
-    found = DataSet.open(str(tmp_path / "places365-data"))
+    found = DataSet.open(str(tmp_path / "places365-0.001-data"))
     assert len(found.attributes["scene"]) == 365
     assert "dressing room" in found.attributes["scene"]
     (run,) = tmp_path.glob("run-*")

@@ -84,6 +84,12 @@ def test_a_parquet_table_with_images_in_it(tmp_path: Path) -> None:
         (CSV, MAP.replace("text", "'a {sky} sky'"), r"row 1, counted from 0: sky is undefined, and the map's caption"),
         (CSV.splitlines()[0] + "\n", MAP, "table has no rows"),
         ({"file": ["a"], "text": ["b"], "part": ["val"], "sky": [["x"]], "lane": ["y"]}, MAP, "'sky' of type list"),
+        (CSV, MAP.replace("sky", "file"), "image: 'file' is named for something else too"),
+        (
+            {"file": [{"path": 7}], "text": ["b"], "part": ["val"], "sky": ["x"], "lane": ["y"]},
+            MAP,
+            "file has to hold an",
+        ),
         ({"file": ["a"], "text": [[""]], "part": ["val"], "sky": ["x"], "lane": ["y"]}, MAP, "text is empty"),
     ],
 )
@@ -126,10 +132,11 @@ def content(plan: Plan) -> dict[str, list[tuple[Any, ...]]]:
         ("rows.csv", "\n".join(LINES).replace(",,NA", ",None,NA").replace("test", "testing").encode()),
         ("rows.csv.gz", gzip.compress("\n".join(LINES).encode())),
         ("rows.jsonl", "\n".join(map(json.dumps, OBJECTS)).encode()),
+        ("rows.json", json.dumps([row | {"file": {"path": row["file"], "bytes": None}} for row in OBJECTS]).encode()),
         ("rows.json", json.dumps(OBJECTS).encode("utf-8-sig")),
         ("rows.ndjson.gz", gzip.compress("\n".join(map(json.dumps, OBJECTS)).encode())),
     ],
-    ids=range(14),  # compressed bytes have the time in them
+    ids=range(15),  # compressed bytes have the time in them
 )
 def test_tables_as_people_have_them(tmp_path: Path, name: str, data: bytes) -> None:
     (tmp_path / name).write_bytes(data)

@@ -44,12 +44,13 @@ class Store:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 refused = store.answer(key)
                 body = ASSUMED if self.command == "POST" else refused or b"content"
-                self.send_response(200 if refused is None else 400)
+                body = b"" if self.command == "DELETE" else body
+                self.send_response(400 if refused else 200 if body else 204)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(b"" if self.command == "HEAD" else body)
 
-            do_HEAD = do_POST = do_GET  # noqa: N815 - as the server calls them
+            do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815 - as the server calls them
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""
@@ -104,6 +105,7 @@ def test_keys_of_a_role(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path:
     filesystem, path = pickle.loads(travelled)
     with filesystem.open_input_file(path) as file:
         assert file.read() == b"content"
+    filesystem.delete_file(path)
     asked = [key for _, _, key, _ in store.asked if key != "AKBASE"]
     assert asked and set(asked) == {"AKROLE"}
 

@@ -10,9 +10,14 @@ from raymds.train.cluster import start_ray
 @pytest.mark.parametrize(
     ("address", "kind", "message"),
     [
-        ("http://127.0.0.1:8265", UsageError, r"RAY_ADDRESS=http://127\.0\.0\.1:8265: is where jobs are submitted"),
-        ("10.0.0.1:6379", UsageError, r"RAY_ADDRESS=10\.0\.0\.1:6379: no cluster of it can be joined: timed out"),
-        ("", RaymdsError, r"Ray does not start: timed out; its logs are in "),
+        ("http://127.0.0.1:8265", UsageError, r"RAY_ADDRESS=http://127\.0\.0\.1:8265: is for jobs or clients"),
+        ("ray://head:10001", UsageError, r"RAY_ADDRESS=ray://head:10001: is for jobs or clients"),
+        (
+            "10.0.0.1:6379",
+            UsageError,
+            r"RAY_ADDRESS=10\.0\.0\.1:6379: no cluster of it can be joined: timed out and",
+        ),
+        ("", RaymdsError, r"Ray does not start: timed out and more; its logs are in "),
     ],
 )
 def test_a_ray_that_is_not_there(

@@ -269,8 +269,8 @@ def test_no_gradient_is_computed_where_no_constraint_is_violated(build: Build, c
     training, loader = build()
     training.measure_old()
     sizes = []
-    inner = training._learner.forward.forward
-    training._learner.forward.forward = lambda pixels, *rest: (sizes.append(len(pixels)), inner(pixels, *rest))[1]
+    inner = training._learner._towers.forward
+    training._learner._towers.forward = lambda pixels, *rest: (sizes.append(len(pixels)), inner(pixels, *rest))[1]
     training.step(loader.get(0))
     assert sizes == [config.objective.batch]
 
@@ -279,8 +279,8 @@ def test_prompts_are_encoded_of_the_label_sets_that_need_a_gradient(build: Build
     training, loader = build()
     training.measure_old()
     heads: list[set[int]] = []
-    inner = training._learner.forward.forward
-    training._learner.forward.forward = lambda pixels, tokens, row, head: (
+    inner = training._learner._towers.forward
+    training._learner._towers.forward = lambda pixels, tokens, row, head: (
         heads.append(set(head[config.objective.batch :].tolist())), inner(pixels, tokens, row, head),
     )[1]  # fmt: skip
     training.step(loader.get(0))

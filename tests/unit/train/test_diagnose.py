@@ -38,8 +38,13 @@ def test_cosines_name_the_most_contrary_pair_first() -> None:
     assert [pair["cosine"] for pair in found[1:]] == pytest.approx([0.0, 0.0])
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "error", "flips"])
-def test_the_unchanged_model_violates_nothing_and_its_objective_is_the_old_one(config: Config, loss: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "precision"), [("cross_entropy", "fp32"), ("cross_entropy", "bf16"), ("error", "fp32"), ("flips", "fp32")]
+)
+def test_the_unchanged_model_violates_nothing_and_its_objective_is_the_old_one(
+    config: Config, loss: str, precision: str
+) -> None:
+    config.run.precision = precision
     config.constraints.loss, config.constraints.held_out, config.task.retained = loss, 0.5, 10
     data = DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)

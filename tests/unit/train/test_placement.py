@@ -2,8 +2,10 @@
 
 import pytest
 
-from raymds.config import Config, load
+from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
+from raymds.run import RunDirectory
+from raymds.store import uri as storage
 from raymds.train.placement import concurrent, placed
 
 
@@ -14,7 +16,28 @@ def run(config: Config, **changes: object) -> Config:
 
 
 def test_what_is_asked_for_is_kept(config: Config) -> None:
-    assert placed(run(config, workers=2, gpus_per_worker=1), {"CPU": 8, "GPU": 4}).run == config.run
+    asked = run(config, workers=2, gpus_per_worker=1, precision="tf32")
+    assert placed(asked, {"CPU": 8, "GPU": 4}).run == config.run
+
+
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(config: Config) -> None:
+    with_gpu, without = {"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}
+    assert placed(config, with_gpu).run.precision == "bf16"
+    assert placed(config, without).run.precision == "fp32"
+    directory = RunDirectory(config.run.uri)
+    directory.claim(placed(config, with_gpu))
+    again = placed(config, without)
+    assert again.run.precision == "bf16"
+    directory.claim(again)
+    with pytest.raises(UsageError, match=r"another config \(.*precision: bf16; .*precision: tf32"):
+        directory.claim(placed(run(config, precision="tf32"), without))
+
+
+def test_an_older_run_had_fp32(config: Config) -> None:
+    directory = RunDirectory(config.run.uri)
+    stored = "".join(line for line in to_yaml(config).splitlines(keepends=True) if "precision" not in line)
+    storage.write(directory.path("config.yaml"), stored.encode())
+    directory.claim(placed(config, {"CPU": 8.0, "GPU": 4.0}))
 
 
 def test_gpus_are_used_where_there_are_any(config: Config) -> None:
