@@ -16,6 +16,8 @@ from raymds.config import Config, to_yaml
 from raymds.errors import UsageError
 from raymds.store import uri as storage
 
+_PRECISION = "fp32"  # of runs that were begun before there was another one
+
 
 class RunDirectory:
     """Reads and writes the files of one run, local or in an object store."""
@@ -44,8 +46,9 @@ class RunDirectory:
         if stored is None:
             storage.check_writable(self.uri)
             return
-        found = _settled(stored.decode(), search)
-        if found != (given := _settled(text, search)):
+        begun_in = self.precision() or _PRECISION
+        found = _settled(stored.decode(), search, begun_in)
+        if found != (given := _settled(text, search, begun_in)):
             changes = difflib.unified_diff(found, given, n=0, lineterm="")
             lines = [line for line in changes if line[:3] not in {"---", "+++"} and line[0] in "+-"]
             raise UsageError(
@@ -56,7 +59,7 @@ class RunDirectory:
     def precision(self) -> str | None:
         """`run.precision` of the run that was begun here, None where there is none; older ones had fp32."""
         stored = self.read("config.yaml")
-        return None if stored is None else yaml.safe_load(stored)["run"].get("precision") or "fp32"
+        return None if stored is None else yaml.safe_load(stored)["run"].get("precision") or _PRECISION
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None where there is none."""
@@ -72,8 +75,8 @@ class RunDirectory:
         storage.write_json(self.path(name), content)
 
 
-def _settled(text: str, search: bool) -> list[str]:
-    """The lines of a config that decide what a run computes; those of older runs say no precision."""
+def _settled(text: str, search: bool, begun_in: str) -> list[str]:
+    """The lines of a config that decide what a run computes; one that says no precision goes on in `begun_in`."""
     content = yaml.safe_load(text)
     content.pop("storage", None)
     if search:
@@ -81,7 +84,7 @@ def _settled(text: str, search: bool) -> list[str]:
     else:
         content.pop("search", None)
     # How its own directory is named may differ, too.
-    content["run"] = {"seed": content["run"]["seed"], "precision": content["run"].get("precision") or "fp32"}
+    content["run"] = {"seed": content["run"]["seed"], "precision": content["run"].get("precision") or begun_in}
     for name in ("cache", "cache_size"):
         content["data"].pop(name, None)
     return yaml.safe_dump(content, sort_keys=False).splitlines()
