@@ -203,8 +203,10 @@ def test_broken_images_are_named_and_left_out_on_request(cluster: None, tmp_path
 
 
 def test_images_in_a_table(cluster: None, tmp_path: Path) -> None:
-    images: list[str | bytes] = [saved(picture(i, 60, 40), "WEBP", lossless=True) for i in range(3)]
-    entries = [Entry(f"row-{i}", image, "c", (None,)) for i, image in enumerate([*images, b"none"])]
+    images = [saved(picture(i, 60, 40), "WEBP", lossless=True) for i in range(3)]
+    spool = Spool(str(tmp_path / "aside"))
+    entries = [Entry(f"row-{i}", spool.add(image), "c", (None,)) for i, image in enumerate([*images, b"none"])]
+    spool.flush()
     rows = Plan("table", "", {"sky": []}, {"test": entries})
     with pytest.raises(UsageError, match=r"max_broken=1\n  row-3: can't be decoded: it is no image"):
         ingest.run(str(tmp_path), rows, config(), silent)
