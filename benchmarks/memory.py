@@ -6,7 +6,8 @@ Each kind of step runs twice, in a process of its own; the figure is by how much
 there was a model: weights, gradients, AdamW's moments, and what a step keeps. On a GPU it is what CUDA allocated.
 
 - open_clip: `open_clip.ClipLoss` on as many images and captions as the batch has;
-- ours: the constrained step, that batch of pairs and a fifth of as many images of constraints, all of them violated;
+- ours: the constrained step, that batch of pairs and images of four constraints, all violated: about a fifth as many,
+  in whole images of each;
 - in parts: the same with `run.micro_batch` of that batch, and everything else `--times` larger.
 """
 

@@ -244,6 +244,8 @@ def _named(file: str) -> Iterator[None]:
     """What makes a table unreadable, as a UsageError that names it."""
     try:
         yield
+    except UsageError:  # which is a ValueError too, and names the file
+        raise
     except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
         raise UsageError(f"--rows {file}: can't be read: {error}") from None
 

@@ -105,6 +105,13 @@ def test_a_table_of_another_format(tmp_path: Path) -> None:
         read([str(tmp_path / "rows.xlsx")], str(tmp_path / "map.yaml"))
 
 
+def test_a_table_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "map.yaml").write_text(MAP)
+    for name in ("rows.csv", "rows.parquet"):
+        with pytest.raises(UsageError, match=rf"^{tmp_path}/{name}: no such file$"):
+            read([str(tmp_path / name)], str(tmp_path / "map.yaml"))
+
+
 WANT = {"train": [("a/1.jpg", "one, two", ("blue", "1"))], "test": [("b.jpg", "zwei ü", (None, "NA"))]}
 LINES = ["file,text,part,sky,lane", 'a/1.jpg,"one, two",train,blue,1', "b.jpg,zwei ü,test,,NA"]
 OBJECTS = [
