@@ -187,6 +187,8 @@ class Config:
 
 T = TypeVar("T")
 
+_SECRET = r"\w*(?:KEY|SECRET|TOKEN|PASSWD|PASSWORD|PASS|CREDENTIAL)S?(?:_\w*)?"  # names of variables that hold one
+
 
 def load(
     schema: type[T], preset: str | Mapping[str, Any] | None, overrides: Sequence[str], require: Iterable[str] = ()
@@ -255,11 +257,14 @@ def _override(item: str) -> DictConfig:
         raise UsageError(f"override {item!r}: {error}") from None
 
 
+def is_secret(variable: str) -> bool:
+    """Whether an environment variable is, by its name, a credential."""
+    return re.fullmatch(_SECRET, variable, re.IGNORECASE) is not None
+
+
 def _refuse_secrets(given: Any) -> None:
     """A config is stored with its run, and printed."""
-    found = re.search(
-        r"oc\.env:\s*['\"]?(\w*(KEY|SECRET|TOKEN|PASSW|CREDENTIAL)\w*)", OmegaConf.to_yaml(given), re.IGNORECASE
-    )
+    found = re.search(rf"oc\.env:\s*['\"]?({_SECRET})", OmegaConf.to_yaml(given), re.IGNORECASE)
     if found:
         raise UsageError(
             f"${{oc.env:{found[1]}}}: a config is stored with its run, so that no secret may stand in it; stores take "

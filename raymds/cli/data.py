@@ -1,7 +1,6 @@
 """The verbs of `raymds data`, and what the command line makes every verb's parser with."""
 
 import argparse
-import os
 from typing import Any
 
 from raymds.cli.terminal import Terminal
@@ -9,24 +8,27 @@ from raymds.config import load
 from raymds.data.config import GlyphsConfig, IngestConfig, RetrieveConfig, ScenesConfig
 from raymds.store import objects
 
+CYCLE_KEYS = ("model.weights", "data.uri", "task.target", "run.uri")  # that a cycle's preset has to have
 OVERRIDES = "settings as key=value, with dots: optim.lr=1e-5"
 
 
 def scenes(options: argparse.Namespace, terminal: Terminal) -> int:
     """Render a data set of driving scenes."""
     from raymds.scenes import dataset as scene_set
+    from raymds.train.cluster import cpus
 
     config = load(ScenesConfig, options.preset, options.overrides)
-    data = scene_set.make(options.uri, config, len(os.sched_getaffinity(0)), terminal.show)
+    data = scene_set.make(options.uri, config, cpus(), terminal.show)
     return _made(options.uri, data, terminal)
 
 
 def glyphs(options: argparse.Namespace, terminal: Terminal) -> int:
     """Draw a data set of things in hundreds of classes."""
     from raymds.scenes import dataset as scene_set
+    from raymds.train.cluster import cpus
 
     config = load(GlyphsConfig, None, options.overrides)
-    data = scene_set.make_glyphs(options.uri, config, len(os.sched_getaffinity(0)), terminal.show)
+    data = scene_set.make_glyphs(options.uri, config, cpus(), terminal.show)
     return _made(options.uri, data, terminal)
 
 
@@ -237,3 +239,14 @@ def add_preset(verb: argparse.ArgumentParser) -> None:
     """The arguments of a verb that takes a preset."""
     verb.add_argument("preset", metavar="PRESET", help="YAML file, or the name of a built-in preset")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+
+
+def add_accept_old(verb: argparse.ArgumentParser) -> None:
+    """The flag of a verb whose outcome may be the old model."""
+    verb.add_argument("--accept-old", action="store_true", help="status 0, not 3, where the old model stays")
+
+
+def add_take_over(verb: argparse.ArgumentParser) -> None:
+    """The flag of a verb that holds a directory's lease."""
+    help_text = "go on at once where another command, known to be gone, held the directory"
+    verb.add_argument("--take-over", action="store_true", help=help_text)

@@ -1,6 +1,5 @@
 """The whole story on rendered driving scenes, on this machine: data, old model, cycle, certificate, report."""
 
-import os
 import time
 
 from raymds.cli.terminal import Terminal
@@ -11,6 +10,7 @@ from raymds.run import MetricsLog, RunDirectory
 from raymds.scenes import dataset as scene_set
 from raymds.store import uri as storage
 from raymds.train import driver
+from raymds.train.cluster import cpus
 
 _OLD_SEED = 10_000  # the old model's scenes are others than those it is developed and tested on
 
@@ -24,7 +24,7 @@ def tell(directory: str, seed: int, terminal: Terminal) -> int:
     terminal.heading("1/5  rendering driving scenes")
     for preset, uri, first in (("demo-scenes-old", old_data_uri, _OLD_SEED), ("demo-scenes", data_uri, 0)):
         config = load(ScenesConfig, preset, [f"seed={first + seed}"])
-        scene_set.make(uri, config, len(os.sched_getaffinity(0)), terminal.show)
+        scene_set.make(uri, config, cpus(), terminal.show)
 
     terminal.heading("2/5  an old model that has seen little fog")
     settings = [f"data.uri={old_data_uri}", f"run.seed={seed}", f"run.uri={old_uri}"]

@@ -3,50 +3,69 @@
 import asyncio
 import json
 import logging
+import os
+import re
 import shlex
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from raymds.config import Config, to_yaml
+from raymds.config import Config, is_secret, to_yaml
 from raymds.errors import UsageError
 from raymds.store import uri as storage
 
 Record = dict[str, Any]
 
 _RETRY = 2.0  # seconds between tries to reach a cluster whose connection was lost
+_ADDRESS = "RAY_API_SERVER_ADDRESS"
+_RAY = [2, 60]  # the least version of a cluster's Ray
 _PATIENCE = 120.0  # seconds without a connection until following ends; the job goes on
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """A client of the cluster at `address` (its dashboard's URL; None: RAY_API_SERVER_ADDRESS); UsageError else."""
+    """A client of the cluster at `address` (its dashboard's URL), or at that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS.
+
+    UsageError naming where the address stands, if no cluster of a Ray that raymds knows answers there.
+    """
     logging.getLogger("ray").setLevel(logging.ERROR)  # what it uploads is no news
+    if address:
+        os.environ[_ADDRESS] = address  # Ray would prefer one that is exported to the one that is given
+    name = next((name for name in (_ADDRESS, "RAY_ADDRESS") if os.environ.get(name)), None)
+    found = os.environ[name] if name else ""
+    where = f"--address {address}" if address else f"{name}={found}" if name else "--address"
+    give = "give the URL of its dashboard, like --address http://127.0.0.1:8265"
+    if (address or name == _ADDRESS) and not re.match(r"https?://[^/\s]+", found):
+        raise UsageError(f"{where}: is no URL of a cluster's dashboard; {give}")
     try:
-        return JobSubmissionClient(address)
-    except ConnectionError as error:
-        raise UsageError(
-            f"--address {address or '(default)'}: no Ray cluster answers there: {_first_line(error)}; give the URL of "
-            "its dashboard, like http://127.0.0.1:8265"
-        ) from None
+        client = JobSubmissionClient()
+        version: str = client._do_request("GET", "/api/version").json()["ray_version"]
     except AuthenticationError as error:
         raise UsageError(
-            f"--address {address or '(default)'}: the cluster refuses the token; set RAY_AUTH_MODE=token, and the "
+            f"{where}: the cluster refuses the token; set RAY_AUTH_MODE=token, and the "
             f"token in RAY_AUTH_TOKEN or in a file named by RAY_AUTH_TOKEN_PATH ({_first_line(error)})"
         ) from None
-    except RuntimeError as error:
-        raise UsageError(f"--address {address or '(default)'}: {_first_line(error)}") from None
+    except Exception as error:  # of every kind: what answers there may be any server
+        raise UsageError(f"{where}: no Ray cluster answers there: {_first_line(error)}; {give}") from None
+    if [int(part) for part in re.findall(r"\d+", version)[:2]] < _RAY:
+        raise UsageError(f"{where}: runs Ray {version}; raymds needs {'.'.join(map(str, _RAY))} or later")
+    return client
 
 
-def submit(client: JobSubmissionClient, verb: str, config: Config) -> str:
-    """Start a verb on the cluster with this config and this version of raymds; the job's name.
+def submit(
+    client: JobSubmissionClient, verb: str, config: Config, options: Sequence[str] = (), env: Sequence[str] = ()
+) -> str:
+    """Start a verb on the cluster with this config, its `options` and this version of raymds; the job's name.
 
-    Credentials are not sent: the cluster's machines have their own.
+    `env` has NAME=VALUE variables for it. Credentials are not sent: the cluster's machines have their own. UsageError
+    where another job works on the run directory.
     """
+    variables = {"PYTHONUNBUFFERED": "1", **dict(map(variable, env))}
+    run = storage.absolute(config.run.uri)
     for key, uri in (
         ("data.uri", config.data.uri),
         ("run.uri", config.run.uri),
@@ -54,19 +73,26 @@ def submit(client: JobSubmissionClient, verb: str, config: Config) -> str:
     ):
         if uri and "://" not in uri and not Path(uri).is_absolute():
             raise UsageError(f"{key}={uri}: is relative to this directory, which the cluster doesn't have; give a URI")
+    for other in client.list_jobs():
+        if (other.metadata or {}).get("run") == run and not other.status.is_terminal():
+            job = other.submission_id
+            raise UsageError(
+                f"run.uri={config.run.uri}: {job} works on it; raymds follow {job} shows it, ray job stop {job} ends "
+                "it in a checkpoint"
+            )
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "preset.yaml").write_text(to_yaml(config))
         end = time.monotonic() + _PATIENCE
         while True:
             try:
-                job: str = client.submit_job(
-                    entrypoint=shlex.join(["python", "-m", "raymds.cli", verb, "preset.yaml", "--json"]),
+                name: str = client.submit_job(
+                    entrypoint=shlex.join(["python", "-m", "raymds.cli", verb, "preset.yaml", "--json", *options]),
                     runtime_env={
                         "working_dir": folder,
                         "py_modules": [str(Path(__file__).parents[1])],
-                        "env_vars": {"PYTHONUNBUFFERED": "1"},
+                        "env_vars": variables,
                     },
-                    metadata={"raymds": verb, "run": storage.absolute(config.run.uri)},
+                    metadata={"raymds": verb, "run": run},
                 )
             except RuntimeError as error:
                 # A cluster that has just started takes no job for some seconds, and says so.
@@ -74,7 +100,19 @@ def submit(client: JobSubmissionClient, verb: str, config: Config) -> str:
                     raise UsageError(f"the cluster takes no job: {_first_line(error)}") from None
                 time.sleep(_RETRY)
             else:
-                return job
+                return name
+
+
+def variable(given: str) -> tuple[str, str]:
+    """Name and value of NAME=VALUE; UsageError for a credential's, which the dashboard would show to everyone."""
+    name, equals, value = given.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise UsageError(f"--env {given}: has to be NAME=VALUE")
+    if is_secret(name) or re.search(r"://[^/\s]*:[^/\s]*@", value):
+        raise UsageError(
+            f"--env {name}: holds a credential, which the cluster's dashboard would show; its machines have their own"
+        )
+    return name, value
 
 
 def follow(client: JobSubmissionClient, job: str, show: Callable[[Record], None], say: Callable[[str], None]) -> int:

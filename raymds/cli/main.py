@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from raymds import __version__
 from raymds.cli import data as cli_data
 from raymds.cli import release as cli_release
-from raymds.cli.data import OVERRIDES, add_preset, verb_parser
+from raymds.cli import submit as cli_submit
+from raymds.cli.data import CYCLE_KEYS, OVERRIDES, add_accept_old, add_preset, add_take_over, verb_parser
 from raymds.cli.terminal import Terminal
 from raymds.config import Config, load
 from raymds.errors import RaymdsError, UsageError
@@ -48,26 +50,21 @@ def pretrain(options: argparse.Namespace, terminal: Terminal) -> int:
     from raymds.train import driver
 
     config = load(Config, options.preset, options.overrides, ("data.uri", "run.uri"))
-    weights = driver.pretrain(config, terminal.show)
+    weights = driver.pretrain(config, terminal.show, options.take_over)
     terminal.say(f"weights: {weights['uri']}")
     terminal.result({"weights": weights})
     return 0
-
-
-_CYCLE_KEYS = ("model.weights", "data.uri", "task.target", "run.uri")
 
 
 def finetune(options: argparse.Namespace, terminal: Terminal) -> int:
     """One constrained cycle with choice, rescue and certificate."""
     from raymds.train import driver
 
-    config = load(Config, options.preset, options.overrides, _CYCLE_KEYS)
+    config = load(Config, options.preset, options.overrides, CYCLE_KEYS)
     if options.dry_run:
         terminal.prepared(driver.prepare(config, terminal.show).summary())
         return 0
-    outcome = driver.finetune(config, terminal.show)
-    terminal.outcome(outcome, RunDirectory(config.run.uri).read_json("certificate.json"))
-    return 0 if outcome["outcome"] == "new" else 3
+    return _ended(driver.finetune(config, terminal.show, options.take_over), config, options, terminal)
 
 
 def tune(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -83,14 +80,18 @@ def tune(options: argparse.Namespace, terminal: Terminal) -> int:
         preset, *given = given
     else:
         raise UsageError("give a preset, or --resume with the directory of a search to go on with")
-    config = load(Config, preset, given, _CYCLE_KEYS)
+    config = load(Config, preset, given, CYCLE_KEYS)
     if options.dry_run:
         ready, _, at_once = tuning.prepare(config, terminal.show)
         terminal.prepared(ready.summary() | {"trials": config.search.trials, "trials_at_once": at_once})
         return 0
-    outcome = tuning.search(config, terminal.show)
+    return _ended(tuning.search(config, terminal.show, options.take_over), config, options, terminal)
+
+
+def _ended(outcome: dict[str, Any], config: Config, options: argparse.Namespace, terminal: Terminal) -> int:
+    """Show an outcome; the status of the command."""
     terminal.outcome(outcome, RunDirectory(config.run.uri).read_json("certificate.json"))
-    return 0 if outcome["outcome"] == "new" else 3
+    return 0 if outcome["outcome"] == "new" or options.accept_old else 3
 
 
 def study(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -107,7 +108,7 @@ def study(options: argparse.Namespace, terminal: Terminal) -> int:
         terminal.say(f"study: {plan.uri}; a dry run writes nothing")
         terminal.result({"prepared": summary})
         return 0
-    found = studying.conduct(plan, terminal.show)
+    found = studying.conduct(plan, terminal.show, options.take_over)
     for table in found["tables"]:
         terminal.table(*written(table))
         if chosen(table):
@@ -118,32 +119,13 @@ def study(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 _DRY_RUN = "check everything that can be known before the first step, say what the test split can show, and stop"
-_SUBMITTED = {"pretrain": ("data.uri", "run.uri"), "finetune": _CYCLE_KEYS, "tune": _CYCLE_KEYS}
-
-
-def submit(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Run a verb as a job of a Ray cluster and follow it; the job goes on without this terminal."""
-    from raymds.cli import jobs
-
-    config = load(Config, options.preset, options.overrides, _SUBMITTED[options.verb])
-    client = jobs.connect(options.address)
-    job = jobs.submit(client, options.verb, config)
-    terminal.say(f"job: {job}; this terminal may go: raymds follow {job} shows it again, ray job stop {job} ends it")
-    return jobs.follow(client, job, terminal.show, terminal.aside)
-
-
-def follow(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Show a job of a Ray cluster, from its beginning until it ends."""
-    from raymds.cli import jobs
-
-    return jobs.follow(jobs.connect(options.address), options.job, terminal.show, terminal.aside)
 
 
 def evaluate(options: argparse.Namespace, terminal: Terminal) -> int:
     """Accuracies of one model, task by task."""
     from raymds.train import measure as measuring
 
-    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.weights}"], _CYCLE_KEYS[:3])
+    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.weights}"], CYCLE_KEYS[:3])
     measured = measuring.evaluate_model(config, options.split, terminal.show)
     terminal.accuracies(measured)
     terminal.result(measured)
@@ -156,7 +138,7 @@ def certify(options: argparse.Namespace, terminal: Terminal) -> int:
     from raymds.method.verdict import below
     from raymds.train import measure as measuring
 
-    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.old}"], _CYCLE_KEYS[:3])
+    config = load(Config, options.preset, [*options.overrides, f"model.weights={options.old}"], CYCLE_KEYS[:3])
     certificate = measuring.certify_models(config, options.new, options.split, terminal.show)
     if options.out:
         storage.write_json(options.out, certificate)
@@ -221,22 +203,28 @@ def _parser() -> argparse.ArgumentParser:
         verbs, "pretrain", pretrain, "raymds pretrain demo-pretrain data.uri=data/scenes run.uri=runs/old"
     )
     add_preset(verb)
+    add_take_over(verb)
 
     example = "raymds finetune demo data.uri=data/scenes model.weights=runs/old/weights.safetensors run.uri=runs/fog"
     verb = verb_parser(verbs, "finetune", finetune, example)
     add_preset(verb)
     verb.add_argument("--dry-run", action="store_true", help=_DRY_RUN)
+    add_accept_old(verb)
+    add_take_over(verb)
 
     verb = verb_parser(verbs, "tune", tune, example.replace("finetune", "tune").replace("fog", "search"))
     verb.add_argument("preset", nargs="?", metavar="PRESET", help="YAML file, or the name of a built-in preset")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
     verb.add_argument("--dry-run", action="store_true", help=_DRY_RUN)
     verb.add_argument("--resume", metavar="RUN", help="go on with the search in this directory, with its own preset")
+    add_accept_old(verb)
+    add_take_over(verb)
 
     verb = verb_parser(verbs, "study", study, "raymds study jobs/studies/scenes.yaml uri=studies/scenes")
     verb.add_argument("study", metavar="STUDY", help="YAML file of the study")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
     verb.add_argument("--dry-run", action="store_true", help="check every cell, count cells and trials, and stop")
+    add_take_over(verb)
 
     verb = verb_parser(
         verbs, "evaluate", evaluate, "raymds evaluate runs/fog/config.yaml --weights new.safetensors --split val"
@@ -253,15 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--split", default="test", help="split to measure on (default: test)")
     verb.add_argument("--out", metavar="FILE", help="write the certificate there as JSON")
 
-    example = "raymds submit finetune jobs/presets/foggy.yaml run.uri=s3://b/run --address http://127.0.0.1:8265"
-    verb = verb_parser(verbs, "submit", submit, example)
-    verb.add_argument("verb", choices=sorted(_SUBMITTED), help="what the job does")
-    add_preset(verb)
-    verb.add_argument("--address", metavar="URL", help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)")
-    verb = verb_parser(verbs, "follow", follow, "raymds follow raysubmit_abc --address http://127.0.0.1:8265")
-    verb.add_argument("job", metavar="JOB", help="name of the job")
-    verb.add_argument("--address", metavar="URL", help="dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)")
-
+    cli_submit.add(verbs)
     cli_release.add(verbs)
 
     verb = verb_parser(verbs, "diagnose", diagnose, "raymds diagnose runs/fog")

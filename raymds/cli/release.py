@@ -30,6 +30,7 @@ def classify(options: argparse.Namespace, terminal: Terminal) -> int:
     from raymds.release.recogniser import recogniser
     from raymds.store import objects
     from raymds.store.aws import StorageConfig
+    from raymds.train import cluster
 
     objects.configure(StorageConfig(), terminal.show)  # a store that is gone is waited for
     if options.out:
@@ -37,12 +38,10 @@ def classify(options: argparse.Namespace, terminal: Terminal) -> int:
     found = delivered.find(options.model)
     model, digest = recogniser(found)
     items = images.find(options.images, options.split)
-    spread = bool(os.environ.get("RAY_ADDRESS"))
-    if spread:
-        from raymds.train.cluster import start_ray
-
-        start_ray(terminal.show)
-    table = classifying.classify(options.model, model, items, terminal.show, on_ray=spread)
+    cores = None if os.environ.get("RAY_ADDRESS") else cluster.cpus()
+    if cores is None:
+        cluster.start_ray(terminal.show)
+    table = classifying.classify(options.model, model, items, terminal.show, cores=cores)
     broken = len(table) - table["error"].null_count
     if options.out:
         classifying.save(table, options.out)

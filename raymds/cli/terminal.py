@@ -1,6 +1,7 @@
 """What a person or a program sees of a running verb: live on a terminal, plain lines on a pipe, JSON on request."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ Mode = Literal["live", "plain", "json"]
 Record = dict[str, Any]
 
 _PLAIN_SECONDS = 5.0  # between two lines of one phase on a pipe
+_JOB_SECONDS = 1.0  # between two steps in the output of a job, which Ray keeps whole and sends to whoever follows
 _WIDTH = 100
 _MARKS = {"certified": "green", "retained": "yellow", "undecided": "magenta", "violated": "bold red"}
 
@@ -29,6 +31,7 @@ class Terminal:
         self.mode: Mode = "json" if as_json else "live" if sys.stdout.isatty() else "plain"
         self.console = Console(width=None if self.mode == "live" else _WIDTH, highlight=False)
         self._records = sys.stdout  # in the mode json, which leaves standard output to records
+        self._thin = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # as a job of Ray's
         self._live: Progress | None = None
         self._bar: TaskID | None = None
         self._title = ""
@@ -46,11 +49,22 @@ class Terminal:
     def show(self, record: Record) -> None:
         """One record of a run: phase, note, ray, start, step, eval, or progress (what, done, total)."""
         if self.mode == "json":
-            print(json.dumps(record), file=self._records, flush=True)
+            self._record(record)
             return
         handler = getattr(self, f"_{record['event']}", None)
         if handler is not None:
             handler(record)
+
+    def _record(self, record: Record) -> None:
+        """A line for machines; of a job's steps some, without what each task has, which metrics.jsonl keeps."""
+        if self._thin and record["event"] == "step":
+            if time.monotonic() - self._last < _JOB_SECONDS and record["step"] < self._steps:
+                return
+            self._last = time.monotonic()
+            record = {name: value for name, value in record.items() if not isinstance(value, dict)}
+        elif record["event"] == "start":
+            self._steps = record["steps"]
+        print(json.dumps(record), file=self._records, flush=True)
 
     def result(self, content: Record) -> None:
         """The last line for machines."""

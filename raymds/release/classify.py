@@ -6,7 +6,6 @@ depends on nothing but its image and the model.
 
 import io
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,17 +36,16 @@ _PART = 1024  # images that a worker of a cluster gets at a time
 _NUMBER = "number"  # column of an image's place in the order, where blocks come back in another
 
 
-def classify(weights: str, model: Recogniser, items: Sequence[Item], show: Show, *, on_ray: bool) -> Any:
+def classify(weights: str, model: Recogniser, items: Sequence[Item], show: Show, *, cores: int | None) -> Any:
     """A table with a row per image: `image`, per attribute `A`, `A.probability` and `A.margin`, and `error`.
 
     An image that can't be decoded has an error and no labels; UsageError where a bucket or data set can't be read.
-    `model` is that of `weights`, a path or URI that the machines of the cluster read too where `on_ray`: Ray has to be
-    started then. `show` gets progress records.
+    `cores` of this machine, or None for those of the Ray cluster that was joined: its machines read `weights`, the path
+    or URI of `model`, too. `show` gets progress records.
     """
     model.require_classes()
     tables, done = [], 0
-    here = len(os.sched_getaffinity(0))
-    for table in _on_ray(weights, items) if on_ray else _here(model, items, 0, here):
+    for table in _on_ray(weights, items) if cores is None else _here(model, items, 0, cores):
         tables.append(table)
         done += len(table)
         show({"event": "progress", "what": "images classified", "done": done, "total": len(items)})
@@ -138,7 +136,8 @@ def _on_ray(weights: str, items: Sequence[Item]) -> Iterator[Any]:
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources = cast(Any, ray).cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    # A cluster that starts machines on demand may have none yet.
+    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 0)))
     each = max(1, cpus // gpus) if gpus else 1  # cores of a worker
     size = _PART if gpus else _PART // 4  # of slow workers the last one should not be waited for long
     parts = [_part(items, range(start, min(start + size, len(items)))) for start in range(0, len(items), size)]

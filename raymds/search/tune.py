@@ -22,7 +22,7 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, check_per_task, resolve
 from raymds.train import driver, ending
-from raymds.train.cluster import Show, resources, start_ray
+from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import effort, old_outcome
 from raymds.train.placement import concurrent
 from raymds.train.prepared import Prepared, check_examples
@@ -32,18 +32,20 @@ _ANSWER = 0.5  # seconds for their monitors to answer; one that starts does not 
 _CACHE = "raymds-cache"  # in a machine's temporary folder: shards that its trials share
 
 
-def search(config: Config, show: Show) -> dict[str, Any]:
+def search(config: Config, show: Show, take_over: bool = False) -> dict[str, Any]:
     """Run the search of `config.search`; writes tune.json, certificate.json and, last, outcome.json; the outcome.
 
     Goes on where the run directory holds a search of the same config: trials that ended stay ended, those cut off go
     on from their checkpoints. RaymdsError where every trial failed, StoppedError where it was asked to stop.
+    `take_over` as in `driver.pretrain`.
     """
     ready, space, at_once = prepare(config, show)
-    config, run = ready.config, ready.run
-    run.claim(config, search=True)
-    finished = run.read_json("outcome.json")
-    if finished is not None:
-        return finished
+    ready.run.claim(ready.config, search=True)
+    return driver.alone(ready.run, lambda: _search(ready, space, at_once, show), show, take_over)
+
+
+def _search(ready: Prepared, space: Space, at_once: int, show: Show) -> dict[str, Any]:
+    config = ready.config
     show({"event": "note", "note": ready.outlook})
     if at_once < config.search.concurrency:
         asked = f"search.concurrency={config.search.concurrency}"
@@ -57,9 +59,7 @@ def search(config: Config, show: Show) -> dict[str, Any]:
             f"stopped with {len(book.trials) - book.running} of {config.search.trials} trials ended; the same command "
             "goes on with the others, each from its last checkpoint"
         )
-    outcome = _conclude(book, config, show) | {"seconds": time.perf_counter() - begin}
-    run.write_json("outcome.json", outcome)
-    return outcome
+    return _conclude(book, config, show) | {"seconds": time.perf_counter() - begin}
 
 
 def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
@@ -71,7 +71,7 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     space = parse(config)
     tasks = _check_ends(config, space, data)
-    config, at_once = concurrent(config, resources(show))
+    config, at_once = concurrent(config, room(show, growing=config.run.autoscaling))
     driver.preflight(config, data, tasks.heads, show)
     run.check(config, search=True)
     return Prepared(config, run, data, tasks), space, at_once
@@ -134,7 +134,7 @@ def _trial(given: dict[str, Any]) -> None:
             tune.report({"records": [measured.pop()], "failure": None})
 
     try:
-        driver.finetune(config, show, given["shared"], given["monitor"])
+        driver.cell(config, show, given["shared"], given["monitor"])
     except StoppedError:
         return  # in a checkpoint: the search knows why
     except Exception as error:

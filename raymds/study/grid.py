@@ -80,7 +80,7 @@ def _cycle(given: dict[str, Any], jobs: Mapping[str, Work], switch: Any) -> None
     monitor = driver.new_monitor()
     try:
         if not ray.get(switch.enter.remote(name, monitor)):
-            driver.finetune(work.config, show, work.shared, monitor, nearest=work.shared is None)
+            driver.cell(work.config, show, work.shared, monitor, nearest=work.shared is None)
     except StoppedError:
         pass  # in a checkpoint: the study knows why
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from raymds import lease
 from raymds.config import Config
 from raymds.errors import RaymdsError, StoppedError, UsageError
 from raymds.store import objects
@@ -12,7 +13,7 @@ from raymds.study.plan import Cell, Job, Plan, Setting, Trial, named
 from raymds.study.results import Results
 from raymds.tasks import check_per_task, resolve
 from raymds.train import driver
-from raymds.train.cluster import Show, resources
+from raymds.train.cluster import Show, room
 from raymds.train.placement import concurrent
 from raymds.train.prepared import check_examples
 
@@ -28,11 +29,10 @@ def prepare(plan: Plan, show: Show) -> dict[str, Any]:
     storage.check_writable(plan.uri)
     prepared: dict[tuple[str, str, str], Any] = {}
     at_once = []
-    cluster = resources(show)
     for job, config in configs.items():
         key = job.data, job.target, job.method
         try:
-            at_once.append(concurrent(config, cluster)[1])
+            at_once.append(concurrent(config, room(show, growing=config.run.autoscaling))[1])
             if key not in prepared:
                 prepared[key] = driver.prepare(config, _silent)
                 continue
@@ -50,11 +50,17 @@ def prepare(plan: Plan, show: Show) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def conduct(plan: Plan, show: Show) -> dict[str, Any]:
+def conduct(plan: Plan, show: Show, take_over: bool = False) -> dict[str, Any]:
     """Run what the study still lacks; the content of study.json, which lies in its directory with tables and plots.
 
-    RaymdsError where cells failed, after everything else has run; StoppedError where it was asked to stop.
+    RaymdsError where cells failed, after everything else has run; StoppedError where it was asked to stop. `take_over`
+    as in `driver.pretrain`.
     """
+    with lease.held(plan.uri, show, take_over=take_over):
+        return _conduct(plan, show)
+
+
+def _conduct(plan: Plan, show: Show) -> dict[str, Any]:
     objects.configure(next(iter(_configs(plan).values())).storage)
     results, stopped = Results(plan), False
     if results.left():
@@ -82,13 +88,13 @@ def conduct(plan: Plan, show: Show) -> dict[str, Any]:
 
 def _round(results: Results, left: dict[Job, Config], show: Show) -> bool:
     """Run the jobs that can run now; whether somebody wished the study to stop."""
-    plan, cluster = results.plan, resources(show)
+    plan = results.plan
     shared = storage.join(plan.uri, "old")
     jobs = {job.path: job for job in left}
     work, at_once = {}, []
     for job, config in left.items():
         try:
-            placed, fitting = concurrent(config, cluster)
+            placed, fitting = concurrent(config, room(show, growing=config.run.autoscaling))
         except UsageError as error:
             raise named(job, error) from None
         at_once.append(fitting)

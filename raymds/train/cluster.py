@@ -1,13 +1,17 @@
 """The Ray cluster that a command works on: joined, or started here. Commands without a model import no torch by it."""
 
 import logging
+import math
 import os
 from collections.abc import Callable
 from typing import Any, cast
 
 import ray
+from ray._private.state import state
+from ray._private.utils import get_num_cpus
 
 from raymds.errors import RaymdsError, UsageError
+from raymds.train.placement import Room
 
 _SAID = 400  # characters of Ray's message
 
@@ -50,11 +54,24 @@ def start_ray(show: Show) -> None:
     show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
 
 
-def resources(show: Show) -> dict[str, float]:
-    """CPUs and GPUs of the cluster that is joined, or of this machine where none is."""
-    if ray.is_initialized() or os.environ.get("RAY_ADDRESS"):
-        start_ray(show)
-        return cast(dict[str, float], cast(Any, ray).cluster_resources())
-    import torch  # noqa: PLC0415
+def room(show: Show, *, growing: bool) -> Room:
+    """The machines of the cluster that is joined, or this one where none is; `growing`: those that it may start."""
+    if not (ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
+        import torch  # noqa: PLC0415
 
-    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+        return Room((({"CPU": cpus(), "GPU": torch.cuda.device_count()}, 1),))
+    start_ray(show)
+    there = tuple((node["Resources"], 1.0) for node in cast(Any, ray).nodes() if node["Alive"])
+    if not growing:
+        return Room(there)
+    # What Ray Train looks at, too. Not every autoscaler says it: those of KubeRay and `ray up` do not.
+    config: Any = state.get_cluster_config()
+    groups = config.node_group_configs if config else ()
+    kinds = tuple((dict(g.resources), math.inf if g.max_count == -1 else float(g.max_count)) for g in groups)
+    return Room(kinds or there, known=bool(kinds))
+
+
+def cpus() -> int:
+    """Cores that this process may use: as many as Ray counts, which knows a container's quota, and is bound to."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else math.inf  # macOS has none
+    return int(max(1, min(bound, get_num_cpus(override_docker_cpu_warning=True))))

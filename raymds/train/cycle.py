@@ -61,13 +61,16 @@ class ConstrainedCycle:
         """What may become the outcome: the running mean of the weights since w_old, or the weights themselves."""
         return self._average or self.model
 
-    def measure_old(self) -> None:
-        """What the old model does on the retained examples, through the transform and the chunks the steps use."""
+    def measure_old(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """What the old model does on the retained examples, through the transform and the chunks the steps use.
+
+        StoppedError where `stop()`.
+        """
         seen = self.sampler.seen
         rows = np.unique(np.concatenate(seen))
         temperature = self._config.constraints.temperature
         with trained_in(self._config.run.precision):  # like for like
-            old = evaluate(self.model, self._split, self.tasks, temperature, rows, substitutes=True)
+            old = evaluate(self.model, self._split, self.tasks, temperature, rows, substitutes=True, stop=stop)
         self.old_losses = [
             old.values(task, self._config.constraints.loss, np.searchsorted(rows, retained))
             for task, retained in zip(self.tasks.protected, seen, strict=True)

@@ -17,6 +17,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raymds import lease
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import RaymdsError, UsageError
@@ -25,37 +26,52 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
 from raymds.train import entry
-from raymds.train.cluster import Show, resources, start_ray
+from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
+from raymds.train.follow import Follower
 from raymds.train.net import open_net
 from raymds.train.placement import placed
 from raymds.train.prepared import Prepared, check_examples
 from raymds.train.watch import Monitor
 
 _KEPT = 5  # candidates kept beside the last checkpoint
-_POLL = 0.25  # seconds between looks at the monitor
 
 Loop = Literal["run_pretraining", "run_cycle", "run_certification"]
 
 
-def pretrain(config: Config, show: Show) -> dict[str, Any]:
-    """Make an old model; returns {"uri", "sha256"} of its weights. `show` gets every record as it comes."""
+def pretrain(config: Config, show: Show, take_over: bool = False) -> dict[str, Any]:
+    """Make an old model; returns {"uri", "sha256"} of its weights. `show` gets every record as it comes.
+
+    `take_over`: without waiting for a sign of life of a command that works on the run directory.
+    """
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     rows = sum(shard.rows for shard in data.splits.get("train", []))
     if rows < config.objective.batch:
         raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
-    config = placed(config, resources(show))
+    config = placed(config, room(show, growing=config.run.autoscaling))
     preflight(config, data, [], show)
     run.claim(config)
+
+    def work() -> dict[str, Any]:
+        result, seconds = _fit(config, run, "run_pretraining", CheckpointConfig(num_to_keep=1), show)
+        outcome = {"schema": SCHEMA, **effort(run, config, seconds)}
+        return outcome | {"weights": result["weights"], "skipped_images": result["skipped_images"]}
+
+    weights: dict[str, Any] = alone(run, work, show, take_over)["weights"]
+    return weights
+
+
+def alone(run: RunDirectory, work: Callable[[], dict[str, Any]], show: Show, take_over: bool) -> dict[str, Any]:
+    """The outcome of a run: the one that is there, or what `work` makes while no other command works on it."""
     finished = run.read_json("outcome.json")
     if finished is None:
-        result, seconds = _fit(config, run, "run_pretraining", CheckpointConfig(num_to_keep=1), show)
-        finished = {"schema": SCHEMA, **effort(run, config, seconds)}
-        finished |= {"weights": result["weights"], "skipped_images": result["skipped_images"]}
-        run.write_json("outcome.json", finished)
-    weights: dict[str, Any] = finished["weights"]
-    return weights
+        with lease.held(run.uri, show, take_over=take_over):
+            finished = run.read_json("outcome.json")  # of a command that has just ended
+            if finished is None:
+                finished = work()
+                run.write_json("outcome.json", finished)
+    return finished
 
 
 def prepare(config: Config, show: Show) -> Prepared:
@@ -68,37 +84,54 @@ def prepare(config: Config, show: Show) -> Prepared:
     tasks = resolve(config.task, data.attributes)
     check_per_task(config, tasks)
     check_examples(config, data, tasks)
-    config = placed(config, resources(show))
+    config = placed(config, room(show, growing=config.run.autoscaling))
     preflight(config, data, tasks.heads, show)
     run.check(config)
     return Prepared(config, run, data, tasks)
 
 
-def finetune(
-    config: Config, show: Show, shared: str | None = None, monitor: Any = None, nearest: bool = False
-) -> dict[str, Any]:
+def finetune(config: Config, show: Show, take_over: bool = False) -> dict[str, Any]:
     """One constrained cycle; writes certificate.json and, last, outcome.json, and returns the outcome.
 
-    Goes on from the last checkpoint where the run directory holds one of the same config. A trial of a search has
-    `shared`, the directory of the old model's results, and a `monitor` through which the search may stop it; its
-    outcome is chosen on val and has no certificate. With `nearest` a cycle that chooses nothing has one, of the
-    candidate nearest to a choice; its outcome is the old model all the same.
+    Goes on from the last checkpoint where the run directory holds one of the same config. `take_over` as in `pretrain`.
     """
     ready = prepare(config, show)
-    config, run = ready.config, ready.run
-    run.claim(config)
-    finished = run.read_json("outcome.json")
-    if finished is not None:
-        return finished
-    if not shared:
+    ready.run.claim(ready.config)
+
+    def work() -> dict[str, Any]:
         show({"event": "note", "note": ready.outlook})
+        return _cycle(ready, show)
+
+    return alone(ready.run, work, show, take_over)
+
+
+def cell(
+    config: Config, show: Show, shared: str | None = None, monitor: Any = None, nearest: bool = False
+) -> dict[str, Any]:
+    """As `finetune`, for a search or a study, which holds the lease of what it works on.
+
+    A trial has `shared`, the directory of the old model's results; its outcome is chosen on val and has no certificate.
+    Through `monitor` it may be stopped. With `nearest` a cycle that chooses nothing has a certificate, of the candidate
+    nearest to a choice; its outcome is the old model all the same.
+    """
+    ready = prepare(config, show)
+    ready.run.claim(ready.config)
+    outcome = ready.run.read_json("outcome.json")
+    if outcome is None:
+        outcome = _cycle(ready, show, shared, monitor, nearest)
+        ready.run.write_json("outcome.json", outcome)
+    return outcome
+
+
+def _cycle(
+    ready: Prepared, show: Show, shared: str | None = None, monitor: Any = None, nearest: bool = False
+) -> dict[str, Any]:
+    config, run = ready.config, ready.run
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
     result, seconds = _fit(config, run, "run_cycle", keep, show, monitor, shared=shared, nearest=nearest)
     outcome = conclude(config, run, ready.data, result) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
-    outcome["skipped_images"] = result["skipped_images"]
-    run.write_json("outcome.json", outcome)
-    return outcome
+    return outcome | {"skipped_images": result["skipped_images"]}
 
 
 def certify_winner(
@@ -113,7 +146,7 @@ def certify_winner(
     data = DataSet.open(config.data.uri)
     here = copy.deepcopy(config)
     here.run.uri = run.uri
-    here = placed(here, resources(show))
+    here = placed(here, room(show, growing=here.run.autoscaling))
     result, _ = _fit(here, run, "run_certification", CheckpointConfig(num_to_keep=1), show, winner=winner)
     return conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
 
@@ -146,6 +179,8 @@ def _fit(
     start_ray(show)
     monitor = monitor or new_monitor()
     filesystem, path = storage.resolve(run.path("checkpoints"))
+    if storage.is_local(run.uri):
+        given["claimed"] = storage.sha256(run.read("config.yaml") or b"")
     trainer = TorchTrainer(
         entry.loop,
         train_loop_config={"loop": loop, "config": located(config), "monitor": monitor, **given},
@@ -156,17 +191,19 @@ def _fit(
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=keep,
-            failure_config=FailureConfig(max_failures=config.run.max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(max_failures=config.run.max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[entry.EndAtOnce()],
+            callbacks=[entry.EndAtOnce(), entry.Starts(monitor)],  # type: ignore[list-item]
         ),
     )
     begin = time.perf_counter()
-    with _on_sigterm(monitor.stop.remote), _Follower(monitor, show):
+    with _on_sigterm(monitor.stop.remote), Follower(monitor, show, config.run):
         try:
             result: dict[str, Any] = cast(Any, trainer.fit()).return_value
         except ControllerError as error:
             raise error.controller_failure from error
+        except SystemExit:  # what Ray makes of Ctrl-C
+            raise KeyboardInterrupt from None
         except WorkerGroupError as error:
             rank, failure = min(error.worker_failures.items(), key=lambda item: item[0])
             last = str(failure).strip().splitlines()[-1]
@@ -226,29 +263,3 @@ def located(config: Config) -> Config:
     if config.model.weights:
         located.model.weights = storage.absolute(config.model.weights)
     return located
-
-
-class _Follower:
-    """Moves records from the monitor to the terminal while `fit` blocks."""
-
-    def __init__(self, monitor: Any, show: Show) -> None:
-        self._monitor, self._show = monitor, show
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="follow", daemon=True)
-
-    def __enter__(self) -> "_Follower":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._drain()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(_POLL):
-            self._drain()
-
-    def _drain(self) -> None:
-        for record in ray.get(self._monitor.drain.remote()):
-            self._show(record)

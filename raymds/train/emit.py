@@ -24,6 +24,7 @@ class Emit:
         self._boards = Boards(run) if dist.rank() == 0 else None
         self._flushed, self._interval = time.monotonic(), _FLUSH
         self._beat: Any = None
+        self._step = 0
 
     def __enter__(self) -> Self:
         return self
@@ -59,5 +60,10 @@ class Emit:
     def beat(self, step: int) -> bool:
         """Every rank says that it begins a step; whether somebody wishes the run to stop, as far as is known."""
         told = self._beat is not None and bool(ray.wait([self._beat], timeout=0)[0]) and bool(ray.get(self._beat))
+        self._step = step
         self._beat = self._monitor.beat.remote(dist.rank(), step)
         return told
+
+    def told(self) -> bool:
+        """As `beat`, while a rank measures."""
+        return self.beat(self._step)

@@ -1,10 +1,16 @@
 """What Ray Train is given of a run. Its controller imports this in a process of its own: it has to stay light."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2.api.callback import UserCallback
 
 from raymds.errors import RaymdsError
+
+_STARTS = 3  # starts in a row that may fail
 
 
 def loop(settings: dict[str, Any]) -> Any:
@@ -12,6 +18,37 @@ def loop(settings: dict[str, Any]) -> Any:
     from raymds.train import worker  # noqa: PLC0415
 
     return getattr(worker, settings["loop"])(settings)
+
+
+class Starts(WorkerGroupCallback):
+    """Tells the monitor whether the run has its workers. Machines are waited for without end, broken starts are not.
+
+    Ray Train has one limit for both (`controller_failure_limit`), which is therefore not used.
+    """
+
+    def __init__(self, monitor: Any) -> None:
+        self._monitor, self._failures = monitor, 0
+
+    @contextmanager
+    def on_worker_group_start(self) -> Iterator[None]:
+        """Count starts that failed on machines that were there."""
+        try:
+            yield
+        except WorkerGroupStartupFailedError as error:
+            self._failures += 1
+            if self._failures > _STARTS:
+                last = str(error).strip().splitlines()[-1]
+                raise RaymdsError(f"the workers did not start, {self._failures} times: {last}") from error
+            raise
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """The workers are there."""
+        self._failures = 0
+        self._monitor.staff.remote(len(worker_group.get_workers()))
+
+    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+        """They are gone; what ended them decides whether there will be others."""
+        self._monitor.staff.remote(0)
 
 
 class EndAtOnce(UserCallback):

@@ -17,12 +17,15 @@ from raymds.data.loader import clean_batches
 from raymds.data.sampler import Rows, shares
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
+from raymds.errors import StoppedError
 from raymds.method import dist
 from raymds.method.certificate import PairedCounts
 from raymds.method.constraints import LOSSES, zero_shot_losses
 from raymds.method.grouped import Groups
 from raymds.model import ClipWithHeads
 from raymds.tasks import Task, Tasks
+
+_NOT_MEASURED = -2.0  # in place of a class; −1 is an image that can't be decoded
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,13 @@ def evaluate(
     *,
     substitutes: bool = False,
     progress: Callable[[int], None] = lambda done: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Evaluate rows (all, unless given) of a split; ranks share the work, every rank gets the whole result.
 
     `temperature` is τ₀ of METHOD (1). A row that can't be decoded, where the split skips those, has no label in the
     result; with `substitutes` it has the result of its substitute, as in the steps of training. `progress(done)` is
-    told how many rows this rank has finished.
+    told how many rows this rank has finished. StoppedError on all ranks where `stop()` is true of any.
     """
     rows = np.arange(len(split)) if rows is None else rows
     sizes = shares(len(rows), dist.world_size())
@@ -129,6 +133,9 @@ def evaluate(
     results = torch.empty(len(own), 2, len(tasks.classes), dtype=torch.float64)
     done = 0
     for block, pixels in clean_batches(split, own, model.preprocess, substitutes=substitutes):
+        if stop():
+            results[done:] = _NOT_MEASURED
+            break
         cosine_BC = model.cosines(classifiers, pixels)
         here = results[done : done + len(block)]
         for column, attribute in enumerate(tasks.classes):
@@ -143,6 +150,8 @@ def evaluate(
         done += len(block)
         progress(done)
     gathered = dist.all_gather(results.to(model.mean.device), sizes).cpu().numpy()
+    if (gathered[:, 0] == _NOT_MEASURED).any():
+        raise StoppedError("stopped while measuring; the same command goes on from the last checkpoint")
     predicted = {a: gathered[:, 0, column].astype(np.int64) for column, a in enumerate(tasks.classes)}
     return Evaluation(
         labels={a: np.where(gathered[:, 0, 0] < 0, -1, split.labels[a][rows]) for a in tasks.attributes},

@@ -1,53 +1,109 @@
-"""How many workers a run gets and what each holds, from the config and what the cluster has."""
+"""How many workers a run gets and what each holds, from the config and the machines of the cluster."""
 
 import copy
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from raymds.config import Config, check
 from raymds.errors import UsageError
 from raymds.run import RunDirectory
 
 
-def placed(config: Config, resources: Mapping[str, float], runs: int = 1) -> Config:
+@dataclass(frozen=True)
+class Room:
+    """The machines of a cluster; where it starts them on demand, those that it may have."""
+
+    machines: tuple[tuple[Mapping[str, float], float], ...]
+    """CPUs and GPUs of one machine, and how many of that kind there may be (infinitely many where nothing says)."""
+    known: bool = True
+    """False: it starts machines on demand and does not say which; `machines` are those that are there."""
+
+    def holds(self, cpus: float, gpus: float) -> float:
+        """How many workers fit, each on one machine."""
+        asked = {"CPU": cpus, "GPU": gpus}
+        # A hair more than the quotient: ten tenths of a GPU are one.
+        return sum(
+            count * min(math.floor(machine.get(name, 0.0) / each + 1e-9) for name, each in asked.items() if each)
+            for machine, count in self.machines
+            if count
+        )
+
+    def total(self, name: str) -> float:
+        """CPUs or GPUs of all machines."""
+        return sum(count * machine[name] for machine, count in self.machines if count and machine.get(name))
+
+    def __str__(self) -> str:
+        """Its kinds of machine in words."""
+        kinds: dict[tuple[float, float], float] = {}
+        for machine, count in self.machines:
+            size = machine.get("CPU", 0.0), machine.get("GPU", 0.0)
+            kinds[size] = kinds.get(size, 0.0) + count
+        words = [
+            f"{'any number of machines' if math.isinf(count) else f'{count:g} with'} {cpus:g} CPUs and {gpus:g} GPUs"
+            for (cpus, gpus), count in kinds.items()
+            if count
+        ]
+        return "; ".join(words) or "none"
+
+
+def placed(config: Config, room: Room, runs: int = 1) -> Config:
     """The config with numbers where it leaves the choice to the cluster, of which each of `runs` has a share.
 
-    `resources` are the CPUs and GPUs of the cluster or this machine. UsageError naming the key that asks for more,
-    unless `run.autoscaling` says that machines come when they are asked for. A run that was begun keeps its precision,
-    whatever machines there are now.
+    UsageError naming the key that asks for more than there is, or that can't be left open. A run that was begun keeps
+    its precision, whatever machines there are now.
     """
     config = copy.deepcopy(config)
     run = config.run
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if run.gpus_per_worker is None:
-        run.gpus_per_worker = 1.0 if gpus else 0.0
+        if not room.known and not room.total("GPU"):
+            raise _open("run.gpus_per_worker", "0 or 1", room)
+        run.gpus_per_worker = 1.0 if room.total("GPU") else 0.0
     if run.precision is None:
         begun = RunDirectory(run.uri).precision() if run.uri else None
         run.precision = begun or ("bf16" if run.gpus_per_worker else "fp32")
-    room = gpus / run.gpus_per_worker if run.gpus_per_worker else cpus / run.cpus_per_worker
+    fit = room.holds(run.cpus_per_worker, run.gpus_per_worker)
     if run.workers == 0:
+        if not room.known:
+            raise _open("run.workers", "a number", room)
         positives = round(config.objective.batch * config.objective.positive_share)
-        run.workers = max(1, min(int(room / runs), positives, config.objective.batch - positives))
+        run.workers = max(1, int(min(fit / runs, positives, config.objective.batch - positives)))
     check(config)
     needed = run.min_workers or run.workers
-    for what, each, found in (("GPUs", run.gpus_per_worker, gpus), ("CPUs", run.cpus_per_worker, cpus)):
-        if needed * each > found and not run.autoscaling:
-            raise UsageError(
-                f"run.workers={run.workers}: asks for {needed * each:g} {what}, there are {found:g}; lower run.workers "
-                f"to {int(found / each)}, or set run.autoscaling where the cluster starts machines on demand"
-            )
+    if needed > fit and room.known:
+        raise UsageError(_too_many(config, needed, int(fit), room))
     return config
 
 
-def concurrent(config: Config, resources: Mapping[str, float]) -> tuple[Config, int]:
+def _open(key: str, give: str, room: Room) -> UsageError:
+    return UsageError(
+        f"{key}: can't be left open with run.autoscaling on a cluster that doesn't say which machines it may start "
+        f"(there are now: {room}); give {give}"
+    )
+
+
+def _too_many(config: Config, needed: int, fit: int, room: Room) -> str:
+    run = config.run
+    key = f"run.min_workers={run.min_workers}" if run.min_workers else f"run.workers={run.workers}"
+    each = f"{run.cpus_per_worker:g} CPUs" + (f" and {run.gpus_per_worker:g} GPUs" if run.gpus_per_worker else "")
+    there = f"the cluster grows to machines: {room}" if run.autoscaling else f"machines: {room}"
+    if fit:
+        mend = f"lower {key.partition('=')[0]} to {fit}"
+    else:
+        mend = "lower run.cpus_per_worker or run.gpus_per_worker, or add machines"
+    demand = "" if run.autoscaling else ", or set run.autoscaling where the cluster starts machines on demand"
+    return f"{key}: asks for {needed} workers with {each} each, {fit or 'none'} of them fit ({there}); {mend}{demand}"
+
+
+def concurrent(config: Config, room: Room) -> tuple[Config, int]:
     """The placed config of each trial of a search, and how many trials there are room for at a time.
 
     At most `search.concurrency`, never more than fit: trials that wait for each other's workers would wait for ever.
     """
     asked = config.search.concurrency
-    config = placed(config, resources, runs=max(1, asked))
+    config = placed(config, room, runs=max(1, asked))
     run = config.run
-    each = {"CPU": run.workers * run.cpus_per_worker, "GPU": run.workers * (run.gpus_per_worker or 0.0)}
-    fit = max(1, min(int(resources.get(name, 0.0) / need) for name, need in each.items() if need))
-    if run.autoscaling:
+    fit = max(1.0, room.holds(run.cpus_per_worker, run.gpus_per_worker or 0.0) / run.workers)
+    if not room.known:
         fit = max(fit, asked)
-    return config, min(asked or fit, fit)
+    return config, int(min(asked or config.search.trials, fit))

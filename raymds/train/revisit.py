@@ -31,10 +31,12 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     config.run.uri = uri
     objects.configure(config.storage)
     log = MetricsLog(run).records
-    steps = [record["step"] for record in log if record["event"] == "checkpoint"]
-    if not steps:
+    made = [record for record in log if record["event"] == "checkpoint"]
+    if not made:
         raise UsageError(f"{uri}: has reached no checkpoint yet; the same command that began it goes on with it")
-    _, weights, state = checkpoint.load(ending.checkpoint_uri(config, f"step-{max(steps):07d}"))
+    step = made[-1]["step"]
+    name = made[-1].get("name", f"step-{step:07d}")  # older logs don't say it
+    _, weights, state = checkpoint.load(ending.checkpoint_uri(config, name))
     if "lambda" not in state:
         raise UsageError(f"{uri}: its checkpoints hold no λ: it was made by another version of raymds")
     data = DataSet.open(config.data.uri, config.data)
@@ -53,4 +55,4 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     found = diagnose(cast, w_old, losses, dict(zip(names, state["lambda"].tolist(), strict=True)), old, new)
     evals = {record["step"]: record for record in log if record["event"] == "eval"}
     found["says"] = says(found)
-    return {"step": max(steps), "diagnosis": found, "advice": advise(found, [evals[step] for step in sorted(evals)])}
+    return {"step": step, "diagnosis": found, "advice": advise(found, [evals[at] for at in sorted(evals)])}

@@ -10,6 +10,7 @@ class Monitor:
     def __init__(self) -> None:
         self._records: list[dict[str, Any]] = []
         self._stop = False
+        self._workers = 0
         self._seen: dict[int, tuple[int, float]] = {}  # rank -> step it is in, and since when
 
     def push(self, record: dict[str, Any]) -> None:
@@ -29,6 +30,14 @@ class Monitor:
     def step(self) -> int:
         """The last step that a rank has begun, 0 before the first."""
         return max((step for step, _ in self._seen.values()), default=0)
+
+    def staff(self, workers: int) -> None:
+        """The run has so many workers now; 0 while it waits for machines."""
+        self._workers = workers
+
+    def workers(self) -> int:
+        """How many workers the run has."""
+        return self._workers
 
     def stop(self) -> None:
         """Ask the workers to stop at the next step, with a checkpoint."""

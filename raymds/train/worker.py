@@ -1,5 +1,6 @@
 """The loop on one Ray Train worker: steps, evaluations, checkpoints, and for a cycle choice and certificate data."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from raymds.data.split import Split
 from raymds.errors import StoppedError, UsageError
 from raymds.method import dist
 from raymds.method.solvers import BASELINES
+from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
@@ -35,6 +37,7 @@ from raymds.train.net import open_net
 from raymds.train.step import Training
 
 _NOTICE = 10  # steps between looks for a machine that is about to be taken away
+_UNMEASURED = "-unmeasured"  # ends the name of a checkpoint whose candidate was not measured yet, for want of time
 _RESUME_ONLY = -1e9  # score of a checkpoint that is no candidate: Ray keeps it while it is the last
 
 
@@ -46,7 +49,7 @@ def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
         parent = storage.sha256(storage.read(config.model.weights)) if config.model.weights else None
         sampler = pretrain.build_sampler(train, config)
         training = pretrain.Pretraining(net, sampler, config)
-        start = _resume(config, training, emit)
+        start, _ = _resume(config, training, emit)
         _loop(config, training, train, sampler, start, emit, lambda step: {"step": step})
         weights = ending.publish(config, net, net.weights(), "weights.safetensors", net.describe({}, parent))
         return {"weights": weights, "skipped_images": ending.skipped({"train": train})}
@@ -73,7 +76,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         def measure(split: Split, weights: dict[str, Tensor] | None = None) -> Evaluation:
             if weights is not None:
                 net.load_weights(weights, "candidate")
-            return evaluate(net, split, tasks, config.constraints.temperature)
+            return evaluate(net, split, tasks, config.constraints.temperature, stop=emit.told)
 
         def compare(before: Evaluation, after: Evaluation) -> select.Record:
             return select.compare(before, after, tasks, config.select.tolerance, config.constraints.loss)
@@ -83,23 +86,25 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         if known is None:
             emit({"event": "phase", "phase": "measuring the old model"})
         old = known[0] if known else measure(val)
-        start = _resume(config, training, emit)
+        start, measured = _resume(config, training, emit)
         if start == 0:
             if known:
                 training.old_losses = known[1]
             else:
-                training.measure_old()
+                training.measure_old(emit.told)
             training.begin()
             emit({"event": "eval", "step": 0, **compare(old, old)})
             if shared and known is None and dist.rank() == 0:
                 old_model.keep(shared, name, old, training.old_losses)
 
         def candidate(step: int) -> dict[str, Any]:
-            new = evaluate(training.candidate, val, tasks, config.constraints.temperature)
+            new = evaluate(training.candidate, val, tasks, config.constraints.temperature, stop=emit.told)
             record = compare(old, new)
             emit({"event": "eval", "step": step, **record})
             return {"step": step, "record": record, "score": select.score(record)}
 
+        if not measured:
+            _report(config, training, emit, candidate(start))
         _loop(config, training, train, sampler, start, emit, candidate)
         emit({"event": "phase", "phase": "diagnosing the last candidate"})
         diagnosis = None
@@ -110,8 +115,8 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         emit({"event": "phase", "phase": "choosing among candidates"})
         choice = ending.choose(config, w_old, lambda weights: compare(old, measure(val, weights)))
         skipped = ending.skipped({"train": train, "val": val})
-        measured = {"trial": bool(shared), "nearest": payload.get("nearest", False)}
-        result = ending.delivered(config, data, tasks, net, w_old, choice, emit, **measured)
+        kind = {"trial": bool(shared), "nearest": payload.get("nearest", False)}
+        result = ending.delivered(config, data, tasks, net, w_old, choice, emit, **kind)
         return result | {"diagnosis": diagnosis, "skipped_images": result.get("skipped_images", {}) | skipped}
 
 
@@ -138,14 +143,25 @@ def _old_net(config: Config, tasks: Tasks, device: torch.device) -> model.ClipWi
 def _started(payload: dict[str, Any]) -> Iterator[tuple[Config, Emit, torch.device]]:
     config: Config = payload["config"]
     objects.configure(config.storage)
+    _require_shared(config, payload)
     with Emit(config, payload["monitor"]) as emit:
         objects.configure(config.storage, emit.aside)
         yield config, emit, torch.device(ray.train.torch.get_device())
 
 
-def _resume(config: Config, training: Training, emit: Emit) -> int:
-    """Steps already taken, from the last committed checkpoint, whose state is taken over."""
-    found, step = ray.train.get_checkpoint(), 0
+def _require_shared(config: Config, payload: dict[str, Any]) -> None:
+    """UsageError where this machine doesn't see the run directory that the driver claimed."""
+    claimed: str | None = payload.get("claimed")  # digest of its config.yaml
+    if claimed is not None and storage.sha256(RunDirectory(config.run.uri).read("config.yaml") or b"") != claimed:
+        raise UsageError(
+            f"run.uri={config.run.uri}: is a path of the machine that the command runs on; {socket.gethostname()}, "
+            "where a worker runs, does not have it; give a URI of a bucket, or a path that all machines mount"
+        )
+
+
+def _resume(config: Config, training: Training, emit: Emit) -> tuple[int, bool]:
+    """Steps already taken, from the last committed checkpoint, whose state is taken over; whether it was measured."""
+    found, step, uri = ray.train.get_checkpoint(), 0, ""
     if found is not None:
         uri = ending.uri_of(config, found)
         step, weights, state = checkpoint.load(uri)
@@ -153,7 +169,7 @@ def _resume(config: Config, training: Training, emit: Emit) -> int:
         training.load_state_dict(state)
     workers = dist.world_size()
     emit({"event": "start", "step": step, "steps": config.optim.steps, "workers": workers, "time": time.time()})
-    return step
+    return step, not uri.endswith(_UNMEASURED)
 
 
 def _loop(
@@ -189,7 +205,7 @@ def _loop(
         emit({"event": "step", "step": step + 1, **metrics})
         notice = None if noticed or step % _NOTICE else ray.train.get_preemption_info()
         if (step + 1) % config.select.every == 0 or step + 1 == steps:
-            _report(config, training, emit, measure(step + 1))
+            _candidate(config, training, emit, step + 1, measure)
         elif stop or notice:
             _report(config, training, emit, {"step": step + 1, "score": _RESUME_ONLY})
         noticed = noticed or notice is not None
@@ -198,6 +214,19 @@ def _loop(
             ray.train.get_all_reported_checkpoints()  # returns when the last one is written
             raise StoppedError(f"stopped after step {step + 1}, in a checkpoint; the same command goes on from there")
     source.close()
+
+
+def _candidate(
+    config: Config, training: Training, emit: Emit, step: int, measure: Callable[[int], dict[str, Any]]
+) -> None:
+    """Measure a candidate and take its checkpoint; where a stop comes meanwhile, one that is to be measured yet."""
+    try:
+        measured = measure(step)
+    except StoppedError:
+        _report(config, training, emit, {"step": step, "score": _RESUME_ONLY}, _UNMEASURED)
+        ray.train.get_all_reported_checkpoints()  # returns when the last one is written
+        raise
+    _report(config, training, emit, measured)
 
 
 @contextmanager
@@ -229,12 +258,13 @@ def _over_ranks(metrics: dict[str, Any], told: bool, seconds: float, batch: Batc
     return float(mean[0]) > 0
 
 
-def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, Any]) -> None:
+def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, Any], suffix: str = "") -> None:
     """Take a checkpoint, which a thread writes where Ray keeps them, and tell Ray once it is written."""
     begin, step, written = time.perf_counter(), metrics["step"], None
+    name = f"step-{step:07d}{suffix}"
     emit.flush()
     if dist.rank() == 0:
-        uri = ending.checkpoint_uri(config, f"step-{step:07d}")
+        uri = ending.checkpoint_uri(config, name)
         files = checkpoint.pack(step, training.model, training.state_dict())
         filesystem, path = storage.resolve(uri)
         written = ray.train.Checkpoint(path, filesystem)
@@ -250,4 +280,4 @@ def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, A
         checkpoint_upload_fn=write,
         delete_local_checkpoint_after_upload=False,
     )
-    emit({"event": "checkpoint", "step": step, "seconds": time.perf_counter() - begin})
+    emit({"event": "checkpoint", "step": step, "name": name, "seconds": time.perf_counter() - begin})

@@ -29,10 +29,10 @@ def test_a_cluster_gives_the_table_of_one_process(
 ) -> None:
     model = raymds.load(str(fog_run))
     torch.set_num_threads(2)  # a worker has one
-    here = classifying.classify(str(fog_run), model, items, silent, on_ray=False)
+    here = classifying.classify(str(fog_run), model, items, silent, cores=1)
     monkeypatch.setattr(classifying, "_PART", 64)  # so that there are parts for several workers
     seen = []
-    there = classifying.classify(str(fog_run), model, items, seen.append, on_ray=True)
+    there = classifying.classify(str(fog_run), model, items, seen.append, cores=None)
     assert there.equals(here)
     assert here["error"].null_count == len(here) - 1 == 139
     done = [record["done"] for record in seen]

@@ -5,6 +5,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start
 
@@ -105,7 +107,32 @@ def test_a_script_hands_over_to_its_verb(
     assert verb in capsys.readouterr().out.split("\n")[0]
 
 
-def test_a_job_brings_what_it_needs_and_no_more() -> None:
-    environment = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())
-    assert environment["working_dir"] == "."
-    assert {"/.git", "/.venv"} <= set(environment["excludes"])
+def test_a_job_takes_no_data_along(tmp_path: Path) -> None:
+    """By Ray's own packager: what the program needs goes along, data, models and runs do not, wherever they lie."""
+    checkout, package = tmp_path / "checkout", tmp_path / "package.zip"
+    kept = ["jobs/finetune.py", "jobs/presets/foggy.yaml", "raymds/run.py", "raymds/report/page.html.j2", "my/own.yaml"]
+    kept += ["raymds/architectures/tiny-64.json", "raymds/data/shards.py", "raymds/model/clip.py"]
+    left = [
+        "data/train-0.parquet",
+        "models/old.safetensors",
+        "my/old.safetensors",
+        "my/fog/1.jpg",
+        "runs/a/config.yaml",
+    ]
+    left += ["demo/old/config.yaml", "my/labels.csv", ".venv/bin/python", "raymds/__pycache__/run.pyc", "ViT-B-16.pt"]
+    for name in (*kept, *left):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes(b"x")
+    excludes = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["excludes"]
+    create_package(str(checkout), package, include_gitignore=True, excludes=excludes)
+    with zipfile.ZipFile(package) as found:
+        assert sorted(name for name in found.namelist() if not name.endswith("/")) == sorted(kept)
+
+
+def test_a_job_takes_this_checkout_whole(tmp_path: Path) -> None:
+    excludes = yaml.safe_load((ROOT / "jobs" / "runtime_env.yaml").read_text())["excludes"]
+    create_package(str(ROOT), tmp_path / "package.zip", include_gitignore=True, excludes=excludes)
+    needed = {str(path.relative_to(ROOT)) for folder in ("raymds", "jobs") for path in (ROOT / folder).rglob("*.*")}
+    with zipfile.ZipFile(tmp_path / "package.zip") as found:
+        assert {name for name in needed if "__pycache__" not in name} - set(found.namelist()) == set()
+        assert sum(entry.file_size for entry in found.infolist()) < 10 * 2**20

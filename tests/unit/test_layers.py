@@ -14,7 +14,7 @@ FLOORS = [  # from the ground up; ARCHITECTURE.md says what lives where
     {"method"},
     {"store", "ranges"},
     {"config", "model"},
-    {"data", "tasks", "run"},
+    {"data", "tasks", "run", "lease"},
     {"train", "release", "scenes", "ingest", "report"},
     {"search", "study"},
     {"cli"},

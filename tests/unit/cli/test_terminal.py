@@ -28,6 +28,19 @@ def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert "10/10  loss -0.500  weather:foggy 50.0 % (+10.0)  worst scene:tunnel -2.0  321 images/s" in out
 
 
+def test_a_job_shows_some_of_its_steps(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray keeps a job's output whole: of many quick steps one a second and the last, without a value for each task."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    terminal = Terminal(as_json=True)
+    terminal.show({"event": "start", "step": 0, "steps": 50})
+    for step in range(1, 51):
+        terminal.show({**STEP, "step": step, "u": {"weather:clear": 0.1}})
+    terminal.show({**EVAL, "step": 50})
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["event"], line["step"]) for line in lines] == [("start", 0), ("step", 1), ("step", 50), ("eval", 50)]
+    assert lines[2] == {**STEP, "step": 50}
+
+
 def test_json_is_one_record_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal(as_json=True)
     terminal.heading("a cycle")

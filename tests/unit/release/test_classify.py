@@ -173,7 +173,7 @@ def test_a_damaged_exif_does_not_spoil_a_good_picture(fog_run: Path, tmp_path: P
     Image.new("RGB", (64, 64), (10, 200, 30)).save(path, exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
     model = raymds.load(str(fog_run))
     assert len(model.classify([path])) == 1
-    table = classifying.classify(str(fog_run), model, images.find([str(path)], None), silent, on_ray=False)
+    table = classifying.classify(str(fog_run), model, images.find([str(path)], None), silent, cores=1)
     assert table["error"].to_pylist() == [None]
 
 
@@ -228,6 +228,6 @@ def test_images_of_a_data_set_are_taken_as_they_were_measured(
         rows.append(Row(f"row-{i}", buffer.getvalue(), "a", {"weather": "clear", "scene": None, "timeofday": None}))
     write_manifest(uri, SCENES, {"test": [write_shard(uri, "test-0.parquet", rows, SCENES)]}, {})
     model = raymds.load(str(fog_run))
-    table = classifying.classify(str(fog_run), model, images.find([uri], None), silent, on_ray=False)
+    table = classifying.classify(str(fog_run), model, images.find([uri], None), silent, cores=1)
     config = replace(fog_config, data=replace(fog_config.data, uri=uri))
     assert {a: table[a].to_pylist() for a in ATTRIBUTES} == by_evaluation(fog_run, config)

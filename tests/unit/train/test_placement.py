@@ -1,12 +1,18 @@
 """What the cluster has decides what the config leaves open, and bounds what it asks for."""
 
+import math
+
 import pytest
 
 from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
 from raymds.run import RunDirectory
 from raymds.store import uri as storage
-from raymds.train.placement import concurrent, placed
+from raymds.train.placement import Room, concurrent, placed
+
+
+def machine(cpus: float, gpus: float = 0, count: float = 1) -> Room:
+    return Room((({"CPU": cpus, "GPU": gpus}, count),))
 
 
 def run(config: Config, **changes: object) -> Config:
@@ -17,11 +23,11 @@ def run(config: Config, **changes: object) -> Config:
 
 def test_what_is_asked_for_is_kept(config: Config) -> None:
     asked = run(config, workers=2, gpus_per_worker=1, precision="tf32")
-    assert placed(asked, {"CPU": 8, "GPU": 4}).run == config.run
+    assert placed(asked, machine(8, 4)).run == config.run
 
 
 def test_a_run_goes_on_in_the_precision_it_was_begun_in(config: Config) -> None:
-    with_gpu, without = {"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0}
+    with_gpu, without = machine(8, 4), machine(8)
     assert placed(config, with_gpu).run.precision == "bf16"
     assert placed(config, without).run.precision == "fp32"
     directory = RunDirectory(config.run.uri)
@@ -38,55 +44,97 @@ def test_an_older_run_had_fp32(config: Config) -> None:
     directory = RunDirectory(config.run.uri)
     stored = "".join(line for line in to_yaml(config).splitlines(keepends=True) if "precision" not in line)
     storage.write(directory.path("config.yaml"), stored.encode())
-    directory.claim(placed(config, {"CPU": 8.0, "GPU": 4.0}))
+    directory.claim(placed(config, machine(8, 4)))
 
 
 def test_gpus_are_used_where_there_are_any(config: Config) -> None:
-    assert placed(config, {"CPU": 8, "GPU": 4}).run.gpus_per_worker == 1
-    assert placed(config, {"CPU": 8}).run.gpus_per_worker == 0
+    assert placed(config, machine(8, 4)).run.gpus_per_worker == 1
+    assert placed(config, machine(8)).run.gpus_per_worker == 0
 
 
 def test_as_many_workers_as_there_is_room_and_work_for(config: Config) -> None:
     run(config, workers=0)
-    assert placed(config, {"CPU": 4}).run.workers == 4
-    assert placed(config, {"CPU": 9, "GPU": 3}).run.workers == 3
-    assert placed(run(config, cpus_per_worker=2, gpus_per_worker=0), {"CPU": 9}).run.workers == 4
-    assert placed(run(config, cpus_per_worker=1), {"CPU": 999}).run.workers == 8  # positives of a batch of 16
+    assert placed(config, machine(4)).run.workers == 4
+    assert placed(config, machine(9, 3)).run.workers == 3
+    assert placed(run(config, cpus_per_worker=2, gpus_per_worker=0), machine(9)).run.workers == 4
+    assert placed(run(config, cpus_per_worker=1), machine(999)).run.workers == 8  # positives of a batch of 16
 
 
 @pytest.mark.parametrize(
-    ("changes", "resources", "message"),
+    ("changes", "room", "message"),
     [
-        ({"workers": 8, "gpus_per_worker": 1}, {"CPU": 64, "GPU": 4}, "asks for 8 GPUs, there are 4; lower .* to 4"),
-        ({"workers": 4, "cpus_per_worker": 2}, {"CPU": 6}, "asks for 8 CPUs, there are 6; lower run.workers to 3"),
-        ({"workers": 4, "min_workers": 3}, {"CPU": 2}, "asks for 3 CPUs, there are 2"),
+        (
+            {"workers": 8, "gpus_per_worker": 1},
+            machine(64, 4),
+            r"run\.workers=8: asks for 8 workers with 1 CPUs and 1 GPUs each, 4 of them fit "
+            r"\(machines: 1 with 64 CPUs and 4 GPUs\); lower run\.workers to 4, or set run\.autoscaling",
+        ),
+        ({"workers": 4, "cpus_per_worker": 2}, machine(6), r"3 of them fit .*; lower run\.workers to 3"),
+        (
+            {"workers": 4, "min_workers": 3},
+            machine(2),
+            r"run\.min_workers=3: .* 2 of them fit .*; lower run\.min",
+        ),
+        # Four cores on as many machines are none for a worker of four.
+        ({"workers": 1, "cpus_per_worker": 4}, machine(1, count=4), r"none of them fit .*; lower run\.cpus_per_worker"),
+        ({"workers": 0}, machine(0), r"asks for 1 workers .*, none of them fit .*; lower run\.cpus_per_worker"),
+        ({"workers": 0}, Room(()), r"none of them fit \(machines: none\)"),
     ],
 )
-def test_what_is_missing_is_said(
-    config: Config, changes: dict[str, object], resources: dict[str, float], message: str
-) -> None:
+def test_what_is_missing_is_said(config: Config, changes: dict[str, object], room: Room, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        placed(run(config, **changes), resources)
-    placed(run(config, autoscaling=True), resources)
+        placed(run(config, **changes), room)
+
+
+def test_a_machine_may_hold_a_part_of_what_another_does(config: Config) -> None:
+    mixed = Room((({"CPU": 7.0, "GPU": 1.0}, 2), ({"CPU": 4.0}, 1), ({"CPU": 0.0}, 1)))
+    assert placed(run(config, workers=0, cpus_per_worker=3, gpus_per_worker=0), mixed).run.workers == 5
+    assert placed(run(config, workers=0, cpus_per_worker=3, gpus_per_worker=1), mixed).run.workers == 2
+    tenths = run(config, workers=0, cpus_per_worker=0.1, gpus_per_worker=0)
+    assert placed(tenths, machine(0.6)).run.workers == 6  # 0.6 / 0.1 is a hair below 6
+
+
+def test_a_cluster_that_grows_is_counted_as_it_may_become(config: Config) -> None:
+    run(config, autoscaling=True, workers=0)
+    assert placed(config, machine(8, 1, count=4)).run.workers == 4
+    assert placed(config, machine(8, 1, count=math.inf)).run.workers == 8  # positives of a batch of 16
+    with pytest.raises(UsageError, match=r"run\.workers=8: .* 4 of them fit \(the cluster grows to .*4 with 8 CPUs"):
+        placed(run(config, workers=8), machine(8, 1, count=4))
+
+
+def test_a_cluster_that_says_nothing_of_its_growth_leaves_nothing_open(config: Config) -> None:
+    """As KubeRay's and the launcher's at zero: what is given is waited for, whatever there is."""
+    nothing = Room((({"CPU": 0.0}, 1),), known=False)
+    run(config, autoscaling=True, workers=8)
+    with pytest.raises(UsageError, match=r"run\.gpus_per_worker: can't be left open .*; give 0 or 1"):
+        placed(config, nothing)
+    assert placed(run(config, gpus_per_worker=1), nothing).run.workers == 8
+    with pytest.raises(UsageError, match=r"run\.workers: can't be left open .*; give a number"):
+        placed(run(config, workers=0), nothing)
 
 
 def test_an_elastic_run_begins_with_fewer(config: Config) -> None:
-    assert placed(run(config, workers=4, min_workers=2), {"CPU": 2}).run.workers == 4
+    assert placed(run(config, workers=4, min_workers=2), machine(2)).run.workers == 4
 
 
 @pytest.mark.parametrize(
-    ("settings", "resources", "workers", "at_once"),
+    ("settings", "room", "workers", "at_once"),
     [
-        (["run.workers=1", "search.concurrency=4"], {"CPU": 2.0}, 1, 2),
-        (["run.workers=2"], {"CPU": 2.0}, 2, 1),
-        (["run.workers=0"], {"CPU": 6.0}, 6, 1),
-        (["run.workers=0", "search.concurrency=3"], {"CPU": 6.0}, 2, 3),
-        (["run.workers=2", "run.gpus_per_worker=1"], {"CPU": 64.0, "GPU": 8.0}, 2, 4),
-        (["run.workers=2", "run.autoscaling=true", "search.concurrency=5"], {"CPU": 2.0}, 2, 5),
+        (["run.workers=1", "search.concurrency=4"], machine(2), 1, 2),
+        (["run.workers=2"], machine(2), 2, 1),
+        (["run.workers=0"], machine(6), 6, 1),
+        (["run.workers=0", "search.concurrency=3"], machine(6), 2, 3),
+        (["run.workers=2", "run.gpus_per_worker=1"], machine(64, 8), 2, 4),
+        (
+            ["run.workers=2", "run.gpus_per_worker=0", "run.autoscaling=true", "search.concurrency=5"],
+            Room((({"CPU": 2.0}, 1),), known=False),
+            2,
+            5,
+        ),
+        (["run.workers=2", "run.autoscaling=true", "search.concurrency=5"], machine(4, count=2), 2, 4),
+        (["run.workers=2", "run.autoscaling=true", "search.trials=9"], machine(4, count=math.inf), 2, 9),
     ],
 )
-def test_no_more_trials_at_once_than_fit(
-    settings: list[str], resources: dict[str, float], workers: int, at_once: int
-) -> None:
-    placed_config, found = concurrent(load(Config, None, settings), resources)
+def test_no_more_trials_at_once_than_fit(settings: list[str], room: Room, workers: int, at_once: int) -> None:
+    placed_config, found = concurrent(load(Config, None, settings), room)
     assert (placed_config.run.workers, found) == (workers, at_once)

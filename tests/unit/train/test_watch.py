@@ -1,9 +1,16 @@
 """What is known of a run's ranks from outside, and which errors end it at once."""
 
-import pytest
+import time
+from types import SimpleNamespace
+from typing import Any
 
-from raymds.errors import DivergedError
-from raymds.train.entry import EndAtOnce
+import pytest
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+
+from raymds.config import RunConfig
+from raymds.errors import DivergedError, RaymdsError
+from raymds.train import follow
+from raymds.train.entry import EndAtOnce, Starts
 from raymds.train.watch import Monitor
 
 
@@ -39,3 +46,55 @@ def test_errors_that_would_come_again_end_a_run() -> None:
     callback.after_exception(None, {0: collateral, 1: WrappedError(OSError("disk"))})
     with pytest.raises(DivergedError, match="step 3"):
         callback.after_exception(None, {0: collateral, 1: WrappedError(DivergedError("step 3"))})
+
+
+class Told:
+    """Stands in for the monitor's handle."""
+
+    def __init__(self) -> None:
+        self.workers: list[int] = []
+        self.staff = SimpleNamespace(remote=self.workers.append)
+
+
+def test_broken_starts_end_a_run_and_machines_that_do_not_come_do_not() -> None:
+    told = Told()
+    starts = Starts(told)
+    for _ in range(50):
+        with pytest.raises(WorkerGroupStartupTimeoutError), starts.on_worker_group_start():
+            raise WorkerGroupStartupTimeoutError(num_workers=2)
+    for _ in range(3):
+        with pytest.raises(WorkerGroupStartupFailedError), starts.on_worker_group_start():
+            raise WorkerGroupStartupFailedError("first line\nno module named raymds")
+    with starts.on_worker_group_start():
+        starts.after_worker_group_start(SimpleNamespace(get_workers=lambda: ["a", "b"]))
+    for _ in range(3):
+        with pytest.raises(WorkerGroupStartupFailedError), starts.on_worker_group_start():
+            raise WorkerGroupStartupFailedError("a node was lost")
+    message = "the workers did not start, 4 times: no module named raymds"
+    with pytest.raises(RaymdsError, match=message), starts.on_worker_group_start():
+        raise WorkerGroupStartupFailedError("first line\nno module named raymds")
+    starts.after_worker_group_shutdown(None)
+    assert told.workers == [2, 0]
+
+
+def test_a_run_without_workers_says_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"workers": 0}
+    monitor = SimpleNamespace(
+        drain=SimpleNamespace(remote=lambda: []), workers=SimpleNamespace(remote=lambda: there["workers"])
+    )
+    shown: list[dict[str, Any]] = []
+    monkeypatch.setattr(follow, "_REMIND", 0.05)
+    monkeypatch.setattr(follow, "_POLL", 0.01)
+    monkeypatch.setattr(follow.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(follow.ray, "available_resources", lambda: {"CPU": 1.0})
+    run = RunConfig(workers=4, min_workers=2, cpus_per_worker=4, gpus_per_worker=1)
+    with follow.Follower(monitor, shown.append, run):
+        time.sleep(0.3)
+        there["workers"] = 2
+        time.sleep(0.1)
+        said = len(shown)
+        time.sleep(0.3)
+    assert said == len(shown)
+    assert said > 1
+    expected = "waiting for 2 workers with 4 CPUs and 1 GPUs each; 1 CPUs and 0 GPUs are free now"
+    assert shown[0] == {"event": "phase", "phase": expected}

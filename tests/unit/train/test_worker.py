@@ -19,6 +19,7 @@ from raymds.run import RunDirectory
 from raymds.tasks import resolve
 from raymds.train import checkpoint, ending, select, worker
 from raymds.train.conclude import conclude
+from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate, paired
 from tests.unit.train.conftest import Recorder
 
@@ -132,6 +133,55 @@ def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, con
     assert report.metrics == {"step": 3, "score": -1e9}
     assert checkpoint.load(ending.checkpoint_uri(config, "step-0000003"))[0] == 3
     assert ending.candidates_kept() == []
+
+
+def test_a_stop_while_a_candidate_is_measured_loses_neither_step_nor_candidate(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    payload = {"config": config, "monitor": recorder, "shared": None}
+    with monkeypatch.context() as patched:
+        patched.setattr(Emit, "told", lambda emit: emit._step == 4)
+        with pytest.raises(StoppedError, match="stopped while measuring; the same command goes on"):
+            worker.run_cycle(payload)
+    [report] = recorder.reports
+    assert report.metrics == {"step": 4, "score": -1e9}
+    assert ending.uri_of(config, report.checkpoint) == ending.checkpoint_uri(config, "step-0000004-unmeasured")
+    monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: report.checkpoint)
+    worker.run_cycle(payload)
+    assert [report.metrics["step"] for report in ending.candidates_kept()] == [4, 8]
+    stopped = recorder.reports[1:]
+
+    monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
+    recorder.reports.clear()
+    config.run.uri = str(tmp_path / "undisturbed")
+    worker.run_cycle(payload)
+    assert [report.metrics for report in stopped] == [report.metrics for report in recorder.reports]
+
+
+@pytest.mark.parametrize("step", [0, 8])
+def test_a_stop_is_heard_before_the_first_step_and_after_the_last(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """While the old model is measured, and while candidates are chosen among."""
+    config.select.every = 4
+    heard = "choosing among candidates" if step else "measuring the old model"
+    monkeypatch.setattr(Emit, "told", lambda emit: recorder.events[-1] == heard)
+    with pytest.raises(StoppedError, match="stopped while measuring"):
+        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    assert recorder.events[-1] == heard
+    assert [report.metrics["step"] for report in recorder.reports] == ([4, 8] if step else [])
+
+
+@pytest.mark.parametrize("there", [b"", b"another: run\n", None])
+def test_a_run_directory_that_a_worker_does_not_see(recorder: Recorder, config: Config, there: bytes | None) -> None:
+    claimed, stored = b"the: driver's\n", Path(config.run.uri, "config.yaml")
+    if there is not None:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        stored.write_bytes(there)
+    payload = {"config": config, "monitor": recorder, "shared": None, "claimed": sha256(claimed).hexdigest()}
+    with pytest.raises(UsageError, match=r"run\.uri=.*: is a path of the machine .* does not have it; give a URI"):
+        worker.run_cycle(payload)
+    assert recorder.events == []
 
 
 @pytest.mark.parametrize("stop_at", [2, 1000])

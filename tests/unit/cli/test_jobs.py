@@ -1,0 +1,140 @@
+"""What a job is submitted with, where to, and what is said where that can't be."""
+
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobStatus
+
+from raymds.cli import jobs
+from raymds.config import Config, load
+from raymds.errors import UsageError
+
+DASHBOARD = "http://127.0.0.1:8265"
+
+
+class Client:
+    """A cluster whose answers are given."""
+
+    version = "2.60.1"
+    error: Exception | None = None
+    addresses: ClassVar[list[str | None]] = []
+
+    def __init__(self) -> None:
+        self.addresses.append(jobs.os.environ.get("RAY_API_SERVER_ADDRESS"))
+        self.submitted: dict[str, Any] = {}
+        self.running: list[Any] = []
+        if self.error:
+            raise self.error
+
+    def _do_request(self, method: str, path: str) -> Any:
+        assert (method, path) == ("GET", "/api/version")
+        return SimpleNamespace(json=lambda: {"version": "4", "ray_version": self.version})
+
+    def list_jobs(self) -> list[Any]:
+        return self.running
+
+    def submit_job(self, **given: Any) -> str:
+        self.submitted = given
+        return "raysubmit_new"
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> type[Client]:
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        monkeypatch.setenv(name, "")  # set, so that what connect() exports is undone
+    made = type("Made", (Client,), {"addresses": []})
+    monkeypatch.setattr(jobs, "JobSubmissionClient", made)
+    return made
+
+
+@pytest.fixture
+def config() -> Config:
+    needed = ["data.uri=s3://b/data", "model.weights=s3://b/w.safetensors", "run.uri=s3://b/run"]
+    return load(Config, "demo", needed)
+
+
+def test_the_address_that_is_given_wins(client: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://elsewhere:8265")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    jobs.connect(DASHBOARD)
+    assert client.addresses == [DASHBOARD]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:6379", "ray://10.0.0.1:10001", "auto", "http://", "127.0.0.1:8265"])
+def test_an_address_of_another_kind(client: type[Client], monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    with pytest.raises(UsageError, match=rf"^--address {address}: is no URL of a cluster's dashboard; give"):
+        jobs.connect(address)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
+    with pytest.raises(UsageError, match=rf"^RAY_API_SERVER_ADDRESS={address}: is no URL"):
+        jobs.connect(None)
+    assert client.addresses == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionError("refused\nmore"), "no Ray cluster answers there: refused; give the URL of its dashboard"),
+        (AuthenticationError("401"), "the cluster refuses the token; set RAY_AUTH_MODE=token"),
+        (RuntimeError("404"), "no Ray cluster answers there: 404"),
+        (ValueError("no JSON"), "no Ray cluster answers there: no JSON"),
+    ],
+)
+def test_what_does_not_answer(client: type[Client], error: Exception, message: str) -> None:
+    client.error = error
+    with pytest.raises(UsageError, match=rf"^--address {DASHBOARD}: {message}"):
+        jobs.connect(DASHBOARD)
+
+
+@pytest.mark.parametrize("version", ["2.9.3", "2.59.0", "1.13.0"])
+def test_an_older_ray(client: type[Client], version: str) -> None:
+    client.version = version
+    with pytest.raises(UsageError, match=rf"runs Ray {version}; raymds needs 2\.60 or later"):
+        jobs.connect(DASHBOARD)
+
+
+def test_a_job_has_its_options_and_variables(client: type[Client], config: Config) -> None:
+    cluster: Any = jobs.connect(DASHBOARD)
+    variables = ["TOKENIZERS_PARALLELISM=false", "A=b=c", "EMPTY="]
+    assert jobs.submit(cluster, "finetune", config, ["--accept-old"], variables) == "raysubmit_new"
+    assert cluster.submitted["entrypoint"] == "python -m raymds.cli finetune preset.yaml --json --accept-old"
+    assert cluster.submitted["metadata"] == {"raymds": "finetune", "run": "s3://b/run"}
+    expected = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "A": "b=c", "EMPTY": ""}
+    assert cluster.submitted["runtime_env"]["env_vars"] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("AWS_SECRET_ACCESS_KEY=x", "--env AWS_SECRET_ACCESS_KEY: holds a credential"),
+        ("AWS_ACCESS_KEY_ID=x", "--env AWS_ACCESS_KEY_ID: holds a credential"),
+        ("hf_token=x", "--env hf_token: holds a credential"),
+        ("DB_PASSWORD=x", "--env DB_PASSWORD: holds a credential"),
+        ("HTTPS_PROXY=http://ann:secret@proxy", "--env HTTPS_PROXY: holds a credential"),
+        ("NAME", "--env NAME: has to be NAME=VALUE"),
+        ("=x", "--env =x: has to be NAME=VALUE"),
+        ("A B=x", "--env A B=x: has to be NAME=VALUE"),
+    ],
+)
+def test_variables_that_are_refused(given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{message}") as found:
+        jobs.variable(given)
+    assert "secret@" not in str(found.value)
+
+
+@pytest.mark.parametrize("status", [JobStatus.RUNNING, JobStatus.PENDING, JobStatus.STOPPED, JobStatus.FAILED])
+def test_one_job_works_on_a_run_directory(client: type[Client], config: Config, status: JobStatus) -> None:
+    cluster: Any = jobs.connect(DASHBOARD)
+    other = SimpleNamespace(metadata={"run": "s3://b/other"}, status=JobStatus.RUNNING, submission_id="raysubmit_b")
+    cluster.running = [
+        SimpleNamespace(metadata=None, status=JobStatus.RUNNING, submission_id=None),
+        other,
+        SimpleNamespace(metadata={"run": "s3://b/run"}, status=status, submission_id="raysubmit_a"),
+    ]
+    if status.is_terminal():
+        assert jobs.submit(cluster, "finetune", config)
+        return
+    with pytest.raises(UsageError, match=r"^run\.uri=s3://b/run: raysubmit_a works on it; raymds follow raysubmit_a"):
+        jobs.submit(cluster, "finetune", config)
+    assert cluster.submitted == {}
