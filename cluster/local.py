@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +35,8 @@ class Cluster(NamedTuple):
 
 
 @contextlib.contextmanager
-def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
-    """A cluster of a head and `nodes` − 1 others, `cpus` each."""
+def cluster(nodes: int, cpus: int, head: Sequence[str] = ()) -> Iterator[Cluster]:
+    """A cluster of a head and `nodes` − 1 others, `cpus` each; `head` has more options of its `ray start`."""
     processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raymds-", ignore_cleanup_errors=True)))
@@ -46,8 +46,8 @@ def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
         # Jobs run `python` of the PATH: it has to be the one that has the packages.
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         common = ["--num-cpus", str(cpus), "--block", "--disable-usage-stats"]
-        head = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
-        head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)]
+        first = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
+        first += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), *head]
         stack.callback(end, processes)
 
         def start(options: list[str]) -> None:
@@ -59,7 +59,7 @@ def cluster(nodes: int, cpus: int) -> Iterator[Cluster]:
         def join() -> None:
             start(["--address", address])
 
-        start(head)
+        start(first)
         for _ in range(nodes - 1):
             join()
         variables |= {"PATH": environment["PATH"], "RAY_ADDRESS": address}
