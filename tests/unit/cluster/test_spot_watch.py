@@ -26,13 +26,14 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], None]]
 
     def start(answer: Answer) -> None:
         class Handler(BaseHTTPRequestHandler):
+            def do_PUT(self) -> None:
+                self.do_GET()
+
             def do_GET(self) -> None:
                 status, text = answer(self.command, self.path, {k.lower(): v for k, v in self.headers.items()})
                 self.send_response(status)
                 self.end_headers()
                 self.wfile.write(text.encode())
-
-            do_PUT = do_GET
 
             def log_message(self, *_: object) -> None:
                 pass
