@@ -89,7 +89,7 @@ def test_a_typo_is_found_wherever_it_stands(name: str) -> None:
     content = document(name, switched_on=True)
     count = 0
     for number, mapping in enumerate(mappings(content)):
-        for key in mapping:
+        for key in set(mapping) - {"apiVersion", "kind"}:  # which choose the schema
             planted = copy.deepcopy(content)
             at = list(mappings(planted))[number]
             at[f"{key}s"] = at.pop(key)
