@@ -96,7 +96,7 @@ def evidence(data: DataSet, tasks: Tasks, limits: ConstraintsConfig, old: str, n
     loss = {"name": limits.loss, "unit": LOSSES[limits.loss].unit}
     measured = {"label_sets": label_sets(tasks), "temperature": limits.temperature, "loss": loss, "tensors": models}
     parts = [{key: part[key] for key in ("uri", "digest", "rows")} for part in data.parts]
-    return {"measured": measured, "data": {"uri": data.uri, "parts": parts}}
+    return {"measured": measured, "data": {"uri": data.uri, "created": data.created, "parts": parts}}
 
 
 def label_sets(tasks: Tasks) -> dict[str, dict[str, list[str]]]:
