@@ -148,7 +148,7 @@ def _whole(certificate: Certificate, policy: Policy, now: datetime) -> Iterator[
         return
     created = certificate.get("data", {}).get("created")
     if created is None:
-        none = "no date: the data set is of a version without; make it, or its certificate, again"
+        none = "no date, as of older versions: make the data set in a new directory, and then the certificate"
         yield Finding("age_days", "", policy.age_days, none, False)
         return
     age = (now - datetime.strptime(created, TIME).replace(tzinfo=UTC)).total_seconds() / _DAY
