@@ -65,7 +65,8 @@ class Policy:
 
     def most(self, key: str, task: str) -> float | None:
         """What a task may have at most by `key`, negative_flips or tolerance; None where no pattern is for it."""
-        return _of(getattr(self, key), task, lambda limit: -limit)
+        found: float | None = _of(getattr(self, key), task, lambda limit: -limit)
+        return found
 
     def check(self, tasks: Sequence[str]) -> None:
         """UsageError for a pattern that matches no task: mistyped, it would guard nothing."""
