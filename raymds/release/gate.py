@@ -13,11 +13,12 @@ from raymds.release.policy import Policy
 from raymds.store import uri as storage
 
 RULES = (
-    "outcome", "numbers", "protect", "verdict", "negative_flips", "gain", "gain_lower", "tolerance", "confidence",
-    "age_days",
+    "outcome", "split", "numbers", "protect", "verdict", "negative_flips", "gain", "gain_lower", "tolerance",
+    "confidence", "age_days",
 )  # fmt: skip
 _DAY = 86400.0
 _NEW = "a new model"
+_USED = ("train", "val")  # splits that the model was made and chosen with
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ def _outcome(candidate: Candidate, certificate: Certificate) -> Iterator[Finding
     same = "the old model: the certificate compares a file with itself"
     kept = candidate.kept or (same if digests["parent"] == digests["weights"] else None)
     yield Finding("outcome", "", _NEW, kept or _NEW, kept is None)
+    split = certificate.get("measured", {}).get("split")
+    if split is not None:  # older certificates do not say
+        yield Finding("split", "", "neither train nor val", str(split), split not in _USED)
 
 
 def _numbers(certificate: Certificate) -> Iterator[Finding]:

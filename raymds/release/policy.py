@@ -93,9 +93,10 @@ def load(uri: str) -> Policy:
         # Its reader refuses a key that stands twice, of which YAML by itself takes the last.
         given: Any = OmegaConf.to_container(OmegaConf.create(storage.read(uri).decode()))
     except RecursionError:
-        raise UsageError(f"{uri}: not valid YAML: nested too deeply") from None
+        raise UsageError(f"{uri}: not valid YAML, nested too deeply") from None
     except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UsageError(f"{uri}: not valid YAML: {' '.join(str(error).split())}") from None
+        said = " ".join(str(error).split())
+        raise UsageError(f"{uri}: not valid YAML (a pattern that begins with * stands in quotes): {said}") from None
     if not isinstance(given, dict):
         raise UsageError(f"{uri}: has to be a mapping of keys to what is asked for; valid here: {', '.join(_KEYS)}")
     if not given:

@@ -2,15 +2,19 @@
 
 import copy
 import json
+import math
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from raymds.errors import UsageError
 from raymds.method.certificate import PairedCounts
+from raymds.release.findings import junit, markdown, records
 from raymds.release.gate import Candidate, Finding, find, judge
 from raymds.release.policy import Policy
 from tests.unit.release.made import COUNTS, TARGET, certificate
@@ -115,6 +119,11 @@ def test_what_has_to_be_protected_is_there(name: str, words: str) -> None:
     assert (finding.found, finding.passed) == (words, words == "protected")
 
 
+def test_what_was_chosen_on_a_split_is_not_released_by_it() -> None:
+    for split, failed in (("test", []), ("val", [("split", "")]), ("train", [("split", "")])):
+        assert failures(found(certificate(measured={"split": split}))) == failed
+
+
 def test_an_attribute_whose_classes_nobody_says_is_not_taken_for_protected() -> None:
     for measured in ({}, {"label_sets": None}, {"label_sets": {"weather": "all"}}):
         assert failures(found(certificate(measured=measured), protect=["weather"])) == [("protect", "weather")]
@@ -141,6 +150,41 @@ def test_a_pattern_of_no_task_is_an_error_of_the_policy() -> None:
     with pytest.raises(UsageError, match=r"p\.yaml: verdict: 'wether:\*' matches no task"):
         found(verdict={"*": "retained", "wether:*": "certified"})
     assert failures(found(verdict={"weather:foggy": "certified"})) == []  # the target of this cycle
+
+
+def places(content: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in JSON."""
+    yield above
+    if isinstance(content, dict | list):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from places(value, (*above, key))
+
+
+ODD = [None, True, -1, 10**400, 0.5, math.nan, -math.inf, "", "weather:*", "\ud800\x00", [], [{}], {}, {"a": [1]}]
+
+
+def test_whatever_a_field_holds_the_gate_answers_or_names_it(tmp_path: Path) -> None:
+    given, asked = certificate(COUNTS[0]), {"tolerance": {"*": 0.01}, "protect": ["weather"], "age_days": 10}
+    answered = named = 0
+    for path in list(places(given))[1:]:
+        for odd in ODD:
+            content = copy.deepcopy(given)
+            inner: Any = content
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = odd
+            write(tmp_path / "c.json", content)
+            try:
+                findings = judge(find(str(tmp_path / "c.json")), Policy("p.yaml", **asked), MADE)
+            except UsageError:
+                named += 1
+                continue
+            answered += 1
+            ElementTree.fromstring(junit(findings))
+            markdown(findings).encode()
+            json.dumps(records(findings), allow_nan=False)
+    assert named > 300
+    assert answered > 50
 
 
 def write(path: Path, content: Any) -> None:
