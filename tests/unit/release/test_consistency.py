@@ -101,7 +101,7 @@ def test_a_field_that_can_not_be_is_named(change: Callable[[Any], None], message
         (put(0.9, "tasks", 2, "new"), "scene:tunnel", "new is 0.9, by its other numbers 0.796"),
         (put(0.0, "tasks", 2, "lower"), "scene:tunnel", "lower is 0, by its other numbers -0.0"),
         (put(1.0, "tasks", 2, "upper"), "scene:tunnel", "upper is 1, by its other numbers 0.0"),
-        (put(400, "tasks", 2, "negative_flips"), "scene:tunnel", "400 negative and 2 positive flips can't be, of 500"),
+        (put(401, "tasks", 2, "negative_flips"), "scene:tunnel", "401 negative and 2 positive flips can't be, of 500"),
         (put(499, "tasks", 2, "positive_flips"), "scene:tunnel", "4 negative and 499 positive flips can't be, of 500"),
         (put(0.5, "tasks", 2, "tolerance"), "scene:tunnel", "tolerance is 0.5, that of the certificate 0.01"),
         (put(0.5, "confidence"), "weather:rainy", "lower is -0.0"),
