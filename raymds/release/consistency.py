@@ -1,6 +1,5 @@
 """A certificate that comes from anywhere: whether it has its fields, and whether its numbers agree with each other."""
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
@@ -99,25 +98,19 @@ def contradictions(certificate: Certificate) -> Iterator[tuple[str, str]]:
     Changes, bounds and verdicts are computed again from the counts. Of tasks whose images come in groups the counts do
     not give the bounds, so there only their order is looked at.
     """
-    confidence, tasks = certificate["confidence"], certificate["tasks"]
-    joint = (1 - confidence) / max(len(tasks), 1)
-    for entry, error in itertools.chain([(certificate["target"], 1 - confidence)], ((task, joint) for task in tasks)):
-        differs = [
-            *_numbers(entry, error),
-            *(_verdict(entry, certificate) if entry is not certificate["target"] else ()),
-        ]
-        if differs:
-            yield entry["task"], "; ".join(differs)
-    whole = [
-        (name, certificate[name], value)
-        for name, value in (
-            ("verdict", worst([task["verdict"] for task in tasks])),
-            ("devsafety", min((task["delta"] for task in tasks), default=0.0)),
-        )
-        if certificate[name] != value
-    ]
-    if whole:
-        yield "", "; ".join(f"{name} is {found}, that of its tasks {value}" for name, found, value in whole)
+    error, target, tasks = 1 - certificate["confidence"], certificate["target"], certificate["tasks"]
+    if differs := "; ".join(_numbers(target, error)):
+        yield target["task"], differs
+    for task in tasks:
+        if differs := "; ".join([*_numbers(task, error / len(tasks)), *_verdict(task, certificate)]):
+            yield task["task"], differs
+    whole = {
+        "verdict": worst([task["verdict"] for task in tasks]),
+        "devsafety": min((task["delta"] for task in tasks), default=0.0),
+    }
+    differ = {name: value for name, value in whole.items() if certificate[name] != value}
+    if differ:
+        yield "", "; ".join(f"{name} is {certificate[name]}, that of its tasks {differ[name]}" for name in differ)
 
 
 def _fields(content: Mapping[str, Any], rules: Mapping[str, Rule], where: str, above: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from raymds.report.drawing import BAD, INK, LINES, MUTED, WIDTH, styled, svg
@@ -42,20 +43,7 @@ def capabilities(group: str, series: dict[str, Sequence[Point]], cycles: Sequenc
         bottom = total - (row + 1) * (_HEIGHT + _TOP)
         axes = figure.add_axes((0.09 + 0.5 * column, bottom / total, 0.39, _HEIGHT / total))
         axes.set_title(short(label(task), 18), loc="left", fontsize=11, color=INK, pad=4)
-        for point in points:
-            colour = BAD if point.lost else LINES[0] if point.target else MUTED
-            axes.plot([point.cycle] * 2, [100 * point.low, 100 * point.high], color=colour, linewidth=1.6, alpha=0.55)
-            marker = "X" if point.lost else "D" if point.target else "o"
-            fill = colour if point.released else "none"
-            axes.plot(
-                point.cycle, 100 * point.measured, marker, color=colour, markerfacecolor=fill, markersize=5.5,
-                markeredgewidth=1.4,
-            )  # fmt: skip
-        axes.plot([p.cycle for p in points], [100 * p.accuracy for p in points], color=INK, linewidth=1.2)
-        low, high = min(p.low for p in points), max(p.high for p in points)
-        low, high = min(low, *(p.accuracy for p in points)), max(high, *(p.accuracy for p in points))
-        spare = max(_LEAST - (high - low), 0) / 2 + 0.01
-        axes.set_ylim(100 * (low - spare), 100 * (high + spare))
+        _course(axes, points)
         axes.set_xlim(cycles[0] - 0.6, cycles[-1] + 0.6)
         axes.locator_params(axis="y", nbins=4)
         axes.set_xticks([*{cycles[0], cycles[-1]}])
@@ -64,3 +52,20 @@ def capabilities(group: str, series: dict[str, Sequence[Point]], cycles: Sequenc
         else:
             axes.set_xlabel("cycle")
     return svg(figure, name, f"Accuracy of every capability of {group or 'no attribute'} over the cycles, in percent")
+
+
+def _course(axes: Axes, points: Sequence[Point]) -> None:
+    """One capability: what each cycle measured with its bounds, and a line through what was in service."""
+    for point in points:
+        colour = BAD if point.lost else LINES[0] if point.target else MUTED
+        axes.plot([point.cycle] * 2, [100 * point.low, 100 * point.high], color=colour, linewidth=1.6, alpha=0.55)
+        marker = "X" if point.lost else "D" if point.target else "o"
+        fill = colour if point.released else "none"
+        axes.plot(
+            point.cycle, 100 * point.measured, marker, color=colour, markerfacecolor=fill, markersize=5.5,
+            markeredgewidth=1.4,
+        )  # fmt: skip
+    axes.plot([p.cycle for p in points], [100 * p.accuracy for p in points], color=INK, linewidth=1.2)
+    low, high = min(min(p.low, p.accuracy) for p in points), max(max(p.high, p.accuracy) for p in points)
+    spare = max(_LEAST - (high - low), 0) / 2 + 0.01
+    axes.set_ylim(100 * (low - spare), 100 * (high + spare))
