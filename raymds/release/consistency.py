@@ -66,6 +66,8 @@ _WHOLE: dict[str, Rule] = {
 
 def check(content: Certificate, where: str) -> None:
     """UsageError naming the first field that is missing or can't be; that the fields agree is `contradictions`'."""
+    if "verdict" not in content:
+        raise UsageError(f"{where}: is no certificate, as it has no verdict; give a certificate.json, or a run")
     schema = content.get("schema")
     if type(schema) is not int or schema != SCHEMA:
         raise UsageError(

@@ -73,7 +73,8 @@ class Policy:
         for key in _PER_TASK:
             for pattern in getattr(self, key):
                 if not any(matches(pattern, task) for task in tasks):
-                    near = difflib.get_close_matches(pattern, tasks, n=1)
+                    valid = dict.fromkeys([*tasks, *(f"{task.partition(':')[0]}:*" for task in tasks)])
+                    near = difflib.get_close_matches(pattern, valid, n=1)
                     more = f" and {len(tasks) - _LISTED} more" if len(tasks) > _LISTED else ""
                     hint = f"did you mean {near[0]!r}? " if near else ""
                     raise UsageError(
@@ -89,9 +90,10 @@ def matches(pattern: str, task: str) -> bool:
 
 def load(uri: str) -> Policy:
     """The policy in a YAML file; UsageError naming the key of what is wrong, and where nothing is asked for."""
+    content = storage.read(uri)
     try:
         # Its reader refuses a key that stands twice, of which YAML by itself takes the last.
-        given: Any = OmegaConf.to_container(OmegaConf.create(storage.read(uri).decode()))
+        given: Any = OmegaConf.to_container(OmegaConf.create(content.decode()))
     except RecursionError:
         raise UsageError(f"{uri}: not valid YAML, nested too deeply") from None
     except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:

@@ -224,8 +224,9 @@ def test_a_run_and_the_file_in_it_are_found_with_their_outcome(tmp_path: Path) -
         ('{"schema": 2, "schema": 2}', "'schema' stands twice in one object"),
         ("[" * 100_000, "nested too deeply"),
         (f'{{"schema": {"9" * 5000}}}', "not valid JSON"),
-        ("{}", "schema=None"),
-        ('{"schema": 2}', "verdict is missing"),
+        ("{}", "is no certificate"),
+        ('{"schema": 1, "outcome": "new"}', "is no certificate"),
+        ('{"schema": 2, "verdict": "certified"}', "tolerance is missing"),
     ],
 )
 def test_a_file_that_is_no_certificate_is_named(tmp_path: Path, content: str, message: str) -> None:

@@ -101,8 +101,17 @@ def test_a_policy_that_is_wrong_is_named(tmp_path: Path, text: str | bytes, mess
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"none\.yaml: no such file"):
+    with pytest.raises(UsageError, match=r"^\S+/none\.yaml: no such file$"):
         load(str(tmp_path / "none.yaml"))
+    with pytest.raises(UsageError, match=rf"^{tmp_path}: can't be read: "):
+        load(str(tmp_path))
+    with pytest.raises(UsageError, match=r"^empty URI"):
+        load("")
+
+
+def test_an_attribute_alone_is_no_pattern_and_the_one_that_is_meant_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'weather' matches no task .* did you mean 'weather:\*'\?"):
+        read(tmp_path, "verdict: {weather: certified}").check(TASKS)
 
 
 @pytest.mark.parametrize("key", ["verdict", "negative_flips", "tolerance"])
