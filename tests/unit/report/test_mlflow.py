@@ -1,6 +1,7 @@
 """A run logged to MLflow, in a store of files."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,13 @@ def run(tmp_path: Path) -> RunDirectory:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A store of files, in which alone something is written."""
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    return (tmp_path / "mlflow").as_uri()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    yield (tmp_path / "mlflow").as_uri()
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_a_run_is_logged_once_however_often(run: RunDirectory, store: str, tmp_path: Path) -> None:
