@@ -33,7 +33,7 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
     records = MetricsLog(run).records
     begin = next((record["time"] for record in records if record["event"] == "start"), 0.0)
     try:
-        mlflow.set_tracking_uri(tracking_uri)  # a store of files asks that of the process, too, or makes a mlflow.db
+        mlflow.set_tracking_uri(tracking_uri)  # a store of files looks there, too: by default a new mlflow.db
         client = mlflow.MlflowClient(tracking_uri)
         found = client.get_experiment_by_name(EXPERIMENT)
         experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
