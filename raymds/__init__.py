@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raymds.config import Config
-    from raymds.release import Recogniser
+    from raymds.release.recogniser import Recogniser
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "certify", "finetune", "load"]
@@ -21,9 +21,9 @@ def load(uri: str) -> "Recogniser":
     It has `.classify(images)`, a dict {attribute: Prediction(label, probability, margin)} per image, `.embed(images)`,
     (B, D), `.classifier(attribute)`, (C, D), and `.classes`. UsageError where there is no model that can be used.
     """
-    from raymds import release
+    from raymds.release import recogniser
 
-    return release.load(uri)
+    return recogniser.load(uri)
 
 
 def finetune(preset: "str | Mapping[str, Any] | Config", *overrides: str) -> dict[str, Any]:

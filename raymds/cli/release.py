@@ -1,13 +1,33 @@
-"""The verbs that hand a model on: `raymds export` and `raymds classify`."""
+"""The verbs that hand a model on: `raymds gate`, `raymds export` and `raymds classify`."""
 
 import argparse
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 from raymds.cli.data import verb_parser
 from raymds.cli.terminal import Terminal
+from raymds.store import uri as storage
 
 _MODEL = "directory of a run (its outcome is taken) or file of weights, local or in a bucket"
+
+
+def gate(options: argparse.Namespace, terminal: Terminal) -> int:
+    """Whether a certificate has what a policy asks for a release; status 3 where it has not."""
+    from raymds.release import findings, policy
+    from raymds.release import gate as gating
+
+    asked = policy.load(options.policy)
+    found = gating.judge(gating.find(options.certificate), asked, datetime.now(UTC))
+    if options.markdown:
+        storage.write(options.markdown, findings.markdown(found).encode())
+    if options.junit:
+        storage.write(options.junit, findings.junit(found))
+    passed = all(finding.passed for finding in found)
+    terminal.table("release gate", findings.HEADINGS, findings.rows(found))
+    terminal.say(findings.verdict(found))
+    terminal.result({"gate": "passed" if passed else "refused", "findings": findings.records(found)})
+    return 0 if passed else 3
 
 
 def export(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -78,7 +98,23 @@ def _show(row: dict[str, Any], classes: dict[str, list[str]], terminal: Terminal
 
 
 def add(verbs: Any) -> None:
-    """The parsers of the two verbs."""
+    """The parsers of these verbs."""
+    example = "raymds gate runs/fog --policy policy.yaml --markdown gate.md --junit gate.xml"
+    verb = verb_parser(verbs, "gate", gate, example)
+    verb.description = (
+        f"{gate.__doc__} Whatever the policy asks for, there has to be a new model, a proven loss never passes, the "
+        "target has to gain, and the certificate's numbers have to agree with each other."
+    )
+    verb.add_argument("certificate", metavar="CERT", help="certificate.json, or a run with one, local or in a bucket")
+    verb.add_argument(
+        "--policy",
+        required=True,
+        metavar="FILE",
+        help="YAML: verdict, negative_flips, gain, gain_lower, tolerance, confidence, age_days, protect",
+    )
+    verb.add_argument("--markdown", metavar="FILE", help="write a table for a pull request there")
+    verb.add_argument("--junit", metavar="FILE", help="write JUnit XML there, a test case for each rule and task")
+
     verb = verb_parser(verbs, "export", export, "raymds export runs/fog --to export/fog --onnx")
     verb.add_argument("model", metavar="RUN|WEIGHTS", help=_MODEL)
     verb.add_argument("--to", required=True, metavar="DIR", help="directory of the export, local or in a bucket")

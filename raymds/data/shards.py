@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +32,7 @@ from raymds.store import uri as storage
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
+TIME = "%Y-%m-%dT%H:%M:%SZ"
 _ROW_GROUP_BYTES = 6 * 2**20  # reads from object stores were fastest with row groups of 5 to 8 MB
 _MEBIBYTE, _GIBIBYTE = 2**20, 2**30
 _THREADS = 8  # requests at a time for what is small
@@ -69,6 +71,7 @@ class DataSet:
     labels: dict[str, File]  # per split, the file with all its labels
     source: dict[str, Any]  # what made it
     digest: str
+    created: str | None  # UTC, as in `TIME`; None where the manifest is of before there were dates
     reading: DataConfig
 
     @classmethod
@@ -80,9 +83,11 @@ class DataSet:
             raise UsageError(f"data.uri={uri}: no data set there ({MANIFEST} is missing); make one with raymds data")
         try:
             manifest = json.loads(content)
-            digest = manifest.pop("digest")
+            digest, created = manifest.pop("digest"), manifest.pop("created", None)
             schema = manifest["schema"]
-        except (ValueError, KeyError, AttributeError):
+            if created is not None:
+                datetime.strptime(created, TIME)
+        except (ValueError, KeyError, AttributeError, TypeError):
             raise UsageError(f"{where}: damaged: not a manifest of a data set; make the data set again") from None
         if schema != SCHEMA:
             raise UsageError(f"{where}: schema version {schema}, this raymds reads {SCHEMA}; make the data set again")
@@ -93,7 +98,8 @@ class DataSet:
             name: File(storage.join(uri, entry["file"]), entry["bytes"], entry["sha256"])
             for name, entry in manifest["labels"].items()
         }
-        return cls(uri, manifest["attributes"], splits, labels, manifest["source"], digest, reading or DataConfig())
+        source, reading = manifest["source"], reading or DataConfig()
+        return cls(uri, manifest["attributes"], splits, labels, source, digest, created, reading)
 
     def count(self, split: str, attribute: str, label: str) -> int:
         """Rows of a split that have this class."""
@@ -192,8 +198,13 @@ def write_manifest(
     attributes: Mapping[str, Sequence[str]],
     splits: Mapping[str, Sequence[Shard]],
     source: Mapping[str, Any],
+    parts: Sequence[DataSet] = (),
 ) -> DataSet:
-    """Publish a data set whose shards are all written."""
+    """Publish a data set whose shards are all written; `parts` are the data sets that it is a mix of.
+
+    The manifest says when, in UTC. That is no part of its digest: equal data have equal digests, whenever they were
+    made. The same data published again keep their date, and a mix has that of its oldest part.
+    """
     tables = {name: _labels(uri, shards, list(attributes)) for name, shards in splits.items()}
     _refuse_leaks(uri, splits, tables)
     _refuse_torn(uri, tables)
@@ -204,9 +215,21 @@ def write_manifest(
         "labels": {name: _write_labels(uri, name, table) for name, table in tables.items()},
         "source": dict(source),
     }
-    text = json.dumps({**manifest, "digest": _digest(manifest)}, indent=1)
+    digest = _digest(manifest)
+    dates = [part.created for part in parts] or [_created(uri, digest)]
+    dated = {} if None in dates else {"created": min(filter(None, dates))}
+    text = json.dumps({**manifest, **dated, "digest": digest}, indent=1)
     storage.write(storage.join(uri, MANIFEST), text.encode())
     return DataSet.open(uri)
+
+
+def _created(uri: str, digest: str) -> str | None:
+    """The date of the data set with this digest that lies there already, else that of now."""
+    try:
+        found = DataSet.open(uri)
+    except UsageError:  # there is none, or what is made again now
+        return datetime.now(UTC).strftime(TIME)
+    return found.created if found.digest == digest else datetime.now(UTC).strftime(TIME)
 
 
 def _labels(uri: str, shards: Sequence[Shard], attributes: list[str]) -> Any:

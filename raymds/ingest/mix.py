@@ -38,7 +38,7 @@ def mix(uris: Sequence[str], out: str) -> DataSet:
         data.check()
     names = [split for split in SPLITS if any(data.splits.get(split) for data in sets)]
     splits = {split: [shard for data in sets for shard in _placed(data, split)] for split in names}
-    return write_manifest(out, _joined(sets), splits, source)
+    return write_manifest(out, _joined(sets), splits, source, sets)
 
 
 def _part(data: DataSet) -> dict[str, Any]:

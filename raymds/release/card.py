@@ -3,8 +3,7 @@
 Every number in it comes from the certificate, the config or the files.
 """
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -15,9 +14,9 @@ from raymds import __version__
 from raymds.config import Config
 from raymds.method.verdict import images, in_groups
 from raymds.release.delivered import Delivered
+from raymds.release.markdown import escaped, table
 from raymds.release.recogniser import Recogniser
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#])")
 _SECTIONS = ("task", "objective", "constraints", "optim", "select")  # of the config; the others name places, machines
 
 _LOADING = """\
@@ -58,11 +57,6 @@ def card(about: About) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def escaped(text: str) -> str:
-    """A name as it is, whatever Markdown or HTML it looks like."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.replace("&", "&amp;").split()))
-
-
 def _front_matter(about: About) -> str:
     config, identity = about.found.config, about.model.model.identity
     tags = ["clip", "open_clip", "safetensors", *(["onnx"] if "image_tower.onnx" in about.digests else [])]
@@ -95,7 +89,7 @@ def _title(about: About) -> list[str]:
     parts += ["## Intended use", use]
     if classes:
         rows = [(attribute, ", ".join(map(escaped, labels))) for attribute, labels in classes.items()]
-        parts.append(_table(("attribute", "classes"), [(escaped(attribute), labels) for attribute, labels in rows]))
+        parts.append(table(("attribute", "classes"), [(escaped(attribute), labels) for attribute, labels in rows]))
     return parts
 
 
@@ -122,7 +116,7 @@ def _certificate(certificate: Mapping[str, Any] | None) -> list[str]:
         f"Verdict: **{certificate['verdict']}**, with {tolerated}, at {100 * certificate['confidence']:g} % joint "
         f"confidence over {len(certificate['tasks'])} protected tasks. The worst measured change of a protected task "
         f"is {100 * certificate['devsafety']:+.1f} points.",
-        _table(names, rows, numbers=range(1, 8)),
+        table(names, rows, numbers=range(1, 8)),
         "n: test images; old, new: accuracy of the model before and of this one; lower, upper: bounds of the true "
         "change, those of all protected tasks on one side holding together with that confidence, each of the target's "
         "by itself; flips: images right before and wrong now, and the reverse. `certificate.json` has all digits.",
@@ -165,7 +159,7 @@ def _digests(about: About) -> list[str]:
     rows.append(("weights that this was exported from", f"`{about.weights['sha256']}`"))
     if about.weights["parent"]:
         rows.append(("weights that those were developed from", f"`{about.weights['parent']}`"))
-    return ["## Digests", f"SHA-256, exported by raymds {__version__}.", _table(("what", "SHA-256"), rows)]
+    return ["## Digests", f"SHA-256, exported by raymds {__version__}.", table(("what", "SHA-256"), rows)]
 
 
 def _settings(config: Config | None) -> list[str]:
@@ -174,9 +168,3 @@ def _settings(config: Config | None) -> list[str]:
     content = {section: asdict(getattr(config, section)) for section in _SECTIONS} | {"seed": config.run.seed}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100).strip()
     return ["## Settings", f"```yaml\n{text}\n```"]
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
-    right = set(numbers)
-    marks = ["---:" if i in right else "---" for i in range(len(names))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (names, marks, *rows))

@@ -1,6 +1,5 @@
 """What is delivered: a file of weights, with the run and the certificate that belong to it."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,12 +59,12 @@ def find(uri: str) -> Delivered:
     """
     if storage.exists(uri):
         folder = storage.absolute(uri).rpartition("/")[0]
-        certificate = _json(storage.join(folder, _CERTIFICATE))
+        certificate = storage.read_json(storage.join(folder, _CERTIFICATE))
         if certificate and (certificate.get("digests") or {}).get("weights") == storage.sha256(storage.read(uri)):
             return Delivered(uri, _config(folder), certificate)
         return Delivered(uri)
     run = RunDirectory(uri)
-    outcome = _json(run.path("outcome.json"))
+    outcome = storage.read_json(run.path("outcome.json"))
     if outcome is None:
         raise UsageError(
             f"{uri}: no such file, and no directory of a finished run (it has no outcome.json); give one of the two"
@@ -76,22 +75,8 @@ def find(uri: str) -> Delivered:
     # A run that was copied as a whole has its weights with it; what it says of their place is of before.
     own = run.path("weights.safetensors")
     said = outcome["weights"]["uri"] if isinstance(outcome["weights"], dict) else outcome["weights"]
-    return Delivered(own if storage.exists(own) else said, _config(uri), _json(run.path(_CERTIFICATE)))
+    return Delivered(own if storage.exists(own) else said, _config(uri), storage.read_json(run.path(_CERTIFICATE)))
 
 
 def _config(folder: str) -> Config:
     return load(Config, storage.join(folder, "config.yaml"), [])
-
-
-def _json(uri: str) -> dict[str, Any] | None:
-    """A JSON object, None where there is no file; UsageError where it is none."""
-    found = storage.read_or_none(uri)
-    if found is None:
-        return None
-    try:
-        content = json.loads(found)
-    except ValueError as error:
-        raise UsageError(f"{uri}: damaged: not valid JSON: {error}; copy it again") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{uri}: damaged: not a JSON object; copy it again")
-    return content

@@ -1,8 +1,13 @@
-"""A run as a run of MLflow (pip install mlflow-skinny): params, metrics, certificate, outcome and page."""
+"""A run as a run of MLflow (pip install mlflow-skinny): params, metrics, data set, certificate, outcome and page.
 
+Its new model is a version of the registered model `raymds`, with the verdict as a tag: the `champion` where nothing was
+lost, else the `challenger`.
+"""
+
+import json
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -10,8 +15,9 @@ import yaml
 from raymds.errors import UsageError
 from raymds.run import MetricsLog, RunDirectory, scalars
 
-EXPERIMENT = "raymds"
+EXPERIMENT = MODEL = "raymds"
 _PARAMS, _METRICS = 100, 1000  # that MLflow takes in one request
+_DIGEST = 36  # characters that it takes of a digest
 
 
 def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
@@ -27,11 +33,14 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
     records = MetricsLog(run).records
     begin = next((record["time"] for record in records if record["event"] == "start"), 0.0)
     try:
+        mlflow.set_tracking_uri(tracking_uri)  # a store of files looks there, too: by default a new mlflow.db
         client = mlflow.MlflowClient(tracking_uri)
         found = client.get_experiment_by_name(EXPERIMENT)
         experiment = found.experiment_id if found else client.create_experiment(EXPERIMENT)
         mark = f"tags.`raymds.run` = '{run.uri}'"
         for earlier in client.search_runs([experiment], mark):
+            for version in client.search_model_versions(f"run_id = '{earlier.info.run_id}'"):
+                client.delete_model_version(version.name, version.version)
             client.delete_run(earlier.info.run_id)
         tags = {"raymds.run": run.uri, "mlflow.runName": run.uri}
         created: str = client.create_run(experiment, round(1000 * begin), tags).info.run_id
@@ -50,10 +59,43 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
             if (content := run.read(name)) is not None:
                 client.log_text(created, content.decode(), name)
         client.log_text(created, page, "report.html")
+        certificate, outcome = run.read_json("certificate.json"), run.read_json("outcome.json")
+        if certificate is not None:
+            _log_data(client, created, certificate)
+        if outcome is not None and outcome["outcome"] == "new":
+            _register(client, created, outcome, certificate)
         client.set_terminated(created)
     except mlflow.MlflowException as error:
         raise UsageError(f"--mlflow {tracking_uri}: MLflow says: {str(error).splitlines()[0]}") from error
     return created
+
+
+def _log_data(client: Any, run_id: str, certificate: Mapping[str, Any]) -> None:
+    """The data set that a certificate was measured on, as an input of the run."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag  # noqa: PLC0415 (optional)
+
+    digest, uri = certificate["digests"]["data"], (certificate.get("data") or {}).get("uri", "")
+    data = Dataset(uri or digest, digest[:_DIGEST], "raymds", json.dumps({"uri": uri, "digest": digest}))
+    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "certificate")])])
+
+
+def _register(client: Any, run_id: str, outcome: Mapping[str, Any], certificate: Mapping[str, Any] | None) -> None:
+    """The run's new model as a version of the registered model; its alias never goes back to an earlier run's."""
+    verdict, weights = certificate["verdict"] if certificate else "uncertified", str(outcome["weights"])
+    info = client.get_run(run_id).info
+    # Servers take no path of a machine, which may not be theirs: then the version is of the run's artifacts.
+    source = weights if "://" in weights else info.artifact_uri
+    if not client.search_registered_models(f"name = '{MODEL}'"):
+        client.create_registered_model(MODEL)
+    tags = {"raymds.verdict": verdict, "raymds.weights": weights}
+    version = client.create_model_version(MODEL, source, run_id, tags).version
+    alias = "champion" if verdict in {"certified", "retained"} else "challenger"
+    holder = client.get_registered_model(MODEL).aliases.get(alias)
+    if holder is not None:
+        holding = client.get_run(client.get_model_version(MODEL, holder).run_id)
+        if holding.info.start_time > info.start_time:
+            return
+    client.set_registered_model_alias(MODEL, alias, version)
 
 
 def accepted(name: str) -> str:

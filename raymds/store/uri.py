@@ -240,6 +240,31 @@ def check_writable(uri: str) -> None:
         raise UsageError(f"{uri}: can't be written: no permission to write in {found}")
 
 
+def read_json(uri: str) -> dict[str, Any] | None:
+    """A JSON object, None where there is no file; UsageError where it is none, or has a name twice."""
+    data = read_or_none(uri)
+    if data is None:
+        return None
+    try:
+        content = json.loads(data, object_pairs_hook=_named_once)
+    except RecursionError:
+        raise UsageError(f"{uri}: damaged: JSON nested too deeply; copy it again") from None
+    except ValueError as error:
+        raise UsageError(f"{uri}: damaged: not valid JSON: {error}; copy it again") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{uri}: damaged: not a JSON object; copy it again")
+    return content
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of a name that stands twice, one reader would take the first value and another the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
+    return found
+
+
 def write_json(uri: str, content: dict[str, Any]) -> None:
     """Publish a JSON file."""
     write(uri, (json.dumps(content, indent=1) + "\n").encode())

@@ -90,16 +90,17 @@ def paired(old: Evaluation, new: Evaluation, task: Task, loss: str) -> PairedCou
     )
 
 
-def evidence(data: DataSet, tasks: Tasks, limits: ConstraintsConfig, old: str, new: str) -> dict[str, Any]:
-    """What a certificate's numbers were measured with: data, label sets, sentences, τ₀, loss, digests of both models.
+def evidence(data: DataSet, split: str, tasks: Tasks, limits: ConstraintsConfig, old: str, new: str) -> dict[str, Any]:
+    """What a certificate's numbers were measured with: data, split, label sets, sentences, τ₀, loss, both models.
 
     `old` and `new` are `tensors_digest` of the models as they were loaded, whatever files they came from.
     """
     models = {"parent": old, "weights": new}
     loss = {"name": limits.loss, "unit": LOSSES[limits.loss].unit}
-    measured = {"label_sets": label_sets(tasks), "temperature": limits.temperature, "loss": loss, "tensors": models}
+    measured = {"split": split, "label_sets": label_sets(tasks), "temperature": limits.temperature, "loss": loss}
+    measured["tensors"] = models
     parts = [{key: part[key] for key in ("uri", "digest", "rows")} for part in data.parts]
-    return {"measured": measured, "data": {"uri": data.uri, "parts": parts}}
+    return {"measured": measured, "data": {"uri": data.uri, "created": data.created, "parts": parts}}
 
 
 def label_sets(tasks: Tasks) -> dict[str, dict[str, list[str]]]:

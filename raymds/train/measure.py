@@ -92,4 +92,4 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
         ),
     )
     both = measure.digests["old"], measure.digests["new"]
-    return certificate | evidence(measure.data, tasks, config.constraints, *both)
+    return certificate | evidence(measure.data, split, tasks, config.constraints, *both)

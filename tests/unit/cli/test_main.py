@@ -280,6 +280,7 @@ def test_report_of_a_directory_that_is_no_run(tmp_path: Path, capsys: pytest.Cap
         ["pretrain"],
         ["finetune"],
         ["certify"],
+        ["gate"],
         ["report"],
     ],
 )

@@ -1,13 +1,16 @@
 """Shards and manifest: what is written is read; what is missing or altered is named, never used."""
 
 import json
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from raymds.config import DataConfig
+from raymds.data import shards
 from raymds.data.reader import Reader
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.data.split import Split
@@ -187,3 +190,37 @@ def test_memory_decides_what_is_streamed(tmp_path: Path) -> None:
     assert DataSet.open(where, DataConfig(memory=8)).load("train").window == 0
     assert small.substitute(23) == 0
     assert small.substitute(3) == 4
+
+
+def test_a_data_set_says_when_it_was_made_which_is_no_part_of_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        day = 1
+
+        @classmethod
+        def now(cls, tz: Any = None) -> "Clock":
+            return cls(2026, 1, cls.day, 12, tzinfo=tz)
+
+    monkeypatch.setattr(shards, "datetime", Clock)
+    made = []
+    for place, day in (("a", 1), ("b", 2), ("a", 3)):
+        Clock.day, where = day, str(tmp_path / place)
+        written = {"train": [write_shard(where, "train-0.parquet", rows(0, 3), ATTRIBUTES)]}
+        made.append(write_manifest(where, ATTRIBUTES, written, {}))
+    assert len({data.digest for data in made}) == 1
+    assert [data.created for data in made] == ["2026-01-01T12:00:00Z", "2026-01-02T12:00:00Z", "2026-01-01T12:00:00Z"]
+    other = write_manifest(str(tmp_path / "a"), ATTRIBUTES, written, {"made_by": "another"})
+    assert other.created == "2026-01-03T12:00:00Z"
+
+
+def test_a_manifest_without_a_date_is_read_and_one_with_none_is_damaged(uri: str) -> None:
+    path = Path(uri, "manifest.json")
+    manifest = json.loads(path.read_text())
+    for created in ("yesterday", 1, {}):
+        path.write_text(json.dumps({**manifest, "created": created}))
+        with pytest.raises(UsageError, match="damaged"):
+            DataSet.open(uri)
+    del manifest["created"]
+    path.write_text(json.dumps(manifest))
+    assert DataSet.open(uri).created is None

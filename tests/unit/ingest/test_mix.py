@@ -1,5 +1,6 @@
 """Several data sets as one, where they lie: rows, labels, provenance, and what can't be joined."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -119,3 +120,17 @@ def test_what_can_not_be_mixed(drives: str, pairs: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"named: has 'Weather', .*drives has 'weather'"):
         mix([drives, named], out)
     assert not Path(out).exists()
+
+
+def test_a_mix_is_as_old_as_its_oldest_part(drives: str, pairs: str, tmp_path: Path) -> None:
+    def dated(uri: str, created: str | None) -> None:
+        manifest = Path(uri, "manifest.json")
+        content = json.loads(manifest.read_text())
+        content.pop("created")
+        manifest.write_text(json.dumps(content if created is None else {**content, "created": created}))
+
+    dated(drives, "2026-03-01T00:00:00Z")
+    dated(pairs, "2026-02-01T00:00:00Z")
+    assert mix([drives, pairs], str(tmp_path / "mixed")).created == "2026-02-01T00:00:00Z"
+    dated(pairs, None)
+    assert mix([drives, pairs], str(tmp_path / "again")).created is None

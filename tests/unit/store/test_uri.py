@@ -83,3 +83,25 @@ def test_a_resumed_run_drops_what_was_logged_after_its_checkpoint(tmp_path: Path
 def test_the_code_digest_is_stable_and_has_the_version() -> None:
     assert code_digest() == code_digest()
     assert code_digest().startswith("0.1.0+")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe{}", "not valid JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"a": {"b": 1, "b": 2}}', "'b' stands twice in one object"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_json_that_can_not_be_read_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.json"
+    assert storage.read_json(str(path)) is None
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message) as error:
+        storage.read_json(str(path))
+    assert str(error.value).startswith(f"{path}: damaged: ")
+    storage.write_json(str(path), {"a": [1, {"a": 2}]})
+    assert storage.read_json(str(path)) == {"a": [1, {"a": 2}]}
