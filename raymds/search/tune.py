@@ -21,7 +21,7 @@ from raymds.search.trials import FAILED, FINISHED, Measurement
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, check_per_task, resolve
-from raymds.train import driver, ending
+from raymds.train import driver, ending, recorded
 from raymds.train.cluster import Show, resources, start_ray
 from raymds.train.conclude import effort, old_outcome
 from raymds.train.placement import concurrent
@@ -43,6 +43,7 @@ def search(config: Config, show: Show) -> dict[str, Any]:
     run.claim(config, search=True)
     finished = run.read_json("outcome.json")
     if finished is not None:
+        recorded.keep(config, run, show)
         return finished
     show({"event": "note", "note": ready.outlook})
     if at_once < config.search.concurrency:
@@ -59,6 +60,7 @@ def search(config: Config, show: Show) -> dict[str, Any]:
         )
     outcome = _conclude(book, config, show) | {"seconds": time.perf_counter() - begin}
     run.write_json("outcome.json", outcome)
+    recorded.keep(config, run, show)
     return outcome
 
 
@@ -74,7 +76,8 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     config, at_once = concurrent(config, resources(show))
     driver.preflight(config, data, tasks.heads, show)
     run.check(config, search=True)
-    return Prepared(config, run, data, tasks), space, at_once
+    confidence = recorded.check(config, run, data, tasks, show)
+    return Prepared(config, run, data, tasks, confidence), space, at_once
 
 
 def _check_ends(config: Config, space: Space, data: DataSet) -> Tasks:

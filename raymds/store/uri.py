@@ -225,6 +225,21 @@ def create(uri: str, data: bytes) -> bool:
     return True
 
 
+def exclusive(folder: str) -> bool:
+    """Whether `create` is exact in a folder. An S3 service is asked by a file that is written twice, then deleted."""
+    filesystem, _ = resolve(folder)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return True
+    if not folder.startswith("s3://"):
+        return False
+    probe = join(folder, f".probe-{uuid.uuid4().hex}")
+    path = resolve(probe)[1]
+    try:
+        return objects.create(path, b"first") and not objects.create(path, b"second")
+    finally:
+        delete(probe)
+
+
 def check_writable(uri: str) -> None:
     """UsageError where files below a local directory, there or not yet, could not be written. Writes nothing.
 

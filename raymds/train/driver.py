@@ -24,7 +24,7 @@ from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
-from raymds.train import entry
+from raymds.train import entry, recorded
 from raymds.train.cluster import Show, resources, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.net import open_net
@@ -58,10 +58,10 @@ def pretrain(config: Config, show: Show) -> dict[str, Any]:
     return weights
 
 
-def prepare(config: Config, show: Show) -> Prepared:
+def prepare(config: Config, show: Show, *, trial: bool = False) -> Prepared:
     """Everything that can be known before the first step; UsageError naming what is wrong. Writes nothing.
 
-    Ray is started only where RAY_ADDRESS names a cluster, to see what it has.
+    Ray is started only where RAY_ADDRESS names a cluster, to see what it has. A `trial` is nothing to a ledger.
     """
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
@@ -71,7 +71,8 @@ def prepare(config: Config, show: Show) -> Prepared:
     config = placed(config, resources(show))
     preflight(config, data, tasks.heads, show)
     run.check(config)
-    return Prepared(config, run, data, tasks)
+    confidence = config.select.confidence if trial else recorded.check(config, run, data, tasks, show)
+    return Prepared(config, run, data, tasks, confidence)
 
 
 def finetune(
@@ -84,21 +85,31 @@ def finetune(
     outcome is chosen on val and has no certificate. With `nearest` a cycle that chooses nothing has one, of the
     candidate nearest to a choice; its outcome is the old model all the same.
     """
-    ready = prepare(config, show)
+    ready = prepare(config, show, trial=shared is not None)
     config, run = ready.config, ready.run
     run.claim(config)
-    finished = run.read_json("outcome.json")
-    if finished is not None:
-        return finished
+    outcome = run.read_json("outcome.json")
+    if outcome is None:
+        outcome = _cycle(ready, show, shared, monitor, nearest)
+        run.write_json("outcome.json", outcome)
+    if not shared:
+        recorded.keep(config, run, show)
+    return outcome
+
+
+def _cycle(ready: Prepared, show: Show, shared: str | None, monitor: Any, nearest: bool) -> dict[str, Any]:
+    """The outcome of a cycle that has none yet; writes certificate.json."""
+    config, run = ready.config, ready.run
+    use = None
     if not shared:
         show({"event": "note", "note": ready.outlook})
+        use = recorded.reserve_test(config, run, ready.data)
+    spending = recorded.spending(config, use)
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    result, seconds = _fit(config, run, "run_cycle", keep, show, monitor, shared=shared, nearest=nearest)
-    outcome = conclude(config, run, ready.data, result) | effort(run, config, seconds)
+    result, seconds = _fit(spending, run, "run_cycle", keep, show, monitor, shared=shared, nearest=nearest)
+    outcome = conclude(config, run, ready.data, result, use) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
-    outcome["skipped_images"] = result["skipped_images"]
-    run.write_json("outcome.json", outcome)
-    return outcome
+    return outcome | {"skipped_images": result["skipped_images"]}
 
 
 def certify_winner(
@@ -111,11 +122,12 @@ def certify_winner(
     """
     objects.configure(config.storage)
     data = DataSet.open(config.data.uri)
-    here = copy.deepcopy(config)
+    use = recorded.reserve_test(config, run, data)
+    here = copy.deepcopy(recorded.spending(config, use))
     here.run.uri = run.uri
     here = placed(here, resources(show))
     result, _ = _fit(here, run, "run_certification", CheckpointConfig(num_to_keep=1), show, winner=winner)
-    return conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
+    return conclude(config, run, data, result | {"choice": choice}, use) | {"skipped_images": result["skipped_images"]}
 
 
 def preflight(config: Config, data: DataSet, heads: list[str], show: Show) -> None:
