@@ -203,9 +203,11 @@ def create(uri: str, data: bytes) -> bool:
     filesystem, path = resolve(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        _write_local(temporary, data)
+        try:
+            _write_local(temporary, data)
+        except OSError as error:
+            raise UsageError(f"{uri}: can't be written: {store_errors.reason(error)}") from None
         try:
             os.link(temporary, target)
         except FileExistsError:

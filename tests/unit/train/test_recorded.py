@@ -41,7 +41,12 @@ class Workers:
         if self.killed:
             raise KeyboardInterrupt
         tasks = [{"task": name, "delta": 0.0, "tolerance": 0.0} for name in PROTECTED]
-        kept = {"target": {"task": "weather:foggy", "delta": 0.2}, "tasks": tasks, "feasible": True, "margin": 0.0}
+        kept = {
+            "target": {"task": "weather:foggy", "delta": 0.2, "new": 0.5},
+            "tasks": tasks,
+            "feasible": True,
+            "margin": 0.0,
+        }
         if not self.feasible:
             candidates = [{"step": 4, "record": kept | {"devsafety": 0.0}}]
             return {"choice": None, "candidates": candidates, "skipped_images": {}}, 1.0
