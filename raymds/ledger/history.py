@@ -47,7 +47,7 @@ def find_model(entries: Sequence[Entry], what: str) -> str:
         return storage.sha256(storage.read(what))
     if _NUMBER.fullmatch(what):
         return str(_numbered(entries, what).content["weights"]["sha256"])
-    known = {file["sha256"] for entry in entries for file in _models(entry)}
+    known: set[str] = {file["sha256"] for entry in entries for file in _models(entry)}
     matching = sorted(digest for digest in known if _DIGEST.fullmatch(what) and digest.startswith(what))
     if len(matching) != 1:
         several = f"{len(matching)} models of the ledger begin so" if matching else "no such file, and no such digest"
