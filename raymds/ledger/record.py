@@ -28,7 +28,7 @@ _CONFIG = {"model": {"weights": str}, "data": {"uri": str}}
 def identity(run: str) -> str:
     """What a run's entries are known by: its place, and the digest of its config."""
     stored = storage.read(storage.join(run, "config.yaml"))
-    return f"{storage.absolute(run)} {storage.sha256(stored)}"
+    return f"{storage.absolute(run).rstrip('/')} {storage.sha256(stored)}"
 
 
 def protected(entries: Sequence[Entry], today: date) -> dict[str, int]:
@@ -112,7 +112,7 @@ def add_run(ledger: Ledger, run: str, code: str | None = None) -> Entry:
 
 def of_run(run: str, code: str | None = None) -> dict[str, Any]:
     """What an entry says of a finished run, from its files."""
-    run = storage.absolute(run)
+    run = storage.absolute(run).rstrip("/")
     where = storage.join(run, "outcome.json")
     if not storage.exists(where):
         raise UsageError(
