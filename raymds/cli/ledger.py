@@ -28,11 +28,7 @@ def show(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def verify(options: argparse.Namespace, terminal: Terminal) -> int:
-    """Whether anything was altered, removed or reordered; status 3 and what it is where something was.
-
-    A chain can't show that its last entries are missing: keep the head that `show` prints, or that a certificate states
-    in `use`, and give it as --head. Without --key, whoever can write the ledger can write all of it anew.
-    """
+    """Whether anything was altered, removed or reordered; status 3 and what it is where something was."""
     from raymds.ledger import audit
     from raymds.ledger.signature import public_key
 
@@ -148,6 +144,11 @@ def add(verbs: Any) -> None:
 
     verb = _verb(below, "verify", verify, "raymds ledger verify ledger --key fleet.pub.pem --head 17:5f2e…")
     verb.add_argument("--key", action="append", metavar="PEM", help="public key; again for others that may have signed")
+    verb.description = (
+        f"{verify.__doc__} A chain can't show that its last entries are missing: keep the head that `show` prints, or "
+        "that a certificate states in `use`, and give it as --head. Without --key, whoever can write the ledger can "
+        "write all of it anew."
+    )
     verb.add_argument("--head", metavar="NUMBER:SHA256", help="an entry as it was known earlier")
     verb.add_argument("--no-files", action="store_true", help="the entries alone, not the files that they name")
 
