@@ -157,6 +157,15 @@ class RunConfig:
 
 
 @dataclass
+class LedgerConfig:
+    """The record of cycles, METHOD 7: what it protects has to be protected; see `raymds ledger`."""
+
+    uri: str | None = None  # its directory; null: nothing is recorded
+    author: str | None = None  # who says so; null: user.name and user.email of git
+    key: str | None = None  # PEM file of the key that signs entries and certificates; null: RAYMDS_SIGNING_KEY, if set
+
+
+@dataclass
 class SearchConfig:
     """The search of `raymds tune` for the best setting that keeps everything; a single cycle ignores it."""
 
@@ -182,6 +191,7 @@ class Config:
     select: SelectConfig = field(default_factory=SelectConfig)
     storage: StorageConfig = field(default_factory=StorageConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
 
 
@@ -264,7 +274,13 @@ def is_secret(variable: str) -> bool:
 
 def _refuse_secrets(given: Any) -> None:
     """A config is stored with its run, and printed."""
-    found = re.search(rf"oc\.env:\s*['\"]?({_SECRET})", OmegaConf.to_yaml(given), re.IGNORECASE)
+    text = OmegaConf.to_yaml(given)
+    if "PRIVATE KEY" in text:
+        raise UsageError(
+            "ledger.key: names a file; a config is stored with its run, so that no key may stand in it itself: put it "
+            "into a file, or into the variable RAYMDS_SIGNING_KEY"
+        )
+    found = re.search(rf"oc\.env:\s*['\"]?({_SECRET})", text, re.IGNORECASE)
     if found:
         raise UsageError(
             f"${{oc.env:{found[1]}}}: a config is stored with its run, so that no secret may stand in it; stores take "

@@ -52,6 +52,7 @@ _NOT_NEGATIVE = (lambda v: v >= 0, "has to be 0 or more")
 _FINITE = (lambda v: 0 <= v < math.inf, "has to be 0 or more, and finite")
 _SHARE = (lambda v: 0 < v < 1, "has to lie between 0 and 1, both excluded")
 _BLOCKS = (lambda v: v == "all" or (type(v) is int and v >= 0), "has to be all, or a number of blocks")
+_FILLED = (lambda v: v is None or bool(v.strip()), "is empty; give a value, or leave it out")
 _GAMMA = (lambda v: 0 < v <= 1, "has to lie in (0, 1]")
 RULES: list[Rule] = [
     ("model.activation", lambda v: v in {None, "gelu", "quickgelu"}, "has to be gelu or quickgelu"),
@@ -121,6 +122,9 @@ RULES: list[Rule] = [
     ("run.timeout", *_POSITIVE),
     ("run.max_failures", *_NOT_NEGATIVE),
     ("run.seed", *_NOT_NEGATIVE),
+    ("ledger.uri", *_FILLED),
+    ("ledger.author", *_FILLED),
+    ("ledger.key", *_FILLED),
     ("search.trials", *_POSITIVE),
     ("search.concurrency", *_NOT_NEGATIVE),
     ("search.steps", *_NOT_NEGATIVE),

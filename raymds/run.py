@@ -87,6 +87,8 @@ def _settled(text: str, search: bool, begun_in: str) -> list[str]:
     content["run"] = {"seed": content["run"]["seed"], "precision": content["run"].get("precision") or begun_in}
     for name in ("cache", "cache_size"):
         content["data"].pop(name, None)
+    # A certificate's confidence depends on the uses that the ledger counts, and on nothing else of the section.
+    content["ledger"] = (content.pop("ledger", None) or {}).get("uri")
     return yaml.safe_dump(content, sort_keys=False).splitlines()
 
 

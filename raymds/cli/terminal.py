@@ -29,7 +29,8 @@ class Terminal:
 
     def __init__(self, as_json: bool = False) -> None:
         self.mode: Mode = "json" if as_json else "live" if sys.stdout.isatty() else "plain"
-        self.console = Console(width=None if self.mode == "live" else _WIDTH, highlight=False)
+        # Without emoji, or weather:fog: would lose its letters.
+        self.console = Console(width=None if self.mode == "live" else _WIDTH, highlight=False, emoji=False)
         self._records = sys.stdout  # in the mode json, which leaves standard output to records
         self._thin = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ  # as a job of Ray's
         self._live: Progress | None = None

@@ -105,6 +105,10 @@ class DataSet:
         """Rows of a split that have this class."""
         return sum(shard.classes.get(attribute, {}).get(label, 0) for shard in self.splits[split])
 
+    def split_digest(self, split: str) -> str:
+        """Digest of a split's content: the same wherever its shards lie, in whatever order."""
+        return storage.sha256("\n".join(sorted(shard.sha256 for shard in self.splits[split])).encode())
+
     @property
     def parts(self) -> list[dict[str, Any]]:
         """The data sets that a mix is of: uri, digest, rows by split, source; empty where it is none."""

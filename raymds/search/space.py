@@ -107,6 +107,7 @@ _FIXED = {
     "run.seed": "the best of several seeds is luck, not a setting",
     "run": "it changes where a trial runs, not what it computes",
     "storage": "it changes where a trial runs, not what it computes",
+    "ledger": "it says where a search is recorded, not what a trial computes",
     "search": "a search does not search itself",
 }
 _SOLVER = "constraints.solver"

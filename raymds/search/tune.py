@@ -21,7 +21,7 @@ from raymds.search.trials import FAILED, FINISHED, Measurement
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, check_per_task, resolve
-from raymds.train import driver, ending
+from raymds.train import driver, ending, recorded
 from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import effort, old_outcome
 from raymds.train.placement import concurrent
@@ -40,8 +40,11 @@ def search(config: Config, show: Show, take_over: bool = False) -> dict[str, Any
     `take_over` as in `driver.pretrain`.
     """
     ready, space, at_once = prepare(config, show)
-    ready.run.claim(ready.config, search=True)
-    return driver.alone(ready.run, lambda: _search(ready, space, at_once, show), show, take_over)
+    config, run = ready.config, ready.run
+    run.claim(config, search=True)
+    outcome = driver.alone(run, lambda: _search(ready, space, at_once, show), show, take_over)
+    recorded.keep(config, run, show)
+    return outcome
 
 
 def _search(ready: Prepared, space: Space, at_once: int, show: Show) -> dict[str, Any]:
@@ -74,7 +77,8 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     config, at_once = concurrent(config, room(show, growing=config.run.autoscaling))
     driver.preflight(config, data, tasks.heads, show)
     run.check(config, search=True)
-    return Prepared(config, run, data, tasks), space, at_once
+    confidence = recorded.check(config, run, data, tasks, show)
+    return Prepared(config, run, data, tasks, confidence), space, at_once
 
 
 def _check_ends(config: Config, space: Space, data: DataSet) -> Tasks:

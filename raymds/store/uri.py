@@ -203,9 +203,11 @@ def create(uri: str, data: bytes) -> bool:
     filesystem, path = resolve(uri)
     if isinstance(filesystem, pafs.LocalFileSystem):
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        _write_local(temporary, data)
+        try:
+            _write_local(temporary, data)
+        except OSError as error:
+            raise UsageError(f"{uri}: can't be written: {store_errors.reason(error)}") from None
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -223,6 +225,21 @@ def create(uri: str, data: bytes) -> bool:
         return objects.create(path, data)
     write(uri, data)
     return True
+
+
+def exclusive(folder: str) -> bool:
+    """Whether `create` is exact in a folder. An S3 service is asked by a file that is written twice, then deleted."""
+    filesystem, _ = resolve(folder)
+    if isinstance(filesystem, pafs.LocalFileSystem):
+        return True
+    if not folder.startswith("s3://"):
+        return False
+    probe = join(folder, f".probe-{uuid.uuid4().hex}")
+    path = resolve(probe)[1]
+    try:
+        return objects.create(path, b"first") and not objects.create(path, b"second")
+    finally:
+        delete(probe)
 
 
 def check_writable(uri: str) -> None:

@@ -146,9 +146,15 @@ class Plan:
         # As JSON, a value is read as it was written in the study file.
         overrides = [f"{key}={json.dumps(value)}" for layer in layers for key, value in layer.items()]
         try:
-            return driver.located(load(Config, self.study.base, overrides, _REQUIRED))
+            config = driver.located(load(Config, self.study.base, overrides, _REQUIRED))
         except UsageError as error:
             raise named(job, error) from None
+        if config.ledger.uri:
+            raise UsageError(
+                f"ledger.uri={config.ledger.uri}: a study delivers no model, so a ledger has nothing to record; put "
+                "ledger.uri: null into `set`"
+            )
+        return config
 
 
 def load_plan(source: str | Mapping[str, Any], overrides: Sequence[str]) -> Plan:

@@ -6,7 +6,7 @@ from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.run import MetricsLog, RunDirectory, digests
 from raymds.store import uri as storage
-from raymds.train import select
+from raymds.train import recorded, select
 from raymds.train.advice import advise, says
 
 SCHEMA = 1
@@ -18,15 +18,18 @@ def old_outcome(config: Config) -> dict[str, Any]:
     return {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": weights}
 
 
-def conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> dict[str, Any]:
+def conclude(
+    config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any], use: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The outcome's verdict: the chosen model, or the old one where nothing was feasible or the test says otherwise.
 
     Writes flips.json and certificate.json where the choice, or without one the nearest candidate, was measured on test.
+    The certificate states `use`, which use of the test split it is by the ledger.
     """
     old, found = old_outcome(config), _found(run, result)
     choice = result.get("choice")
     if "certificate" in result:
-        _certify(config, run, data, result)
+        _certify(config, run, data, result, use)
     if choice is None:
         nearest = max(result["candidates"], key=lambda metrics: select.score(metrics["record"]))
         candidate = {"step": nearest["step"], "alpha": 1.0}
@@ -39,13 +42,16 @@ def conclude(config: Config, run: RunDirectory, data: DataSet, result: dict[str,
     return _new(choice, result) | {key: found[key] for key in found if key != "advice"}
 
 
-def _certify(config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any]) -> None:
+def _certify(
+    config: Config, run: RunDirectory, data: DataSet, result: dict[str, Any], use: dict[str, Any] | None
+) -> None:
     """Write what was measured on test, with the digests of what it rests on."""
     parent = storage.sha256(storage.read(str(config.model.weights)))
     stored = storage.sha256(run.read("config.yaml") or b"")
     made = digests(stored, data.digest, parent, result["weights"]["sha256"])
     run.write_json("flips.json", {"schema": SCHEMA, "flips": result["flips"]})
-    run.write_json("certificate.json", result["certificate"] | {"digests": made})
+    certificate = result["certificate"] | {"digests": made} | ({"use": use} if use else {})
+    recorded.write_certificate(config, run.path("certificate.json"), certificate)
 
 
 def _found(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
-from raymds.train import entry
+from raymds.train import entry, recorded
 from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.follow import Follower
@@ -74,10 +74,10 @@ def alone(run: RunDirectory, work: Callable[[], dict[str, Any]], show: Show, tak
     return finished
 
 
-def prepare(config: Config, show: Show) -> Prepared:
+def prepare(config: Config, show: Show, *, trial: bool = False) -> Prepared:
     """Everything that can be known before the first step; UsageError naming what is wrong. Writes nothing.
 
-    Ray is started only where RAY_ADDRESS names a cluster, to see what it has.
+    Ray is started only where RAY_ADDRESS names a cluster, to see what it has. A `trial` is nothing to a ledger.
     """
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
@@ -87,7 +87,8 @@ def prepare(config: Config, show: Show) -> Prepared:
     config = placed(config, room(show, growing=config.run.autoscaling))
     preflight(config, data, tasks.heads, show)
     run.check(config)
-    return Prepared(config, run, data, tasks)
+    confidence = config.select.confidence if trial else recorded.check(config, run, data, tasks, show)
+    return Prepared(config, run, data, tasks, confidence)
 
 
 def finetune(config: Config, show: Show, take_over: bool = False) -> dict[str, Any]:
@@ -97,12 +98,9 @@ def finetune(config: Config, show: Show, take_over: bool = False) -> dict[str, A
     """
     ready = prepare(config, show)
     ready.run.claim(ready.config)
-
-    def work() -> dict[str, Any]:
-        show({"event": "note", "note": ready.outlook})
-        return _cycle(ready, show)
-
-    return alone(ready.run, work, show, take_over)
+    outcome = alone(ready.run, lambda: _cycle(ready, show), show, take_over)
+    recorded.keep(ready.config, ready.run, show)
+    return outcome
 
 
 def cell(
@@ -114,7 +112,7 @@ def cell(
     Through `monitor` it may be stopped. With `nearest` a cycle that chooses nothing has a certificate, of the candidate
     nearest to a choice; its outcome is the old model all the same.
     """
-    ready = prepare(config, show)
+    ready = prepare(config, show, trial=shared is not None)
     ready.run.claim(ready.config)
     outcome = ready.run.read_json("outcome.json")
     if outcome is None:
@@ -126,10 +124,15 @@ def cell(
 def _cycle(
     ready: Prepared, show: Show, shared: str | None = None, monitor: Any = None, nearest: bool = False
 ) -> dict[str, Any]:
-    config, run = ready.config, ready.run
+    """The outcome of a cycle that has none yet; writes certificate.json."""
+    config, run, use = ready.config, ready.run, None
+    if not shared:
+        show({"event": "note", "note": ready.outlook})
+        use = recorded.reserve_test(config, run, ready.data)
+    spending = recorded.spending(config, use)
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    result, seconds = _fit(config, run, "run_cycle", keep, show, monitor, shared=shared, nearest=nearest)
-    outcome = conclude(config, run, ready.data, result) | effort(run, config, seconds)
+    result, seconds = _fit(spending, run, "run_cycle", keep, show, monitor, shared=shared, nearest=nearest)
+    outcome = conclude(config, run, ready.data, result, use) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     return outcome | {"skipped_images": result["skipped_images"]}
 
@@ -144,11 +147,12 @@ def certify_winner(
     """
     objects.configure(config.storage)
     data = DataSet.open(config.data.uri)
-    here = copy.deepcopy(config)
+    use = recorded.reserve_test(config, run, data)
+    here = copy.deepcopy(recorded.spending(config, use))
     here.run.uri = run.uri
     here = placed(here, room(show, growing=here.run.autoscaling))
     result, _ = _fit(here, run, "run_certification", CheckpointConfig(num_to_keep=1), show, winner=winner)
-    return conclude(config, run, data, result | {"choice": choice}) | {"skipped_images": result["skipped_images"]}
+    return conclude(config, run, data, result | {"choice": choice}, use) | {"skipped_images": result["skipped_images"]}
 
 
 def preflight(config: Config, data: DataSet, heads: list[str], show: Show) -> None:

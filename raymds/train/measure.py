@@ -9,11 +9,13 @@ from raymds.config import Config, to_yaml
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.method.certificate import certify
+from raymds.method.wear import said
 from raymds.model.files import tensors_digest
 from raymds.run import digests
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
+from raymds.train import recorded
 from raymds.train.evaluate import Evaluation, evaluate, evidence, label_sets, paired
 from raymds.train.net import open_net
 
@@ -77,19 +79,25 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
     `show` gets progress records. UsageError where a task has no examples in the split.
     """
     measure, parent = _Measure(config, split, show), str(config.model.weights)
+    digest = digests(
+        storage.sha256(to_yaml(config).encode()),
+        measure.data.digest,
+        storage.sha256(storage.read(parent)),
+        storage.sha256(storage.read(new)),
+    )
+    name = " ".join(("certify", split, *digest.values()))  # the same again tells nobody anything new
+    use = recorded.reserve(config, measure.data, split, name, digest["config"])
+    if use:
+        show({"event": "note", "note": said(use["confidence"], len(measure.tasks.protected), use["number"])})
     before, after = measure(parent, "old"), measure(new, "new")
-    tasks, digest = measure.tasks, measure.data.digest
+    tasks = measure.tasks
     certificate = certify(
         paired(before, after, tasks.target, config.constraints.loss),
         [paired(before, after, task, config.constraints.loss) for task in tasks.protected],
         tolerance=config.select.tolerance,
-        confidence=config.select.confidence,
-        digests=digests(
-            storage.sha256(to_yaml(config).encode()),
-            digest,
-            storage.sha256(storage.read(parent)),
-            storage.sha256(storage.read(new)),
-        ),
+        confidence=recorded.spending(config, use).select.confidence,
+        digests=digest,
     )
     both = measure.digests["old"], measure.digests["new"]
-    return certificate | evidence(measure.data, split, tasks, config.constraints, *both)
+    found = evidence(measure.data, split, tasks, config.constraints, *both)
+    return certificate | found | ({"use": use} if use else {})

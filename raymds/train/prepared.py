@@ -24,13 +24,14 @@ class Prepared:
     run: RunDirectory
     data: DataSet
     tasks: Tasks
+    confidence: float  # of the certificate, after what earlier uses of the test split have spent
 
     @property
     def outlook(self) -> str:
         """What the test split can show at all, and what chance does to the choice on val, in sentences."""
         select = self.config.select
         val, test = (_examples(self.data, self.tasks, split) for split in SPLITS[1:])
-        said = power.outlook(test, select.tolerance, select.confidence, select.require)
+        said = power.outlook(test, select.tolerance, self.confidence, select.require)
         positives = counts(self.data, self.tasks)["train"][self.tasks.target.name]
         draws = _draws(self.config, self.data, self.tasks, positives)
         again = [

@@ -141,8 +141,10 @@ def test_evaluate_says_what_the_certificate_says_of_a_model(
     certificate = json.loads(out.read_text())
     capsys.readouterr()
     assert main(["evaluate", *settings, "--weights", old_weights]) == 0
-    assert "weather:rainy" in capsys.readouterr().out
-    assert main(["evaluate", *settings, "--weights", old_weights, "--json"]) == 0
+    said = capsys.readouterr().out
+    assert "weather:rainy" in said
+    assert "val split" in said  # test is for certificates
+    assert main(["evaluate", *settings, "--weights", old_weights, "--split", "test", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out.splitlines()[-1])
     expected = [(entry["task"], entry["n"], entry["old"]) for entry in [certificate["target"], *certificate["tasks"]]]
     assert [(entry["task"], entry["n"], entry["accuracy"]) for entry in measured["tasks"]] == expected

@@ -96,5 +96,5 @@ def test_a_certificate_counts_drives(config: Config, tmp_path: Path) -> None:
     assert counts.old == pytest.approx(np.mean([np.mean(answers) for answers in drives.values()]))
     assert counts.delta == 0
     units = [len({i % 20 for i in seen(task)}) for task in tasks.protected]
-    said = Prepared(config, RunDirectory(str(tmp_path / "run")), data, tasks).outlook
+    said = Prepared(config, RunDirectory(str(tmp_path / "run")), data, tasks, 0.95).outlook
     assert re.search(rf" with {min(units)} \(\S+( \S+)?\) to {max(units)} test images", said), said

@@ -1,0 +1,103 @@
+"""Whether a ledger is what was written: the chain, its signatures, what it counts, and the files that it names."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from raymds.errors import UsageError
+from raymds.ledger import signature
+from raymds.ledger.chain import Ledger
+from raymds.ledger.entry import Entry, decode
+from raymds.ledger.record import uses
+from raymds.store import uri as storage
+
+_HEAD = re.compile(r"([1-9][0-9]{0,8}):([0-9a-f]{64})")
+
+
+def verify(
+    ledger: Ledger, keys: Sequence[signature.PublicKey] = (), head: str | None = None, *, files: bool = True
+) -> tuple[list[Entry], list[str]]:
+    """The entries that could be read, and every fault in words, empty where there is none.
+
+    With `keys` every entry has to be signed with one of them. Entries that are missing at the end are seen by `head`
+    alone (`Entry.head` as it was kept elsewhere). With `files` all files that entries name are read.
+    """
+    numbers = ledger.numbers()
+    newest = max(numbers, default=0)
+    missing = sorted(set(range(1, newest + 1)) - set(numbers))
+    faults = [f"entry {number}: is missing" for number in missing]
+    entries = []
+    before: str | None = None
+    for number, data in zip(numbers, ledger.raw(numbers), strict=True):
+        try:
+            entry = decode(data, ledger.path(number))
+        except UsageError as error:
+            faults.append(f"entry {number}: {error}")
+        else:
+            entries.append(entry)
+            faults += [f"entry {number}: {fault}" for fault in _links(entry, number, before, number - 1 in missing)]
+            fault = entry.envelope.wrong(signature.ENTRY, keys) if keys else None
+            faults += [f"entry {number}: {fault}"] if fault else []
+        before = storage.sha256(data)
+    faults += _counts(entries) + _head(entries, newest, head)
+    return entries, faults + (_files(entries) if files else [])
+
+
+def _links(entry: Entry, number: int, before: str | None, gap: bool) -> list[str]:
+    """What is wrong with an entry's place; `before` is the digest of what stands before it."""
+    if entry.number != number:
+        return [f"says that it is entry {entry.number}; entries were moved"]
+    if entry.previous == before or gap:
+        return []
+    return ["does not name the entry before it, which was altered or replaced, or it was itself"]
+
+
+def _counts(entries: Sequence[Entry]) -> list[str]:
+    faults, named = [], set[tuple[str, str]]()
+    numbers = uses(entries)[1]
+    for entry in entries:
+        if (entry.kind, entry.id) in named:
+            faults.append(f"entry {entry.number}: records again what an earlier entry records")
+        named.add((entry.kind, entry.id))
+        if entry.kind == "use" and entry.content["number"] != numbers[entry.number]:
+            stated, counted = entry.content["number"], numbers[entry.number]
+            faults.append(f"entry {entry.number}: says use {stated} of its test split, which is use {counted}")
+    return faults
+
+
+def _head(entries: Sequence[Entry], newest: int, head: str | None) -> list[str]:
+    if head is None:
+        return []
+    found = _HEAD.fullmatch(head)
+    if not found:
+        raise UsageError(f"--head {head}: has to be NUMBER:SHA-256, as raymds ledger show prints it")
+    number = int(found[1])
+    if number > newest:
+        return [f"entry {number}: is missing; the ledger ends at {newest}, so its last entries were removed"]
+    at = next((entry for entry in entries if entry.number == number), None)
+    if at is not None and at.sha256 != found[2]:
+        return [f"entry {number}: is another one than --head names: it was altered, or all was written anew"]
+    return []
+
+
+def _files(entries: Sequence[Entry]) -> list[str]:
+    """Files that are missing, or another than an entry names."""
+    faults, proved = [], dict[str, str]()
+    for entry in entries:
+        for name, file in _named(entry.content):
+            uri = file["uri"]
+            if uri not in proved:
+                try:
+                    proved[uri] = storage.sha256(storage.read(uri))
+                except UsageError as error:
+                    proved[uri] = str(error)
+            if proved[uri] != file["sha256"]:
+                found = f"{uri}: is another file: its SHA-256 is {proved[uri]}, not {file['sha256']}"
+                faults.append(f"entry {entry.number}: {name}: {found if len(proved[uri]) == 64 else proved[uri]}")
+    return faults
+
+
+def _named(content: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    files = {name: content.get(name) for name in ("parent", "weights", "certificate")}
+    files["manifest"] = (content.get("data") or {}).get("manifest")
+    return [(name, file) for name, file in files.items() if file and file["uri"]]

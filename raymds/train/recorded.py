@@ -1,0 +1,102 @@
+"""What a ledger asks of a cycle, and what a cycle leaves in it. Without `ledger.uri` nothing of it happens."""
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+from raymds.config import Config
+from raymds.data.shards import DataSet
+from raymds.errors import UsageError
+from raymds.ledger import record
+from raymds.ledger.chain import Ledger
+from raymds.ledger.signature import CERTIFICATE, line, seal, signed_name, signing_key, statement
+from raymds.method.wear import said, spent
+from raymds.run import RunDirectory, code_digest
+from raymds.store import uri as storage
+from raymds.tasks import Tasks
+from raymds.train.cluster import Show
+
+_NAMED = 5  # capabilities that a message names
+_ALWAYS_SEEN = {"train", "val"}  # splits that decide about models all the time, so that nobody counts their uses
+
+
+def ledger_of(config: Config) -> Ledger | None:
+    """The ledger that the config names, ready to be written; UsageError where it, its key or its author can't be."""
+    key = signing_key(config.ledger.key)
+    if not config.ledger.uri:
+        return None
+    ledger = Ledger(config.ledger.uri, config.ledger.author, key)
+    storage.check_writable(ledger.uri)
+    assert ledger.author
+    return ledger
+
+
+def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: Show) -> float:
+    """The confidence that the certificate will have; UsageError where the cycle protects less than the ledger says.
+
+    Says how far the test split is worn.
+    """
+    ledger = ledger_of(config)
+    if ledger is None or run.read("outcome.json") is not None:
+        return config.select.confidence
+    entries = ledger.entries()
+    needed = record.protected(entries, datetime.now(UTC).date())
+    lacking = {name: number for name, number in needed.items() if name not in {task.name for task in tasks.all}}
+    if lacking:
+        named = ", ".join(f"{name} (entry {number})" for name, number in list(lacking.items())[:_NAMED])
+        more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
+        raise UsageError(
+            f"task.protect: leaves out what {ledger.uri} protects: {named}{more}; add it, or let it go by raymds "
+            f"ledger waive {ledger.uri} '{next(iter(lacking))}' --reason WHY --expires DAY"
+        )
+    name = record.identity(run.uri) if run.read("config.yaml") else None
+    own = (entry.content["number"] for entry in entries if (entry.kind, entry.id) == ("use", name))
+    number = next(own, record.uses(entries)[0][data.split_digest("test")] + 1)
+    show({"event": "note", "note": said(config.select.confidence, len(tasks.protected), number)})
+    return 1 - spent(config.select.confidence, number)
+
+
+def reserve(config: Config, data: DataSet, split: str, name: str, settings: str) -> dict[str, Any] | None:
+    """The use of a test split that a certificate will state, reserved before anything is measured; None: no ledger.
+
+    `name` tells what uses it from everything else, and `settings` is its config's digest: what goes on, or is done
+    again, has the use that it had.
+    """
+    ledger = None if split in _ALWAYS_SEEN else ledger_of(config)
+    if ledger is None:
+        return None
+    digest = data.split_digest(split)
+    entry = record.use(ledger, name, settings, digest, config.select.confidence)
+    stated = {key: entry.content[key] for key in ("number", "confidence", "spent")}
+    return {**stated, "of": digest, "entry": entry.head}
+
+
+def reserve_test(config: Config, run: RunDirectory, data: DataSet) -> dict[str, Any] | None:
+    """As `reserve`, of the test split by a run that was claimed."""
+    return reserve(config, data, "test", record.identity(run.uri), storage.sha256(run.read("config.yaml") or b""))
+
+
+def spending(config: Config, use: dict[str, Any] | None) -> Config:
+    """The config with the confidence that a use leaves."""
+    if use is None:
+        return config
+    spending = copy.deepcopy(config)
+    spending.select.confidence = 1 - use["spent"]
+    return spending
+
+
+def keep(config: Config, run: RunDirectory, show: Show) -> None:
+    """Record a finished cycle, once, however often it is asked for."""
+    ledger = ledger_of(config)
+    if ledger is not None:
+        entry = record.add_run(ledger, run.uri, code_digest())
+        show({"event": "note", "note": f"recorded in {ledger.uri} as entry {entry.head}"})
+
+
+def write_certificate(config: Config, uri: str, certificate: dict[str, Any]) -> None:
+    """Publish a certificate, and where there is a key its signed statement beside it."""
+    storage.write_json(uri, certificate)
+    key = signing_key(config.ledger.key)
+    if key is not None:
+        made = statement(CERTIFICATE, "weights.safetensors", certificate["digests"]["weights"], certificate)
+        storage.write(signed_name(uri), line(seal(made, key)) + b"\n")

@@ -1,0 +1,37 @@
+"""The shape that an entry has to have."""
+
+import pytest
+
+from raymds.errors import UsageError
+from raymds.ledger.entry import SHAPES, decode, encode, fits
+
+HEAD = {"number": 1, "previous": None, "kind": "model", "id": "x", "time": "t", "author": "a"}
+CONTENT = {"weights": {"uri": None, "sha256": "s"}}
+
+
+def test_an_entry_is_what_was_said() -> None:
+    data = encode({**HEAD, "content": CONTENT}, ("file", "s"), None)
+    found = decode(data, "here")
+    assert {name: getattr(found, name) for name in HEAD} == HEAD
+    assert found.content == CONTENT
+    assert found.to_json()["signed_by"] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"number": "1"}, {"number": True}, {"number": 1.0}, {"kind": "party"}, {"content": {}}, {"content": []},
+        {"content": {"weights": "s"}}, {"content": {"weights": {"uri": 1, "sha256": "s"}}}, {"author": None},
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_no_entry(change: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"^here: is "):
+        decode(encode({**HEAD, "content": CONTENT, **change}, ("file", "s"), None), "here")
+
+
+def test_fits() -> None:
+    assert fits({"a": [1], "b": None, "more": 1}, {"a": [int], "b": (str, type(None))})
+    assert not fits({"a": [1, "x"]}, {"a": [int]})
+    assert not fits({}, {"a": int})
+    assert not fits(True, int)
+    assert set(SHAPES) == {"cycle", "model", "use", "waive"}

@@ -1,0 +1,202 @@
+"""A cycle with a ledger: what it refuses, which use of the test split it is, and that it is recorded exactly once."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymds.cli.main import main
+from raymds.config import Config, load
+from raymds.data.shards import DataSet
+from raymds.errors import UsageError
+from raymds.ledger import audit, record
+from raymds.ledger.chain import Ledger
+from raymds.ledger.signature import generate, public_key
+from raymds.method.certificate import PairedCounts, certify
+from raymds.train import driver, recorded
+from tests.conftest import overrides
+from tests.unit.ledger import made
+
+PROTECTED = ["weather:clear", "weather:rainy"]
+
+
+@pytest.fixture
+def settings(data_uri: str, old_weights: str, tmp_path: Path) -> list[str]:
+    given = [*overrides(data_uri, old_weights, str(tmp_path / "run")), f"ledger.uri={tmp_path / 'ledger'}"]
+    return [*given, "ledger.author=A. Nother", f"task.protect=[{', '.join(PROTECTED)}]"]
+
+
+class Workers:
+    """Stands in for Ray Train: what workers return of a cycle with a certified choice, or with nothing feasible."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.confidences: list[float] = []
+        self.feasible, self.killed = True, False
+        monkeypatch.setattr(driver, "_fit", self._fit)
+
+    def _fit(self, config: Config, run: Any, loop: str, *_: Any, **__: Any) -> tuple[dict[str, Any], float]:
+        self.confidences.append(config.select.confidence)
+        if self.killed:
+            raise KeyboardInterrupt
+        tasks = [{"task": name, "delta": 0.0, "tolerance": 0.0} for name in PROTECTED]
+        kept = {
+            "target": {"task": "weather:foggy", "delta": 0.2, "new": 0.5},
+            "tasks": tasks,
+            "feasible": True,
+            "margin": 0.0,
+        }
+        if not self.feasible:
+            candidates = [{"step": 4, "record": kept | {"devsafety": 0.0}}]
+            return {"choice": None, "candidates": candidates, "skipped_images": {}}, 1.0
+        counts = [PairedCounts(name, 100, 50, 0, 0, 0.5, 0.5) for name in PROTECTED]
+        target = PairedCounts("weather:foggy", 100, 50, 0, 20, 0.5, 0.5)
+        certificate = certify(target, counts, tolerance=0.5, confidence=config.select.confidence, digests={})
+        weights, uri = f"made in {config.run.uri}", run.path("weights.safetensors")
+        digest = made.file(Path(uri), weights)
+        return {
+            "choice": {"step": 4, "alpha": 1.0, "record": kept},
+            "certificate": certificate, "refused": None, "flips": [], "skipped_images": {},
+            "weights": {"uri": uri, "sha256": digest},
+        }, 1.0  # fmt: skip
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
+    return Workers(monkeypatch)
+
+
+def cycle(settings: list[str], *more: str) -> tuple[dict[str, Any], list[str]]:
+    notes: list[str] = []
+    outcome = driver.finetune(load(Config, None, [*settings, *more]), lambda r: notes.append(r.get("note", "")))
+    return outcome, notes
+
+
+def kinds(settings: list[str]) -> list[str]:
+    return [entry.kind for entry in Ledger(load(Config, None, settings).ledger.uri or "").entries()]
+
+
+def expected(number: int) -> float:
+    return 1 - 0.05 * 6 / (math.pi * number) ** 2
+
+
+def test_a_cycle_is_recorded_once_with_its_use_of_the_test_split(
+    settings: list[str], workers: Workers, tmp_path: Path, data_uri: str
+) -> None:
+    keys = generate(str(tmp_path / "key"))
+    settings.append(f"ledger.key={keys[0]}")
+    _, notes = cycle(settings)
+    assert any(note.startswith("Use 1 of this test split") for note in notes)
+    cycle(settings)
+    assert kinds(settings) == ["use", "cycle"]
+    assert workers.confidences == [pytest.approx(expected(1))]
+    certificate = json.loads((tmp_path / "run" / "certificate.json").read_text())
+    ledger = Ledger(str(tmp_path / "ledger"))
+    use, entry = ledger.entries()
+    assert certificate["confidence"] == workers.confidences[0]
+    assert certificate["use"] == {
+        "number": 1, "confidence": 0.95, "spent": pytest.approx(0.05 * 6 / math.pi**2), "entry": use.head,
+        "of": DataSet.open(data_uri).split_digest("test"),
+    }  # fmt: skip
+    assert (entry.content["outcome"], entry.content["protected"]) == ("new", PROTECTED)
+    assert entry.content["weights"]["sha256"] == certificate["digests"]["weights"]
+    assert entry.author == "A. Nother"
+    assert audit.verify(ledger, [public_key(keys[1])], certificate["use"]["entry"])[1] == []
+    assert (tmp_path / "run" / "certificate.intoto.json").exists()
+
+
+def test_one_that_was_killed_has_its_own_use_when_it_goes_on(
+    settings: list[str], workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        cycle(settings)
+    workers.killed = False
+    cycle(settings, f"run.uri={tmp_path / 'another'}")
+    monkeypatch.setattr(recorded, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # after outcome.json
+    with pytest.raises(KeyboardInterrupt):
+        cycle(settings)
+    monkeypatch.undo()
+    Workers(monkeypatch)
+    for _ in range(2):
+        cycle(settings)
+    assert workers.confidences == [pytest.approx(expected(number)) for number in (1, 2, 1)]
+    assert kinds(settings) == ["use", "use", "cycle", "cycle"]
+    assert audit.verify(Ledger(str(tmp_path / "ledger")))[1] == []
+
+
+def test_a_cycle_that_measured_nothing_on_test_leaves_it_as_new(
+    settings: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    workers.feasible = False
+    assert cycle(settings)[0]["outcome"] == "old"
+    workers.feasible = True
+    cycle(settings, f"run.uri={tmp_path / 'another'}")
+    assert workers.confidences == [pytest.approx(expected(1))] * 2
+    entries = Ledger(str(tmp_path / "ledger")).entries()
+    assert [e.content["certificate"] is None for e in entries if e.kind == "cycle"] == [True, False]
+
+
+def test_protecting_less_than_the_ledger_says_is_refused_before_anything_starts(
+    settings: list[str], workers: Workers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(str(tmp_path / "ledger"), "b")
+    record.add_run(ledger, made.run(tmp_path / "first", tmp_path / "old", "weather:snowy", ["weather:rainy"]))
+    said = (
+        r"task\.protect: leaves out what .*ledger protects: weather:snowy \(entry 1\); add it, or let it go by raymds"
+    )
+    with pytest.raises(UsageError, match=said):
+        cycle(settings)
+    assert not (tmp_path / "run").exists()
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("run: {workers: 1}\n")
+    assert main(["finetune", str(preset), *settings, "--dry-run"]) == 2
+    assert "weather:snowy (entry 1)" in capsys.readouterr().err
+    record.waive(ledger, "weather:snowy", "sold where there is none", "2199-01-01")
+    assert cycle(settings)[0]["outcome"] == "new"
+    # As a target again, or protected, it is not left out.
+    cycle(settings, f"run.uri={tmp_path / 'b'}", "task.target=weather:snowy", "task.protect=[weather]")
+
+
+def test_without_a_ledger_nothing_changes(settings: list[str], workers: Workers, tmp_path: Path) -> None:
+    cycle(settings, "ledger.uri=null")
+    assert workers.confidences == [0.95]
+    assert "use" not in json.loads((tmp_path / "run" / "certificate.json").read_text())
+    assert not (tmp_path / "ledger").exists()
+    with pytest.raises(UsageError, match="holds a run with another config"):
+        cycle(settings)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ledger.key=nowhere.pem", r"nowhere\.pem: no such file"),
+        ("ledger.uri=''", r"ledger\.uri=: is empty"),
+        ("ledger.author=' '", r"ledger\.author= : is empty"),
+        ("ledger.uri=/proc/nothing", "can't be written"),
+        ("ledger.key='-----BEGIN PRIVATE KEY-----abc'", r"ledger\.key: names a file"),
+    ],
+)
+def test_a_ledger_that_can_t_be_used_is_said_first(settings: list[str], override: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        cycle(settings, override)
+    assert "abc" not in str(caught.value)
+
+
+def test_certificates_that_are_made_by_hand_are_uses_too(
+    settings: list[str], old_weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("run: {workers: 1}\n")
+    command = ["certify", str(preset), *settings, "--old", old_weights, "--new", old_weights, "--json"]
+
+    def use(*more: str) -> Any:
+        assert main([*command, *more]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])["certificate"].get("use")
+
+    assert use()["number"] == 1
+    assert use()["number"] == 1  # the same again tells nobody anything new
+    assert use("constraints.temperature=0.04")["number"] == 2
+    assert use("--split", "val") is None
+    assert kinds(settings) == ["use", "use"]
