@@ -4,8 +4,8 @@ A preset is YAML; `key=value` overrides use dots (`optim.lr=1e-5`). Each field's
 a value is `???` the user has to give it.
 """
 
+import dataclasses
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
 from raymds.method.solvers import BASELINES
+from raymds.overrides import refuse_secrets
 from raymds.ranges import RULES, reads
 from raymds.store import uri as storage
 from raymds.store.aws import StorageConfig
@@ -195,9 +196,9 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
 
 
-T = TypeVar("T")
+SECTIONS = tuple(section.name for section in dataclasses.fields(Config))
 
-_SECRET = r"\w*(?:KEY|SECRET|TOKEN|PASSWD|PASSWORD|PASS|CREDENTIAL)S?(?:_\w*)?"  # names of variables that hold one
+T = TypeVar("T")
 
 
 def load(
@@ -211,7 +212,7 @@ def load(
     sources = [_preset(preset)] if preset else []
     sources += [_override(item) for item in overrides]
     for source in sources:
-        _refuse_secrets(source)
+        refuse_secrets(OmegaConf.to_yaml(source))
         _check_keys(source, base, "")
         try:
             base = OmegaConf.merge(base, source)
@@ -265,27 +266,6 @@ def _override(item: str) -> DictConfig:
         return OmegaConf.from_dotlist([item])
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UsageError(f"override {item!r}: {error}") from None
-
-
-def is_secret(variable: str) -> bool:
-    """Whether an environment variable is, by its name, a credential."""
-    return re.fullmatch(_SECRET, variable, re.IGNORECASE) is not None
-
-
-def _refuse_secrets(given: Any) -> None:
-    """A config is stored with its run, and printed."""
-    text = OmegaConf.to_yaml(given)
-    if "PRIVATE KEY" in text:
-        raise UsageError(
-            "ledger.key: names a file; a config is stored with its run, so that no key may stand in it itself: put it "
-            "into a file, or into the variable RAYMDS_SIGNING_KEY"
-        )
-    found = re.search(rf"oc\.env:\s*['\"]?({_SECRET})", text, re.IGNORECASE)
-    if found:
-        raise UsageError(
-            f"${{oc.env:{found[1]}}}: a config is stored with its run, so that no secret may stand in it; stores take "
-            "theirs from the environment itself"
-        )
 
 
 def _check_keys(given: Any, base: DictConfig, prefix: str) -> None:

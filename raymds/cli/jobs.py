@@ -15,8 +15,9 @@ from typing import Any
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from raymds.config import Config, is_secret, to_yaml
+from raymds.config import Config, to_yaml
 from raymds.errors import UsageError
+from raymds.overrides import is_secret
 from raymds.store import uri as storage
 
 Record = dict[str, Any]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raymds import __version__
+from raymds.cli import cycle as cli_cycle
 from raymds.cli import data as cli_data
 from raymds.cli import ledger as cli_ledger
 from raymds.cli import release as cli_release
@@ -240,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_certify(verbs)
 
     cli_submit.add(verbs)
+    cli_cycle.add(verbs)
     cli_release.add(verbs)
     cli_ledger.add(verbs)
 

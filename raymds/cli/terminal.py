@@ -67,20 +67,20 @@ class Terminal:
             self._steps = record["steps"]
         print(json.dumps(record), file=self._records, flush=True)
 
-    def result(self, content: Record) -> None:
+    def result(self, content: Record, event: str = "result") -> None:
         """The last line for machines."""
         self.stop()
         if self.mode == "json":
-            print(json.dumps({"event": "result", **content}), file=self._records, flush=True)
+            print(json.dumps({"event": event, **content}), file=self._records, flush=True)
 
-    def outcome(self, outcome: Record, certificate: Record | None) -> None:
-        """How a cycle ended: table, reason, and the last line for machines."""
+    def outcome(self, outcome: Record, certificate: Record | None, event: str = "result") -> None:
+        """How a cycle ended: table, reason, and a line for machines, the last one unless it is another event."""
         if certificate is not None:
             self.certificate(certificate, f"test split, {100 * certificate['confidence']:g} % joint confidence")
         self.say(f"outcome: {outcome['outcome']} model: {outcome['reason']}\nweights: {outcome['weights']}")
         for sentence in outcome.get("advice", []):
             self.say(f"  {sentence}")
-        self.result({"outcome": outcome, "certificate": certificate})
+        self.result({"outcome": outcome, "certificate": certificate}, event)
 
     def say(self, text: str) -> None:
         """A line for people."""

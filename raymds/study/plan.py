@@ -4,16 +4,15 @@ DIR/cells/DATA/TARGET/METHOD[/RETAINED]/seed-N    the run directory of a cell, a
 DIR/trials/DATA/TARGET/METHOD/N                   of a setting that is tried, on the first seed, without test
 """
 
-import dataclasses
 import itertools
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raymds.config import Config, load
+from raymds.config import SECTIONS, Config, load
 from raymds.errors import UsageError
+from raymds.overrides import as_overrides, dotted
 from raymds.store import uri as storage
 from raymds.train import driver
 
@@ -73,7 +72,6 @@ Job = Cell | Trial
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _GIVEN = {"run.uri": "each cell has a directory of its own", "run.seed": "`seeds` has it"}
 _REQUIRED = ("model.weights", "data.uri", "task.target")
-_SECTIONS = {section.name for section in dataclasses.fields(Config)}
 
 
 class Plan:
@@ -143,8 +141,7 @@ class Plan:
         layers = [self._shared, self._data[job.data], self._targets[job.target], self._methods[job.method], setting]
         layers += [{"run.seed": seed, "run.uri": storage.join(self.uri, job.path)}]
         layers += [] if retained is None else [{"task.retained": retained}]
-        # As JSON, a value is read as it was written in the study file.
-        overrides = [f"{key}={json.dumps(value)}" for layer in layers for key, value in layer.items()]
+        overrides = [override for layer in layers for override in as_overrides(layer)]
         try:
             config = driver.located(load(Config, self.study.base, overrides, _REQUIRED))
         except UsageError as error:
@@ -179,20 +176,11 @@ def _overrides(given: Any, where: str) -> dict[str, Any]:
     """Overrides by key with dots, whether they were written so or as nested sections."""
     if not isinstance(given, Mapping | None):
         raise UsageError(f"{where}={given}: has to be a mapping of config keys to values, like {{optim.lr: 1e-5}}")
-    flat = dict(_flat(given or {}))
+    flat = dict(dotted(given or {}, SECTIONS))
     for key, why in _GIVEN.items():
         if key in flat:
             raise UsageError(f"{where}.{key}: can't be given: {why}; leave it out")
     return flat
-
-
-def _flat(given: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in given.items():
-        name = "on" if key is True else str(key)  # YAML reads the key `on` as true
-        if name in _SECTIONS and isinstance(value, Mapping):
-            yield from ((f"{name}.{rest}", inner) for rest, inner in value.items())
-        else:
-            yield name, value
 
 
 def _on(name: str, overrides: dict[str, Any], data: list[str]) -> list[str]:

@@ -12,11 +12,12 @@ ROOT = Path(__file__).parents[2] / "raymds"
 FLOORS = [  # from the ground up; ARCHITECTURE.md says what lives where
     {"errors"},
     {"method"},
-    {"store", "ranges"},
+    {"store", "ranges", "overrides"},
     {"config", "model"},
     {"data", "tasks", "run", "lease", "ledger"},
     {"train", "release", "scenes", "ingest", "report"},
     {"search", "study"},
+    {"cycles"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

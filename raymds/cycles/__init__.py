@@ -1,0 +1,1 @@
+"""Cycle after cycle: a list of targets, each developed from what the one before delivered."""

@@ -1,0 +1,129 @@
+"""Runs a plan, cycle by cycle: what was reached is protected in the next, and what was delivered is its old model."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+
+from raymds import lease
+from raymds.config import Config
+from raymds.cycles.plan import Cycle, Plan, named
+from raymds.data.shards import DataSet
+from raymds.errors import UsageError
+from raymds.ledger import record
+from raymds.ledger.chain import Ledger
+from raymds.ledger.entry import Entry
+from raymds.report import history
+from raymds.run import RunDirectory
+from raymds.search import tune
+from raymds.store import objects
+from raymds.store import uri as storage
+from raymds.tasks import check_per_task, resolve
+from raymds.train import driver
+from raymds.train.cluster import Show
+from raymds.train.prepared import check_examples
+
+PAGE = "history.html"
+
+Ended = Callable[[Cycle, dict[str, Any]], None]  # told a cycle's outcome
+
+
+def check(plan: Plan) -> list[dict[str, Any]]:
+    """What of every cycle can be known before the first one; UsageError naming the cycle. Writes nothing."""
+    found = []
+    for cycle in plan.cycles:
+        config = plan.config(cycle, plan.model)
+        objects.configure(config.storage)
+        try:
+            data = DataSet.open(config.data.uri)
+            tasks = resolve(config.task, data.attributes)
+            check_per_task(config, tasks)
+            check_examples(config, data, tasks)
+        except UsageError as error:
+            raise named(cycle, error) from None
+        state = "finished" if RunDirectory(config.run.uri).read("outcome.json") else "to come"
+        found.append({
+            "cycle": cycle.path, "verb": cycle.verb, "target": tasks.target.name, "protected": len(tasks.protected),
+            "state": state,
+        })  # fmt: skip
+    return found
+
+
+def conduct(
+    plan: Plan, heading: Callable[[Cycle], None], ended: Ended, show: Show, take_over: bool = False
+) -> list[dict[str, Any]]:
+    """Run what the plan still lacks and write its page; the outcomes of the cycles that have ended, in order.
+
+    Each cycle is recorded in the ledger once. The same plan goes on where it was stopped. `take_over` as in
+    `driver.pretrain`.
+    """
+    check(plan)
+    outcomes: list[dict[str, Any]] = []
+    weights = plan.model
+    with lease.held(plan.uri, show, take_over=take_over):
+        for cycle in plan.cycles:
+            heading(cycle)
+            config = plan.config(cycle, weights)
+            config = plan.config(cycle, weights, _protect(config))
+            try:
+                outcome = (tune.search if cycle.verb == "tune" else driver.finetune)(config, show, take_over)
+            except UsageError as error:
+                raise named(cycle, error) from None
+            outcomes.append(outcome)
+            write_page(plan, show)
+            ended(cycle, outcome)
+            if outcome["outcome"] == "new":
+                weights = outcome["weights"]
+            elif not plan.goes_on:
+                break
+    return outcomes
+
+
+def _protect(config: Config) -> list[str]:
+    """`task.protect` of a cycle, and what else the ledger protects; of one that was begun, what it was begun with."""
+    stored = RunDirectory(config.run.uri).read("config.yaml")
+    if stored is not None:
+        begun: list[str] = yaml.safe_load(stored)["task"]["protect"]
+        return begun
+    tasks = resolve(config.task, DataSet.open(config.data.uri).attributes)
+    kept = record.protected(Ledger(str(config.ledger.uri)).entries(), datetime.now(UTC).date())
+    return [*config.task.protect, *(name for name in kept if name not in {task.name for task in tasks.all})]
+
+
+def write_page(plan: Plan, show: Show) -> None:
+    """The page of all cycles of the plan's ledger."""
+    uri = storage.join(plan.uri, PAGE)
+    storage.write(uri, history.render(records(Ledger(plan.ledger).entries())).encode())
+    show({"event": "note", "note": f"history: {uri}"})
+
+
+def records(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What `report.history` draws of the cycles in a ledger; UsageError where a certificate was altered since."""
+    found: list[dict[str, Any]] = []
+    waivers: list[dict[str, str]] = []
+    for entry in entries:
+        content = entry.content
+        if entry.kind == "waive":
+            said = {name: content[name] for name in ("reason", "expires")}
+            waivers.append({"task": content["capability"], **said, "by": entry.author})
+        elif entry.kind == "cycle":
+            found.append({
+                "number": len(found) + 1, "time": datetime.fromisoformat(entry.time).timestamp(),
+                "run": content["run"] or "a certificate alone", "target": content["target"],
+                "outcome": content["outcome"], "certificate": _certificate(content["certificate"]),
+                "parent": content["parent"]["sha256"], "weights": content["weights"]["sha256"], "waivers": waivers,
+            })  # fmt: skip
+            waivers = []
+    if waivers and found:
+        found[-1]["waivers"] = [*found[-1]["waivers"], *waivers]
+    return found
+
+
+def _certificate(file: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A certificate that an entry names; None where there is none, or it is gone."""
+    if file is None or file["uri"] is None or not storage.exists(file["uri"]):
+        return None
+    if storage.sha256(storage.read(file["uri"])) != file["sha256"]:
+        raise UsageError(f"{file['uri']}: was altered since it was recorded; raymds ledger verify says what else was")
+    return storage.read_json(file["uri"])

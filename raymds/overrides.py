@@ -1,0 +1,45 @@
+"""Settings as people write them: with dots or nested, in a file or on the command line, and never a secret."""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from raymds.errors import UsageError
+
+_SECRET = r"\w*(?:KEY|SECRET|TOKEN|PASSWD|PASSWORD|PASS|CREDENTIAL)S?(?:_\w*)?"  # names of variables that hold one
+
+
+def dotted(given: Mapping[Any, Any], sections: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """Keys with dots and their values, of what a file says so or in nested sections."""
+    for key, value in given.items():
+        name = "on" if key is True else str(key)  # YAML reads the key `on` as true
+        if name in sections and isinstance(value, Mapping):
+            yield from ((f"{name}.{rest}", inner) for rest, inner in value.items())
+        else:
+            yield name, value
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """`key=value` of values by their keys with dots; as JSON, a value is read as it was written."""
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def is_secret(variable: str) -> bool:
+    """Whether an environment variable is, by its name, a credential."""
+    return re.fullmatch(_SECRET, variable, re.IGNORECASE) is not None
+
+
+def refuse_secrets(text: str) -> None:
+    """UsageError for the YAML of a config that holds a secret: it is stored with its run, and printed."""
+    if "PRIVATE KEY" in text:
+        raise UsageError(
+            "ledger.key: names a file; a config is stored with its run, so that no key may stand in it itself: put it "
+            "into a file, or into the variable RAYMDS_SIGNING_KEY"
+        )
+    found = re.search(rf"oc\.env:\s*['\"]?({_SECRET})", text, re.IGNORECASE)
+    if found:
+        raise UsageError(
+            f"${{oc.env:{found[1]}}}: a config is stored with its run, so that no secret may stand in it; stores take "
+            "theirs from the environment itself"
+        )
