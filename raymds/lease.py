@@ -14,8 +14,10 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from raymds.errors import RaymdsError, UsageError
@@ -23,6 +25,11 @@ from raymds.store import uri as storage
 
 _BEAT = 10.0  # seconds between heartbeats
 _STALE = 60.0  # seconds without one after which a lease is nobody's
+
+_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("id", "user", "place", "since"), str),
+    **{"process": int, "started": (str, NoneType), "ended": bool},
+}
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -34,41 +41,68 @@ def held(
     """Hold the lease of a run directory; UsageError naming who has it where somebody works there.
 
     A holder without a heartbeat is waited for, `stale` seconds, then the lease is taken over; with `take_over` at once.
-    RaymdsError where this command's own was taken over.
+    Where this command's own is taken over, or can't be beaten for `stale` seconds, the main thread is interrupted, and
+    the end is a RaymdsError.
     """
     lease = _acquire(uri, show, take_over, beat, stale)
     ended, lost = threading.Event(), threading.Event()
 
     def keep() -> None:
+        last = time.monotonic()
         while not ended.wait(beat):
-            with contextlib.suppress(UsageError):  # a store that is away: the next beat may reach it
-                if _latest(uri)[0] > lease.number:
-                    lost.set()
-                    signal.raise_signal(signal.SIGINT)
-                    return
+            with contextlib.suppress(Exception):  # a store that is away: the next beat may reach it
+                if lease.is_taken():
+                    break
                 lease.write()
+                last = time.monotonic()
+            if time.monotonic() - last > stale:
+                break
+        if not ended.is_set():
+            lost.set()
+            interrupt()
 
     thread = threading.Thread(target=keep, name="lease", daemon=True)
-    thread.start()
+    with _interruptible() as interrupt:
+        thread.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not lost.is_set():
+                raise
+        finally:
+            ended.set()
+            thread.join(beat)
+            if not lost.is_set():
+                with contextlib.suppress(UsageError):
+                    lease.write(ended=True)
+    if lost.is_set():
+        raise RaymdsError(
+            f"run.uri={uri}: {_who(_latest(uri)[1])} has taken over, or the directory can't be reached any more; this "
+            "command stops"
+        )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """What interrupts the main thread; not SIGINT, which Ray's jobs and commands in the background don't hear."""
+    main = threading.main_thread()
+    if threading.current_thread() is not main or main.ident is None:
+        yield lambda: None
+        return
+    thread = main.ident
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
     try:
-        yield
-    except KeyboardInterrupt:
-        if lost.is_set():
-            raise RaymdsError(f"run.uri={uri}: {_who(_latest(uri)[1])} has taken over; this command stops") from None
-        raise
+        yield lambda: signal.pthread_kill(thread, signal.SIGUSR1)
     finally:
-        ended.set()
-        thread.join(beat)
-        if not lost.is_set():
-            with contextlib.suppress(UsageError):
-                lease.write(ended=True)
+        signal.signal(signal.SIGUSR1, before)
 
 
 class _Lease:
     """One that this process holds."""
 
     def __init__(self, uri: str, number: int) -> None:
-        self.number, self._uri, self._beats = number, _path(uri, number), 0
+        self.number, self._uri, self._run, self._beats = number, _path(uri, number), uri, 0
+        self._writing, self._ended = threading.Lock(), False
         self._holder = {
             "id": secrets.token_hex(8),
             "user": _user(),
@@ -80,14 +114,21 @@ class _Lease:
 
     def create(self) -> bool:
         """Whether it is this process's: stores without conditional writes let two think so, and keep the later one."""
-        if not storage.create(self._uri, self._content(ended=False)):
-            return False
-        return (_parse(storage.read(self._uri)) or {}).get("id") == self._holder["id"]
+        return storage.create(self._uri, self._content(ended=False)) and self._is_own()
+
+    def is_taken(self) -> bool:
+        """Whether another command has this lease, or the next one."""
+        return _latest(self._run)[0] > self.number or not self._is_own()
 
     def write(self, ended: bool = False) -> None:
         """A heartbeat, or the last one."""
-        self._beats += 1
-        storage.write(self._uri, self._content(ended))
+        with self._writing:
+            if not self._ended:
+                self._beats, self._ended = self._beats + 1, ended
+                storage.write(self._uri, self._content(ended))
+
+    def _is_own(self) -> bool:
+        return (_parse(storage.read(self._uri)) or {}).get("id") == self._holder["id"]
 
     def _content(self, ended: bool) -> bytes:
         return json.dumps(self._holder | {"beats": self._beats, "ended": ended}).encode()
@@ -100,8 +141,8 @@ def _acquire(uri: str, show: Show, take_over: bool, beat: float, stale: float) -
     lease = _Lease(uri, number + 1)
     if not lease.create():
         raise _taken(uri, _latest(uri)[1])
-    for old in range(max(1, number - 1), number):  # the one before stays, for its holder to be told of
-        storage.delete(_path(uri, old))
+    if number > 1:  # the one before stays, for its holder to be told of
+        storage.delete(_path(uri, number - 1))
     return lease
 
 
@@ -146,17 +187,19 @@ def _parse(content: bytes | None) -> dict[str, Any] | None:
     """A lease's content, None where it is none."""
     try:
         holder = json.loads(content or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    wanted = {"id", "user", "place", "process", "started", "since", "ended"}
-    return holder if isinstance(holder, dict) and wanted <= set(holder) else None
+    if not isinstance(holder, dict) or not all(isinstance(holder.get(name), kind) for name, kind in _FIELDS.items()):
+        return None
+    return holder
 
 
 def _who(content: bytes | None) -> str:
     holder = _parse(content)
     if holder is None:
         return "another command"
-    return f"{holder['user']} on {holder['place'].split()[0]} (process {holder['process']}, since {holder['since']})"
+    machine = holder["place"].partition(" ")[0]
+    return f"{holder['user']} on {machine} (process {holder['process']}, since {holder['since']})"
 
 
 def _user() -> str:
@@ -167,10 +210,11 @@ def _user() -> str:
 
 
 def _place() -> str:
-    """The machine, and on Linux which of its containers: where process numbers mean the same."""
+    """The machine since it was started, and on Linux which of its containers: where process numbers mean the same."""
+    started = Path("/proc/sys/kernel/random/boot_id")
     with contextlib.suppress(OSError):
-        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
-    return f"{socket.gethostname()} "
+        return f"{socket.gethostname()} {started.read_text().strip()} {Path('/proc/self/ns/pid').readlink()}"
+    return f"{socket.gethostname()} {uuid.getnode()}"
 
 
 def _started(process: int) -> str | None:

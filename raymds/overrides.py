@@ -7,7 +7,12 @@ from typing import Any
 
 from raymds.errors import UsageError
 
-_SECRET = r"\w*(?:KEY|SECRET|TOKEN|PASSWD|PASSWORD|PASS|CREDENTIAL)S?(?:_\w*)?"  # names of variables that hold one
+_SECRET = re.compile(  # a word of the names of variables that hold one
+    r"(?:.*_)?(?:API|ACCESS|AUTH|PRIVATE|SECRET)?"
+    r"(?:KEY|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|PASS|CREDENTIAL|(?<=_)PWD|(?<=_)PAT)S?[0-9]*(?:_.*)?",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(r".*_(?:PATH|FILE|DIR)", re.IGNORECASE)  # of what is kept elsewhere
 
 
 def dotted(given: Mapping[Any, Any], sections: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -27,7 +32,7 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
 
 def is_secret(variable: str) -> bool:
     """Whether an environment variable is, by its name, a credential."""
-    return re.fullmatch(_SECRET, variable, re.IGNORECASE) is not None
+    return bool(_SECRET.fullmatch(variable)) and not _PLACE.fullmatch(variable)
 
 
 def refuse_secrets(text: str) -> None:
@@ -37,9 +42,9 @@ def refuse_secrets(text: str) -> None:
             "ledger.key: names a file; a config is stored with its run, so that no key may stand in it itself: put it "
             "into a file, or into the variable RAYMDS_SIGNING_KEY"
         )
-    found = re.search(rf"oc\.env:\s*['\"]?({_SECRET})", text, re.IGNORECASE)
+    found = next(filter(is_secret, re.findall(r"oc\.env:\s*['\"]?(\w+)", text)), None)
     if found:
         raise UsageError(
-            f"${{oc.env:{found[1]}}}: a config is stored with its run, so that no secret may stand in it; stores take "
+            f"${{oc.env:{found}}}: a config is stored with its run, so that no secret may stand in it; stores take "
             "theirs from the environment itself"
         )

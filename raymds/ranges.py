@@ -26,6 +26,8 @@ def reads(solver: str) -> frozenset[str]:
     return frozenset() if solver == "gem" else frozenset({"constraints.beta"})
 
 
+_SMALLEST = 0.0001  # of a core or a GPU
+
 Rule = tuple[str, Callable[[Any], bool], str]
 
 
@@ -114,8 +116,12 @@ RULES: list[Rule] = [
     ("storage.patience", *_NOT_NEGATIVE),
     ("run.workers", *_NOT_NEGATIVE),
     ("run.min_workers", *_NOT_NEGATIVE),
-    ("run.cpus_per_worker", *_POSITIVE),
-    ("run.gpus_per_worker", lambda v: v is None or v >= 0, "has to be 0 or more, or null"),
+    (
+        "run.cpus_per_worker",
+        lambda v: v >= _SMALLEST,
+        f"has to be {_SMALLEST} or more, the smallest share that Ray gives",
+    ),
+    ("run.gpus_per_worker", lambda v: not v or v >= _SMALLEST, f"has to be 0, or {_SMALLEST} or more, or null"),
     ("run.micro_batch", *_NOT_NEGATIVE),
     ("run.precision", lambda v: v in {None, "fp32", "tf32", "bf16"}, "has to be fp32, tf32 or bf16, or null"),
     ("run.placement", lambda v: v in {"pack", "spread"}, "has to be pack or spread"),

@@ -58,8 +58,24 @@ class RunDirectory:
 
     def precision(self) -> str | None:
         """`run.precision` of the run that was begun here, None where there is none; older ones had fp32."""
+        stored = self.config()
+        return None if stored is None else stored["run"].get("precision") or _PRECISION
+
+    def config(self) -> dict[str, Any] | None:
+        """The config that the run was begun with, None where there is none; UsageError where it is another file."""
         stored = self.read("config.yaml")
-        return None if stored is None else yaml.safe_load(stored)["run"].get("precision") or _PRECISION
+        if stored is None:
+            return None
+        try:
+            found = yaml.safe_load(stored)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            found = None
+        sections = ("model", "data", "task", "run")
+        if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in sections):
+            raise UsageError(
+                f"run.uri={self.uri}: its config.yaml is not one that raymds wrote; give another run.uri, or remove it"
+            )
+        return found
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes, None where there is none."""

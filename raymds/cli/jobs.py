@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from aiohttp import ClientError
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from raymds.config import Config, to_yaml
 from raymds.errors import UsageError
+from raymds.ledger.chain import Ledger
 from raymds.overrides import is_secret
 from raymds.store import uri as storage
 
@@ -66,15 +68,12 @@ def submit(
     where another job works on the run directory.
     """
     variables = {"PYTHONUNBUFFERED": "1", **dict(map(variable, env))}
-    run = storage.absolute(config.run.uri)
-    for key, uri in (
-        ("data.uri", config.data.uri),
-        ("run.uri", config.run.uri),
-        ("model.weights", config.model.weights),
-    ):
-        if uri and "://" not in uri and not Path(uri).is_absolute():
-            raise UsageError(f"{key}={uri}: is relative to this directory, which the cluster doesn't have; give a URI")
-    for other in client.list_jobs():
+    run = storage.absolute(config.run.uri).rstrip("/")
+    try:
+        running = client.list_jobs()
+    except (RuntimeError, OSError) as error:
+        raise UsageError(f"the cluster doesn't say which jobs it has: {_first_line(error)}") from None
+    for other in running:
         if (other.metadata or {}).get("run") == run and not other.status.is_terminal():
             job = other.submission_id
             raise UsageError(
@@ -95,7 +94,7 @@ def submit(
                     },
                     metadata={"raymds": verb, "run": run},
                 )
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:
                 # A cluster that has just started takes no job for some seconds, and says so.
                 if "try again later" not in str(error) or time.monotonic() > end:
                     raise UsageError(f"the cluster takes no job: {_first_line(error)}") from None
@@ -104,12 +103,30 @@ def submit(
                 return name
 
 
+def check(config: Config, env: Sequence[str]) -> None:
+    """UsageError for what a job can't have, before any cluster is asked: URIs of this directory, credentials.
+
+    Entries of a ledger get the name of whoever submits: the cluster's machines don't know it.
+    """
+    for item in env:
+        variable(item)
+    named = {
+        "data.uri": config.data.uri, "data.cache": config.data.cache, "run.uri": config.run.uri,
+        "model.weights": config.model.weights, "ledger.uri": config.ledger.uri, "ledger.key": config.ledger.key,
+    }  # fmt: skip
+    for key, uri in named.items():
+        if uri and "://" not in uri and not Path(uri).is_absolute():
+            raise UsageError(f"{key}={uri}: is relative to this directory, which the cluster doesn't have; give a URI")
+    if config.ledger.uri:
+        config.ledger.author = Ledger(config.ledger.uri, config.ledger.author).author
+
+
 def variable(given: str) -> tuple[str, str]:
     """Name and value of NAME=VALUE; UsageError for a credential's, which the dashboard would show to everyone."""
     name, equals, value = given.partition("=")
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
         raise UsageError(f"--env {given}: has to be NAME=VALUE")
-    if is_secret(name) or re.search(r"://[^/\s]*:[^/\s]*@", value):
+    if is_secret(name) or re.search(r"://\S+@", value):
         raise UsageError(
             f"--env {name}: holds a credential, which the cluster's dashboard would show; its machines have their own"
         )
@@ -152,7 +169,7 @@ def _lines(client: JobSubmissionClient, job: str) -> Iterator[str]:
                     yield line
             if client.get_job_status(job).is_terminal():
                 return
-        except (OSError, RuntimeError):
+        except (OSError, RuntimeError, ClientError):
             if time.monotonic() - since > _PATIENCE:
                 raise
         time.sleep(_RETRY)

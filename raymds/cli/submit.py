@@ -20,6 +20,7 @@ def submit(options: argparse.Namespace, terminal: Terminal) -> int:
     passed = [f"--{name.replace('_', '-')}" for name in ("accept_old", "take_over") if getattr(options, name)]
     if options.accept_old and options.verb == "pretrain":
         raise UsageError("--accept-old: pretrain makes an old model, so there is none that could stay")
+    jobs.check(config, options.env)
     client = jobs.connect(options.address)
     job = jobs.submit(client, options.verb, config, passed, options.env)
     terminal.say(f"job: {job}; this terminal may go: raymds follow {job} shows it again, ray job stop {job} ends it")

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import yaml
-
 from raymds import lease
 from raymds.config import Config
 from raymds.cycles.plan import Cycle, Plan, named
@@ -82,10 +80,9 @@ def conduct(
 
 def _protect(config: Config) -> list[str]:
     """`task.protect` of a cycle, and what else the ledger protects; of one that was begun, what it was begun with."""
-    stored = RunDirectory(config.run.uri).read("config.yaml")
+    stored = RunDirectory(config.run.uri).config()
     if stored is not None:
-        begun: list[str] = yaml.safe_load(stored)["task"]["protect"]
-        return begun
+        return list(stored["task"]["protect"])
     tasks = resolve(config.task, DataSet.open(config.data.uri).attributes)
     kept = record.protected(Ledger(str(config.ledger.uri)).entries(), datetime.now(UTC).date())
     return [*config.task.protect, *(name for name in kept if name not in {task.name for task in tasks.all})]

@@ -23,11 +23,11 @@ class Room:
         """How many workers fit, each on one machine."""
         asked = {"CPU": cpus, "GPU": gpus}
         # A hair more than the quotient: ten tenths of a GPU are one.
-        return sum(
-            count * min(math.floor(machine.get(name, 0.0) / each + 1e-9) for name, each in asked.items() if each)
+        each_holds = [
+            (min(math.floor(machine.get(name, 0.0) / each + 1e-9) for name, each in asked.items() if each), count)
             for machine, count in self.machines
-            if count
-        )
+        ]
+        return sum(workers * count for workers, count in each_holds if workers and count)
 
     def total(self, name: str) -> float:
         """CPUs or GPUs of all machines."""
@@ -40,7 +40,7 @@ class Room:
             size = machine.get("CPU", 0.0), machine.get("GPU", 0.0)
             kinds[size] = kinds.get(size, 0.0) + count
         words = [
-            f"{'any number of machines' if math.isinf(count) else f'{count:g} with'} {cpus:g} CPUs and {gpus:g} GPUs"
+            f"{'any number of machines' if math.isinf(count) else f'{count:g}'} with {cpus:g} CPUs and {gpus:g} GPUs"
             for (cpus, gpus), count in kinds.items()
             if count
         ]
@@ -54,6 +54,7 @@ def placed(config: Config, room: Room, runs: int = 1) -> Config:
     its precision, whatever machines there are now.
     """
     config = copy.deepcopy(config)
+    check(config)
     run = config.run
     if run.gpus_per_worker is None:
         if not room.known and not room.total("GPU"):

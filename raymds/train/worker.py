@@ -36,7 +36,7 @@ from raymds.train.limits import build_sampler
 from raymds.train.net import open_net
 from raymds.train.step import Training
 
-_NOTICE = 10  # steps between looks for a machine that is about to be taken away
+_NOTICE = 5.0  # seconds between looks for a machine that is about to be taken away
 _UNMEASURED = "-unmeasured"  # ends the name of a checkpoint whose candidate was not measured yet, for want of time
 _RESUME_ONLY = -1e9  # score of a checkpoint that is no candidate: Ray keeps it while it is the last
 
@@ -192,7 +192,7 @@ def _loop(
         train, lambda step: sampler.batch(step).share(rank, ranks), training.model.preprocess, config.run.seed,
         augment=config.data.augment, threads=threads,
     )  # fmt: skip
-    noticed = False
+    noticed, looked = False, time.monotonic()
     for step in range(start, steps):
         begin = time.perf_counter()
         told = emit.beat(step + 1)
@@ -201,9 +201,13 @@ def _loop(
         with _memory(config, len(loaded.pairs) + len(loaded.examples)):
             metrics = training.step(loaded)
         metrics["seconds"] = {"data": waited, **metrics["seconds"]}
-        stop = _over_ranks(metrics, told, time.perf_counter() - begin, sampler.batch(step), training.model.mean.device)
+        wishes = told, time.monotonic() - looked >= _NOTICE
+        spent = time.perf_counter() - begin
+        stop, look = _over_ranks(metrics, wishes, spent, sampler.batch(step), training.model.mean.device)
         emit({"event": "step", "step": step + 1, **metrics})
-        notice = None if noticed or step % _NOTICE else ray.train.get_preemption_info()
+        notice = None
+        if look and not noticed:  # all ranks ask at once, or none
+            notice, looked = ray.train.get_preemption_info(), time.monotonic()
         if (step + 1) % config.select.every == 0 or step + 1 == steps:
             _candidate(config, training, emit, step + 1, measure)
         elif stop or notice:
@@ -247,15 +251,17 @@ def _memory(config: Config, images: int) -> Iterator[None]:
         ) from None
 
 
-def _over_ranks(metrics: dict[str, Any], told: bool, seconds: float, batch: Batch, device: torch.device) -> bool:
-    """Make `metrics` those of all ranks, the longest wait for data and else means; whether any was told to stop."""
+def _over_ranks(
+    metrics: dict[str, Any], wishes: tuple[bool, bool], seconds: float, batch: Batch, device: torch.device
+) -> tuple[bool, bool]:
+    """Make `metrics` those of all ranks, the longest wait for data and else means; which wishes any of them has."""
     parts: dict[str, float] = metrics["seconds"]
-    own = torch.tensor([[float(told), seconds, *parts.values()]], dtype=torch.float64, device=device)
+    own = torch.tensor([[*map(float, wishes), seconds, *parts.values()]], dtype=torch.float64, device=device)
     all_RV = dist.all_gather(own, [1] * dist.world_size()).cpu()
     mean = all_RV.mean(dim=0).tolist()
-    metrics["seconds"] = dict(zip(parts, mean[2:], strict=True)) | {"data": float(all_RV[:, 2].max())}
-    metrics["images_per_second"] = (len(batch.positive) + len(batch.negative) + len(batch.example)) / mean[1]
-    return float(mean[0]) > 0
+    metrics["seconds"] = dict(zip(parts, mean[3:], strict=True)) | {"data": float(all_RV[:, 3].max())}
+    metrics["images_per_second"] = (len(batch.positive) + len(batch.negative) + len(batch.example)) / mean[2]
+    return mean[0] > 0, mean[1] > 0
 
 
 def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, Any], suffix: str = "") -> None:

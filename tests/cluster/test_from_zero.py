@@ -24,13 +24,19 @@ def from_zero(local: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> It
     """A head without a core that starts machines on demand and takes them away when they are idle for a few seconds."""
     node = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": NODES}
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-    config = {
+    config: dict[str, Any] = {
         "cluster_name": "fake_multinode",
         "max_workers": NODES,
+        "upscaling_speed": 1.0,
         "idle_timeout_minutes": 0.1,
         "provider": {"type": "fake_multinode"},
         "available_node_types": {"gpu": node, "ray.head.default": head},
         "head_node_type": "ray.head.default",
+        "file_mounts_sync_continuously": False,
+        **{name: {} for name in ("auth", "docker", "file_mounts")},
+        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")},
+        **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
+        **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
     }
     path = tmp_path_factory.mktemp("autoscaling") / "cluster.json"
     path.write_text(json.dumps(config))

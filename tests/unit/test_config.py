@@ -8,6 +8,7 @@ import yaml
 from raymds.config import Config, load, to_yaml
 from raymds.data.config import ScenesConfig
 from raymds.errors import UsageError
+from raymds.run import RunDirectory
 
 
 @pytest.mark.parametrize(
@@ -88,3 +89,24 @@ def test_a_preset_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
 
 def test_frequencies_are_free_keys() -> None:
     assert load(ScenesConfig, None, ["frequencies.weather.foggy=0.1"]).frequencies == {"weather": {"foggy": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("variable", "refused"),
+    [("DB_PASSWORD", True), ("API_KEY2", True), ("PASSENGER_DATA", False), ("KEYFRAMES", False), ("PWD", False)],
+)
+def test_variables_that_a_config_may_name(monkeypatch: pytest.MonkeyPatch, variable: str, refused: bool) -> None:
+    monkeypatch.setenv(variable, "there")
+    given = f"data.uri=${{oc.env:{variable}}}"
+    if refused:
+        with pytest.raises(UsageError, match=rf"\$\{{oc\.env:{variable}\}}: a config is stored with its run"):
+            load(Config, None, [given])
+    else:
+        assert load(Config, None, [given]).data.uri == "there"
+
+
+@pytest.mark.parametrize("content", [b"hello: 1", b"- 1", b"{", b"\xff\xfe", b"", b"run: 1"])
+def test_a_run_directory_that_holds_another_config(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UsageError, match=rf"^run\.uri={tmp_path}: its config\.yaml is not one that raymds wrote"):
+        RunDirectory(str(tmp_path)).precision()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,7 +81,14 @@ def elsewhere(run: Path, process: int = 7) -> Path:
     """A lease of a machine that can't be asked."""
     place = run / "lease" / "5.json"
     place.parent.mkdir(parents=True, exist_ok=True)
-    holder = {"id": "a", "user": "ann", "place": "far pid:[1]", "process": process, "started": "3", "since": "then"}
+    holder = {
+        "id": "a",
+        "user": "ann",
+        "place": "far boot pid:[1]",
+        "process": process,
+        "started": "3",
+        "since": "then",
+    }
     place.write_text(json.dumps({**holder, "beats": 1, "ended": False}))
     return place
 
@@ -111,6 +119,15 @@ def test_a_holder_on_another_machine_that_is_alive_keeps_it(tmp_path: Path) -> N
         pass
 
 
+def test_a_machine_of_the_same_name_is_another(tmp_path: Path) -> None:
+    place = elsewhere(tmp_path)
+    machine, _, container = lease._place().split(" ")
+    place.write_text(json.dumps({**json.loads(place.read_text()), "place": f"{machine} other-boot {container}"}))
+    begin = time.monotonic()
+    with lease.held(str(tmp_path), silent, **SHORT):
+        assert time.monotonic() - begin > SHORT["stale"]
+
+
 def test_take_over_waits_for_nobody(tmp_path: Path) -> None:
     elsewhere(tmp_path)
     with lease.held(str(tmp_path), silent, take_over=True, beat=0.05, stale=1e6):
@@ -124,16 +141,61 @@ def test_a_lease_that_is_none_is_waited_for(tmp_path: Path, content: bytes) -> N
         assert newest(tmp_path)["process"] == os.getpid()
 
 
-def test_who_was_taken_over_stops(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.mark.parametrize("how", [signal.default_int_handler, signal.SIG_IGN])
+@pytest.mark.parametrize("blocked", [True, False])
+def test_who_was_taken_over_stops(tmp_path: Path, how: Any, blocked: bool) -> None:
+    """At once, also where Ctrl-C is not heard: in a job of Ray it is blocked, in the background ignored."""
+    before = signal.signal(signal.SIGINT, how)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if blocked else set())
+    begin = time.monotonic()
     try:
-        message = r"ann on far .* has taken over; this command stops"
+        message = r"ann on far .* has taken over, .*; this command stops"
         with pytest.raises(RaymdsError, match=message), lease.held(str(tmp_path), silent, **SHORT):
             elsewhere(tmp_path)
-            time.sleep(30)
+            time.sleep(60)
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert time.monotonic() - begin < 30
     assert not newest(tmp_path)["ended"]
+
+
+def test_work_that_ended_after_the_loss_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another thread nothing can interrupt it."""
+    found: list[Exception] = []
+
+    def work() -> None:
+        try:
+            with lease.held(str(tmp_path), silent, **SHORT):
+                elsewhere(tmp_path)
+                time.sleep(1)
+        except RaymdsError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert len(found) == 1
+
+
+def test_the_same_lease_of_another_is_noticed(tmp_path: Path) -> None:
+    """A store without conditional writes may let two create it; the later content stays."""
+    with pytest.raises(RaymdsError, match="ann on far"), lease.held(str(tmp_path), silent, **SHORT):
+        elsewhere(tmp_path).rename(tmp_path / "lease" / "1.json")
+        time.sleep(60)
+    assert newest(tmp_path)["user"] == "ann"
+
+
+def test_a_holder_that_can_not_beat_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = lease.storage.write
+
+    def away(uri: str, data: bytes) -> None:
+        raise UsageError("the store is away")
+
+    with pytest.raises(RaymdsError, match="can't be reached any more"), lease.held(str(tmp_path), silent, **SHORT):
+        monkeypatch.setattr(lease.storage, "write", away)
+        time.sleep(60)
+    monkeypatch.setattr(lease.storage, "write", write)
 
 
 def test_ctrl_c_stays_ctrl_c(tmp_path: Path) -> None:

@@ -96,11 +96,12 @@ def test_an_older_ray(client: type[Client], version: str) -> None:
 
 def test_a_job_has_its_options_and_variables(client: type[Client], config: Config) -> None:
     cluster: Any = jobs.connect(DASHBOARD)
-    variables = ["TOKENIZERS_PARALLELISM=false", "A=b=c", "EMPTY="]
+    variables = ["TOKENIZERS_PARALLELISM=false", "A=b=c", "EMPTY=", "MONKEY=1", "BYPASS=1", "RAY_AUTH_TOKEN_PATH=/t"]
     assert jobs.submit(cluster, "finetune", config, ["--accept-old"], variables) == "raysubmit_new"
     assert cluster.submitted["entrypoint"] == "python -m raymds.cli finetune preset.yaml --json --accept-old"
     assert cluster.submitted["metadata"] == {"raymds": "finetune", "run": "s3://b/run"}
     expected = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "A": "b=c", "EMPTY": ""}
+    expected |= {"MONKEY": "1", "BYPASS": "1", "RAY_AUTH_TOKEN_PATH": "/t"}
     assert cluster.submitted["runtime_env"]["env_vars"] == expected
 
 
@@ -112,6 +113,12 @@ def test_a_job_has_its_options_and_variables(client: type[Client], config: Confi
         ("hf_token=x", "--env hf_token: holds a credential"),
         ("DB_PASSWORD=x", "--env DB_PASSWORD: holds a credential"),
         ("HTTPS_PROXY=http://ann:secret@proxy", "--env HTTPS_PROXY: holds a credential"),
+        ("SSH_PASSPHRASE=x", "--env SSH_PASSPHRASE: holds a credential"),
+        ("MYSQL_PWD=x", "--env MYSQL_PWD: holds a credential"),
+        ("MY_API_KEY2=x", "--env MY_API_KEY2: holds a credential"),
+        ("GITHUB_PAT=x", "--env GITHUB_PAT: holds a credential"),
+        ("ORIGIN=https://secret@github.com/x", "--env ORIGIN: holds a credential"),
+        ("DB=postgres://u:p/w@h/db", "--env DB: holds a credential"),
         ("NAME", "--env NAME: has to be NAME=VALUE"),
         ("=x", "--env =x: has to be NAME=VALUE"),
         ("A B=x", "--env A B=x: has to be NAME=VALUE"),
@@ -138,3 +145,37 @@ def test_one_job_works_on_a_run_directory(client: type[Client], config: Config, 
     with pytest.raises(UsageError, match=r"^run\.uri=s3://b/run: raysubmit_a works on it; raymds follow raysubmit_a"):
         jobs.submit(cluster, "finetune", config)
     assert cluster.submitted == {}
+
+
+def test_what_a_job_can_not_have_is_said_before_a_cluster_is_asked(config: Config) -> None:
+    for key, uri in (("ledger.uri", "ledger"), ("data.cache", "cache"), ("run.uri", "runs/a")):
+        wrong = load(
+            Config, "demo", ["data.uri=s3://b/d", "model.weights=s3://b/w", "run.uri=s3://b/r", f"{key}={uri}"]
+        )
+        with pytest.raises(UsageError, match=rf"^{key}={uri}: is relative to this directory"):
+            jobs.check(wrong, [])
+    with pytest.raises(UsageError, match="--env A_TOKEN: holds a credential"):
+        jobs.check(config, ["A_TOKEN=x"])
+
+
+def test_entries_of_a_ledger_are_by_who_submits(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "2")
+    for number, (name, value) in enumerate((("user.name", "Ann"), ("user.email", "ann@fleet.example"))):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{number}", name)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{number}", value)
+    config.ledger.uri = "s3://b/ledger"
+    jobs.check(config, [])
+    assert config.ledger.author == "Ann <ann@fleet.example>"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("500"), ConnectionError("gone")])
+def test_a_cluster_that_does_not_list_its_jobs(
+    client: type[Client], config: Config, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(_: Client) -> None:
+        raise error
+
+    cluster: Any = jobs.connect(DASHBOARD)
+    monkeypatch.setattr(client, "list_jobs", fails)
+    with pytest.raises(UsageError, match=f"doesn't say which jobs it has: {error}"):
+        jobs.submit(cluster, "finetune", config)

@@ -11,6 +11,8 @@ import pytest
 from ray.scripts.scripts import cli as ray
 
 from raymds.cli import main as raymds
+from raymds.cli import submit
+from raymds.cli.data import CYCLE_KEYS
 from raymds.config import Config, load
 from tests.unit.cluster.files import CLUSTER, KUBERAY, ROOT, commands, document, documents
 
@@ -58,15 +60,15 @@ def test_raymds_takes_the_command_and_its_preset_is_complete(command: str, monke
     monkeypatch.chdir(ROOT)
     (words,) = simple(command)
     options = raymds._parse(words[1:])
-    config = load(Config, options.preset, options.overrides, raymds._SUBMITTED[options.verb])
+    config = load(Config, options.preset, options.overrides, submit._SUBMITTED[options.verb])
     assert "my-bucket" in config.run.uri and config.run.autoscaling
     assert options.address == "http://127.0.0.1:8265"
 
 
 def test_the_jobs_entrypoint_is_a_command_of_raymds(tmp_path: Path) -> None:
-    """All but --accept-old, which the verb gets elsewhere."""
     entrypoint = document("kuberay-job.yaml")["spec"]["entrypoint"].split()
-    options = raymds._parse([word for word in entrypoint[1:] if word != "--accept-old"])
+    options = raymds._parse(entrypoint[1:])
+    assert options.accept_old
     (mount,) = (
         entry["mountPath"]
         for entry in document("kuberay-job.yaml")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"][
@@ -77,7 +79,7 @@ def test_the_jobs_entrypoint_is_a_command_of_raymds(tmp_path: Path) -> None:
     assert options.preset == f"{mount}/preset.yaml"
     (configmap,) = (line for line in commands(CLUSTER / "kuberay-job.yaml") if "configmap" in line)
     (source,) = re.findall(r"--from-file=preset.yaml=(\S+)", configmap)
-    load(Config, str(ROOT / source), options.overrides, raymds._CYCLE_KEYS)
+    load(Config, str(ROOT / source), options.overrides, CYCLE_KEYS)
 
 
 def objects(name: str) -> set[str]:

@@ -102,6 +102,20 @@ def test_a_cluster_that_grows_is_counted_as_it_may_become(config: Config) -> Non
         placed(run(config, workers=8), machine(8, 1, count=4))
 
 
+def test_machines_without_number_that_hold_no_worker_count_for_nothing(config: Config) -> None:
+    mixed = Room((({"CPU": 8.0}, math.inf), ({"CPU": 8.0, "GPU": 1.0}, 4)))
+    run(config, autoscaling=True, workers=0)
+    assert placed(config, mixed).run.workers == 4
+    with pytest.raises(UsageError, match=r"run\.workers=7: .* 4 of them fit .*any number of machines with 8 CPUs"):
+        placed(run(config, workers=7), mixed)
+
+
+@pytest.mark.parametrize("key", ["cpus_per_worker", "gpus_per_worker"])
+def test_a_share_that_ray_does_not_give(config: Config, key: str) -> None:
+    with pytest.raises(UsageError, match=rf"run\.{key}=1e-320: has to be .*0\.0001 or more"):
+        placed(run(config, workers=0, **{key: 1e-320}), machine(8, 1))
+
+
 def test_a_cluster_that_says_nothing_of_its_growth_leaves_nothing_open(config: Config) -> None:
     """As KubeRay's and the launcher's at zero: what is given is waited for, whatever there is."""
     nothing = Room((({"CPU": 0.0}, 1),), known=False)

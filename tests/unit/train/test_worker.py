@@ -201,7 +201,7 @@ def test_event_files_are_left_in_the_run_directory_alone(
 def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_NOTICE", 1)
+    monkeypatch.setattr(worker, "_NOTICE", 0)
     monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: "in two minutes")
     worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
     assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
