@@ -35,8 +35,8 @@ class Cluster(NamedTuple):
 
 
 @contextlib.contextmanager
-def cluster(nodes: int, cpus: int, head: Sequence[str] = ()) -> Iterator[Cluster]:
-    """A cluster of a head and `nodes` − 1 others, `cpus` each; `head` has more options of its `ray start`."""
+def cluster(nodes: int, cpus: int, head: Callable[[str], Sequence[str]] = lambda address: ()) -> Iterator[Cluster]:
+    """A head and `nodes` − 1 others, `cpus` each; `head(address)` gives more options of the head's `ray start`."""
     processes: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raymds-", ignore_cleanup_errors=True)))
@@ -47,7 +47,7 @@ def cluster(nodes: int, cpus: int, head: Sequence[str] = ()) -> Iterator[Cluster
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         common = ["--num-cpus", str(cpus), "--block", "--disable-usage-stats"]
         first = ["--head", "--port", address.rpartition(":")[2], "--node-ip-address", "127.0.0.1"]
-        first += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), *head]
+        first += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), *head(address)]
         stack.callback(end, processes)
 
         def start(options: list[str]) -> None:

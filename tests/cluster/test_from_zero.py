@@ -22,29 +22,41 @@ NODES = 2  # that the autoscaler may start, each with a core and what says that 
 @pytest.fixture(scope="module")
 def from_zero(local: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head without a core that starts machines on demand and takes them away when they are idle for a few seconds."""
-    node = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": NODES}
-    head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-    config: dict[str, Any] = {
-        "cluster_name": "fake_multinode",
-        "max_workers": NODES,
-        "upscaling_speed": 1.0,
-        "idle_timeout_minutes": 0.1,
-        "provider": {"type": "fake_multinode"},
-        "available_node_types": {"gpu": node, "ray.head.default": head},
-        "head_node_type": "ray.head.default",
-        "file_mounts_sync_continuously": False,
-        **{name: {} for name in ("auth", "docker", "file_mounts")},
-        **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")},
-        **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
-        **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
-    }
     path = tmp_path_factory.mktemp("autoscaling") / "cluster.json"
-    path.write_text(json.dumps(config))
+
+    def options(address: str) -> list[str]:
+        node = {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": NODES}
+        head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        config: dict[str, Any] = {
+            "cluster_name": "fake_multinode",
+            "max_workers": NODES,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 0.1,
+            "provider": {
+                "type": "fake_multinode",
+                "gcs_address": address,
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+            },
+            "available_node_types": {"gpu": node, "ray.head.default": head},
+            "head_node_type": "ray.head.default",
+            "file_mounts_sync_continuously": False,
+            **{name: {} for name in ("auth", "docker", "file_mounts")},
+            **{
+                name: []
+                for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands")
+            },
+            **{f"{who}setup_commands": [] for who in ("", "head_", "worker_")},
+            **{f"{who}_start_ray_commands": [] for who in ("head", "worker")},
+        }
+        path.write_text(json.dumps(config))
+        return [f"--autoscaling-config={path}"]
+
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("AUTOSCALER_UPDATE_INTERVAL_S", "1")
         environment.setenv("RAY_FAKE_CLUSTER", "1")
         environment.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
-        with local.cluster(1, 0, [f"--autoscaling-config={path}"]) as cluster:
+        with local.cluster(1, 0, options) as cluster:
             yield cluster
             # The nodes that the autoscaler started are its own.
             for process in psutil.Process(cluster.nodes[0].pid).children(recursive=True):
