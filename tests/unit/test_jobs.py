@@ -27,7 +27,7 @@ def test_a_preset_opens_with_the_command_that_runs_it(preset: str) -> None:
         assert (ROOT / file).is_file()
 
 
-@pytest.mark.parametrize("verb", ["ingest", "pretrain", "finetune", "tune", "evaluate", "certify", "report"])
+@pytest.mark.parametrize("verb", sorted(path.stem for path in (ROOT / "jobs").glob("*.py")))
 def test_a_script_hands_over_to_its_verb(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
