@@ -53,7 +53,7 @@ def add_entry(options: argparse.Namespace, terminal: Terminal) -> int:
     """Record a finished run, a certificate, or a model's file; what is recorded already is not recorded again."""
     from raymds.ledger import record
 
-    entry = record.add(_writable(options), options.what, options.weights)
+    entry = record.add(_writable(options, terminal), options.what, options.weights)
     return _appended(entry, terminal)
 
 
@@ -61,7 +61,7 @@ def waive(options: argparse.Namespace, terminal: Terminal) -> int:
     """Let a protected capability go, with a reason, until a day."""
     from raymds.ledger import record
 
-    entry = record.waive(_writable(options), options.capability, options.reason, options.expires)
+    entry = record.waive(_writable(options, terminal), options.capability, options.reason, options.expires)
     return _appended(entry, terminal)
 
 
@@ -197,19 +197,21 @@ def _ledger(options: argparse.Namespace) -> Any:
     return found
 
 
-def _writable(options: argparse.Namespace) -> Any:
+def _writable(options: argparse.Namespace, terminal: Terminal) -> Any:
+    """A ledger to append to, there or not yet."""
     from raymds.ledger.chain import Ledger, git_author
     from raymds.ledger.signature import signing_key
     from raymds.store import uri as storage
 
     storage.check_writable(options.ledger)
     key = signing_key(options.key, "--key ")
-    return Ledger(options.ledger, options.author or git_author("--author"), key)
+    found = Ledger(options.ledger, options.author or git_author("--author"), key)
+    if not found.numbers():
+        terminal.say(f"note: no ledger at {found.uri} yet; the first entry begins one")
+    return found
 
 
 def _appended(entry: Any, terminal: Terminal) -> int:
-    if entry.number == 1:
-        terminal.say("note: there was no ledger yet; this entry begins one")
     terminal.say(visible(f"entry {entry.number}: {_said(entry.kind, entry.content)}"))
     terminal.say(f"head: {entry.head}")
     terminal.result({"entry": entry.to_json(), "head": entry.head})
