@@ -155,7 +155,7 @@ def _grouped(entry: Mapping[str, Any], error: float) -> Iterator[str]:
     delta, groups = entry["delta"], entry["groups"]
     lowest, highest = (min(entry[f"{sign}_flips"], groups) / groups for sign in ("negative", "positive"))
     if not -lowest - _CLOSE <= delta <= highest + _CLOSE:
-        yield f"delta is {delta:.6g}, and its flips give {-lowest:.6g} to {highest:.6g}"
+        yield f"delta is {delta:.6g}, and its flips give {0.0 - lowest:.6g} to {highest:.6g}"
     lower, upper = (sign * lower_mean(np.array([sign * delta]), error, groups) for sign in (1.0, -1.0))
     if not entry["lower"] <= lower + _CLOSE:
         yield f"lower is {entry['lower']:.6g}, and {groups} groups give {lower:.6g} at most"
