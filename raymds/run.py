@@ -83,8 +83,7 @@ class RunDirectory:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """A JSON file, None where there is none."""
-        data = self.read(name)
-        return None if data is None else json.loads(data)
+        return storage.read_json(self.path(name))
 
     def write_json(self, name: str, content: dict[str, Any]) -> None:
         """Publish a JSON file."""

@@ -7,6 +7,7 @@ from typing import Any
 from raymds.cli.data import verb_parser
 from raymds.cli.terminal import Terminal
 from raymds.errors import UsageError
+from raymds.text import visible
 
 _SHORT = 12  # characters of a digest for people
 _NONE = "–"  # where one of two has no value
@@ -23,7 +24,7 @@ def show(options: argparse.Namespace, terminal: Terminal) -> int:
         terminal.show({"event": "entry", **entry.to_json()})
         terminal.say(_line(entry))
     kept = record.protected(entries, datetime.now(UTC).date())
-    terminal.say(f"protected: {', '.join(kept) or 'nothing'}")
+    terminal.say(visible(f"protected: {', '.join(kept) or 'nothing'}"))
     return _end(entries, terminal, {"protected": kept})
 
 
@@ -35,7 +36,7 @@ def verify(options: argparse.Namespace, terminal: Terminal) -> int:
     keys = [public_key(uri) for uri in options.key or ()]
     entries, faults = audit.verify(_ledger(options), keys, options.head, files=not options.no_files)
     for fault in faults:
-        terminal.say(fault)
+        terminal.say(visible(fault))
     checked = [
         "the chain",
         *(["signatures"] if keys else []),
@@ -52,7 +53,7 @@ def add_entry(options: argparse.Namespace, terminal: Terminal) -> int:
     """Record a finished run, a certificate, or a model's file; what is recorded already is not recorded again."""
     from raymds.ledger import record
 
-    entry = record.add(_writable(options), options.what, options.weights)
+    entry = record.add(_writable(options, terminal), options.what, options.weights)
     return _appended(entry, terminal)
 
 
@@ -60,7 +61,7 @@ def waive(options: argparse.Namespace, terminal: Terminal) -> int:
     """Let a protected capability go, with a reason, until a day."""
     from raymds.ledger import record
 
-    entry = record.waive(_writable(options), options.capability, options.reason, options.expires)
+    entry = record.waive(_writable(options, terminal), options.capability, options.reason, options.expires)
     return _appended(entry, terminal)
 
 
@@ -82,7 +83,7 @@ def diff(options: argparse.Namespace, terminal: Terminal) -> int:
 
     found = history.diff(_ledger(options).entries(), options.a, options.b)
     rows = [
-        [f"{part}.{name}".rstrip("."), *map(_value, values)]
+        [visible(f"{part}.{name}".rstrip(".")), *map(_value, values)]
         for part, names in found.items()
         for name, values in names.items()
     ]
@@ -117,10 +118,10 @@ def verify_certificate(options: argparse.Namespace, terminal: Terminal) -> int:
     keys = [public_key(uri) for uri in options.key]
     certificate, differs = attest.verify(options.verify, options.weights, options.data, keys)
     for line in differs:
-        terminal.say(line)
+        terminal.say(visible(line))
     if not differs:
         data = "and these data" if options.data else "(data were not compared: give --data)"
-        terminal.say(f"signed, and of this model {data}; verdict: {certificate.get('verdict')}")
+        terminal.say(visible(f"signed, and of this model {data}; verdict: {certificate.get('verdict')}"))
     terminal.result({"differs": differs, "certificate": certificate})
     return 3 if differs else 0
 
@@ -196,17 +197,23 @@ def _ledger(options: argparse.Namespace) -> Any:
     return found
 
 
-def _writable(options: argparse.Namespace) -> Any:
-    from raymds.ledger.chain import Ledger
+def _writable(options: argparse.Namespace, terminal: Terminal) -> Any:
+    """A ledger to append to, there or not yet."""
+    from raymds.ledger.chain import Ledger, git_author
     from raymds.ledger.signature import signing_key
     from raymds.store import uri as storage
 
     storage.check_writable(options.ledger)
-    return Ledger(options.ledger, options.author, signing_key(options.key))
+    key = signing_key(options.key, "--key ")
+    found = Ledger(options.ledger, options.author or git_author("--author"), key)
+    if not found.numbers():
+        terminal.say(f"note: no ledger at {found.uri} yet; the first entry begins one")
+    return found
 
 
 def _appended(entry: Any, terminal: Terminal) -> int:
-    terminal.say(f"entry {entry.number}: {_said(entry.kind, entry.content)}\nhead: {entry.head}")
+    terminal.say(visible(f"entry {entry.number}: {_said(entry.kind, entry.content)}"))
+    terminal.say(f"head: {entry.head}")
     terminal.result({"entry": entry.to_json(), "head": entry.head})
     return 0
 
@@ -219,7 +226,8 @@ def _end(entries: Sequence[Any], terminal: Terminal, content: dict[str, Any], st
 
 
 def _line(entry: Any) -> str:
-    return f"{entry.number:4}  {entry.time}  {entry.kind:5}  {_said(entry.kind, entry.content)}  ({entry.author})"
+    said = _said(entry.kind, entry.content)
+    return visible(f"{entry.number:4}  {entry.time}  {entry.kind:5}  {said}  ({entry.author})")
 
 
 def _said(kind: str, content: dict[str, Any]) -> str:
@@ -243,4 +251,4 @@ def _value(value: Any) -> str:
         return _NONE
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value[:_SHORT] if isinstance(value, str) and len(value) == 64 else str(value)
+    return value[:_SHORT] if isinstance(value, str) and len(value) == 64 else visible(str(value))

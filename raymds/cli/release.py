@@ -18,7 +18,7 @@ def gate(options: argparse.Namespace, terminal: Terminal) -> int:
     from raymds.release import gate as gating
 
     asked = policy.load(options.policy)
-    found = gating.judge(gating.find(options.certificate), asked, datetime.now(UTC))
+    found = gating.judge(gating.find(options.certificate, asked.signature), asked, datetime.now(UTC))
     if options.markdown:
         storage.write(options.markdown, findings.markdown(found).encode())
     if options.junit:
@@ -110,7 +110,8 @@ def add(verbs: Any) -> None:
         "--policy",
         required=True,
         metavar="FILE",
-        help="YAML: verdict, negative_flips, gain, gain_lower, tolerance, confidence, age_days, protect",
+        help="YAML: verdict, negative_flips, tolerance, gain, gain_lower, confidence, age_days, protect, split, "
+        "signature",
     )
     verb.add_argument("--markdown", metavar="FILE", help="write a table for a pull request there")
     verb.add_argument("--junit", metavar="FILE", help="write JUnit XML there, a test case for each rule and task")

@@ -87,7 +87,7 @@ class DataSet:
             schema = manifest["schema"]
             if created is not None:
                 datetime.strptime(created, TIME)
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise UsageError(f"{where}: damaged: not a manifest of a data set; make the data set again") from None
         if schema != SCHEMA:
             raise UsageError(f"{where}: schema version {schema}, this raymds reads {SCHEMA}; make the data set again")

@@ -1,7 +1,8 @@
 """Whether a ledger is what was written: the chain, its signatures, what it counts, and the files that it names."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raymds.errors import UsageError
@@ -9,6 +10,7 @@ from raymds.ledger import signature
 from raymds.ledger.chain import Ledger
 from raymds.ledger.entry import Entry, decode
 from raymds.ledger.record import uses
+from raymds.method.wear import spent
 from raymds.store import uri as storage
 
 _HEAD = re.compile(r"([1-9][0-9]{0,8}):([0-9a-f]{64})")
@@ -59,10 +61,20 @@ def _counts(entries: Sequence[Entry]) -> list[str]:
         if (entry.kind, entry.id) in named:
             faults.append(f"entry {entry.number}: records again what an earlier entry records")
         named.add((entry.kind, entry.id))
-        if entry.kind == "use" and entry.content["number"] != numbers[entry.number]:
-            stated, counted = entry.content["number"], numbers[entry.number]
-            faults.append(f"entry {entry.number}: says use {stated} of its test split, which is use {counted}")
+        if entry.kind == "use":
+            faults += [f"entry {entry.number}: {fault}" for fault in _spending(entry.content, numbers[entry.number])]
     return faults
+
+
+def _spending(use: dict[str, Any], counted: int) -> Iterator[str]:
+    """What is wrong with a use that is the `counted`-th of its test split."""
+    confidence, stated = use["confidence"], use["spent"]
+    if use["number"] != counted:
+        yield f"says use {use['number']} of its test split, which is use {counted}"
+    elif not 0 < confidence < 1:
+        yield f"says a confidence of {confidence:g}, and it has to lie between 0 and 1"
+    elif not math.isclose(stated, spent(confidence, counted), rel_tol=1e-9):
+        yield f"says that it spends an error of {stated:.6g}; use {counted} has {spent(confidence, counted):.6g}"
 
 
 def _head(entries: Sequence[Entry], newest: int, head: str | None) -> list[str]:
@@ -84,8 +96,10 @@ def _files(entries: Sequence[Entry]) -> list[str]:
     """Files that are missing, or another than an entry names."""
     faults, proved = [], dict[str, str]()
     for entry in entries:
-        for name, file in _named(entry.content):
+        for name, file in entry.files.items():
             uri = file["uri"]
+            if not uri:
+                continue
             if uri not in proved:
                 try:
                     proved[uri] = storage.sha256(storage.read(uri))
@@ -95,9 +109,3 @@ def _files(entries: Sequence[Entry]) -> list[str]:
                 found = f"{uri}: is another file: its SHA-256 is {proved[uri]}, not {file['sha256']}"
                 faults.append(f"entry {entry.number}: {name}: {found if len(proved[uri]) == 64 else proved[uri]}")
     return faults
-
-
-def _named(content: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    files = {name: content.get(name) for name in ("parent", "weights", "certificate")}
-    files["manifest"] = (content.get("data") or {}).get("manifest")
-    return [(name, file) for name, file in files.items() if file and file["uri"]]

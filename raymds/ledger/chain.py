@@ -38,7 +38,7 @@ class Ledger:
     @cached_property
     def author(self) -> str:
         """Who appends: as given, else as git knows them; UsageError where nobody is known."""
-        return self._author or _git_author()
+        return self._author or git_author("ledger.author")
 
     def path(self, number: int) -> str:
         """URI of an entry."""
@@ -68,15 +68,17 @@ class Ledger:
             newest = self._newest()
 
     def append_once(
-        self, kind: str, name: str, subject: Subject, content: Callable[[list[Entry]], dict[str, Any]]
+        self, kind: str, subject: Subject, told: Callable[[list[Entry]], tuple[str, dict[str, Any]] | Entry]
     ) -> Entry:
-        """Append an entry whose content depends on those before it, or find the one of this kind and `name`."""
+        """Append an entry whose id and content `told` says from those before it, or find the one that it returns."""
         while True:
             newest = max(self.numbers(), default=0)
             self._settle()
             known = self._read_to(newest)
-            found = next((entry for entry in known if (entry.kind, entry.id) == (kind, name)), None)
-            placed = found or self._place(known[-1] if known else None, kind, name, content(known), subject)
+            found = told(known)
+            if isinstance(found, Entry):
+                return found
+            placed = self._place(known[-1] if known else None, kind, *found, subject)
             if placed is not None:
                 return placed
 
@@ -125,7 +127,8 @@ class Ledger:
             time.sleep(_SETTLE)
 
 
-def _git_author() -> str:
+def git_author(named: str) -> str:
+    """`Name <email>` as git knows them; UsageError where it knows nobody, for what is called `named`."""
     found = []
     for key in ("user.name", "user.email"):
         try:
@@ -134,6 +137,6 @@ def _git_author() -> str:
             break
         found.append(run.stdout.decode(errors="replace").strip())
     if not any(found):
-        raise UsageError("ledger.author: has no value, and git config user.name has none; give one of the two")
+        raise UsageError(f"{named}: has no value, and git config user.name has none; give one of the two")
     name, email = (*found, "")[:2]
     return f"{name} <{email}>" if name and email else name or email

@@ -14,6 +14,7 @@ from raymds.store import uri as storage
 _OPTIONAL = (str, NoneType)
 _FILE = {"uri": _OPTIONAL, "sha256": str}
 _CERTIFICATE = {**_FILE, "verdict": str, "confidence": (int, float), "devsafety": (int, float)}
+_FILES = ("parent", "weights", "certificate")
 _HEAD = {"number": int, "previous": _OPTIONAL, "kind": str, "id": str, "time": str, "author": str, "content": dict}
 SHAPES: dict[str, Any] = {  # kind -> fields of its content; [shape]: a list of such, (shapes): any of them
     "cycle": {
@@ -54,6 +55,14 @@ class Entry:
     def head(self) -> str:
         """Number and digest: who keeps it can tell later that nothing up to here was altered or removed."""
         return f"{self.number}:{self.sha256}"
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """The files that an entry of its kind names; what else stands in it may be anything."""
+        named = {name: self.content[name] for name in _FILES if name in SHAPES[self.kind]}
+        if "data" in SHAPES[self.kind]:
+            named["manifest"] = self.content["data"]["manifest"]
+        return {name: file for name, file in named.items() if file is not None}
 
     def to_json(self) -> dict[str, Any]:
         """For machines; `signed_by` are key ids."""

@@ -84,7 +84,7 @@ def _numbered(entries: Sequence[Entry], number: str) -> Entry:
 
 
 def _models(entry: Entry) -> list[dict[str, Any]]:
-    return [entry.content[name] for name in ("parent", "weights") if name in entry.content]
+    return [file for name, file in entry.files.items() if name in {"parent", "weights"}]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

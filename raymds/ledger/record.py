@@ -1,49 +1,60 @@
-"""What entries say: a cycle from its run directory, a model, a use of a test split, a waiver; and what follows."""
+"""What follows from entries (what is protected, which use of a test split is the next), and adding to them."""
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
-import yaml
-
 from raymds.errors import UsageError
 from raymds.ledger.chain import Ledger
-from raymds.ledger.entry import Entry, fits
-from raymds.ledger.signature import parse
+from raymds.ledger.entry import Entry
+from raymds.ledger.facts import file, identity, of_certificate, of_run, subject
 from raymds.method.wear import spent
 from raymds.store import uri as storage
+from raymds.text import visible
 
-_MEASURED = ("old", "new", "delta", "lower", "verdict")
-_TASK = {"task": str}
-_CERTIFICATE = {
-    **{"verdict": str, "confidence": (int, float), "devsafety": (int, float), "target": _TASK, "tasks": [_TASK]},
-    "digests": {"config": str, "data": str, "parent": str, "weights": str, "code": str},
-}
-_OUTCOME = {"outcome": str, "reason": str, "weights": str, "val": {"target": _TASK, "tasks": [_TASK]}}
-_CONFIG = {"model": {"weights": str}, "data": {"uri": str}}
-
-
-def identity(run: str) -> str:
-    """What a run's entries are known by: its place, and the digest of its config."""
-    stored = storage.read(storage.join(run, "config.yaml"))
-    return f"{storage.absolute(run).rstrip('/')} {storage.sha256(stored)}"
+_WEIGHTS = {b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}  # first bytes of PyTorch's files
 
 
 def protected(entries: Sequence[Entry], today: date) -> dict[str, int]:
     """Capabilities that may not be lost, each with the entry that first said so.
 
-    Those are all that a cycle protected, and all targets that were developed, but for unexpired waivers.
+    Those are all that a cycle protected, and all targets that were developed, but for what is waived.
     """
     found: dict[str, int] = {}
     for entry in entries:
-        if entry.kind == "cycle":
-            developed = [entry.content["target"]] if entry.content["outcome"] == "new" else []
-            for capability in [*developed, *entry.content["protected"]]:
-                found.setdefault(capability, entry.number)
-    waived = {entry.content["capability"]: entry.content["expires"] for entry in entries if entry.kind == "waive"}
-    return {name: number for name, number in found.items() if waived.get(name, "") < today.isoformat()}
+        for capability in _named(entry):
+            found.setdefault(capability, entry.number)
+    waived = waivers(entries, today)
+    return {name: number for name, number in found.items() if name not in waived}
+
+
+def waivers(entries: Sequence[Entry], today: date) -> dict[str, Entry]:
+    """Capabilities that are waived today, each with the entry that says so.
+
+    A waiver ends with its last day, and with a later cycle that protects or develops the capability. One that was begun
+    before it (had reserved its use of the test split) ends none.
+    """
+    found, begun = dict[str, Entry](), dict[str, int]()
+    for entry in entries:
+        if entry.kind == "use":
+            begun[entry.id] = entry.number
+        elif entry.kind == "waive":
+            found[entry.content["capability"]] = entry
+        for capability in _named(entry):
+            if capability in found and found[capability].number < begun.get(entry.id, entry.number):
+                del found[capability]
+    return {name: entry for name, entry in found.items() if entry.content["expires"] >= today.isoformat()}
+
+
+def _named(entry: Entry) -> list[str]:
+    """What may not be lost by a cycle's entry: what it protected, and the target that it developed."""
+    if entry.kind != "cycle":
+        return []
+    developed = [entry.content["target"]] if entry.content["outcome"] == "new" else []
+    return [*developed, *entry.content["protected"]]
 
 
 def uses(entries: Sequence[Entry]) -> tuple[Counter[str], dict[int, int]]:
@@ -63,13 +74,40 @@ def uses(entries: Sequence[Entry]) -> tuple[Counter[str], dict[int, int]]:
 
 
 def use(ledger: Ledger, name: str, config: str, split: str, confidence: float) -> Entry:
-    """The use of a test split by what is called `name`, under a config's digest: reserved now, unless it was before."""
+    """The use of a test split by what is called `name`, under a config's digest: reserved now, unless it was before.
 
-    def content(entries: list[Entry]) -> dict[str, Any]:
+    What ended in a cycle's entry, or was of another split, is another use: the run is done again in the same place.
+    """
+
+    def told(entries: list[Entry]) -> tuple[str, dict[str, Any]] | Entry:
+        own = open_use(entries, name, split)
+        if own is not None:
+            return own
         number = uses(entries)[0][split] + 1
-        return {"split": split, "number": number, "confidence": confidence, "spent": spent(confidence, number)}
+        made = {"split": split, "number": number, "confidence": confidence, "spent": spent(confidence, number)}
+        return _next(entries, name), made
 
-    return ledger.append_once("use", name, ("config.yaml", config), content)
+    return ledger.append_once("use", ("config.yaml", config), told)
+
+
+def open_use(entries: Sequence[Entry], name: str, split: str | None = None) -> Entry | None:
+    """The last use (of a test split) by what is called `name`, where its cycle is not recorded yet; else None."""
+    own = _times(entries, name)
+    ended = {entry.id for entry in own if entry.kind == "cycle"}
+    left = [entry for entry in own if entry.kind == "use" and entry.id not in ended]
+    return next((entry for entry in reversed(left) if split in {None, entry.content["split"]}), None)
+
+
+def _times(entries: Sequence[Entry], name: str) -> list[Entry]:
+    """All entries about what is called `name`; the second time that it was done its id is `name 2`."""
+    numbered = re.compile(re.escape(name) + r"( [0-9]+)?")
+    return [entry for entry in entries if numbered.fullmatch(entry.id)]
+
+
+def _next(entries: Sequence[Entry], name: str) -> str:
+    """The id of the next time that what is called `name` is done."""
+    times = len({entry.id for entry in _times(entries, name)})
+    return f"{name} {times + 1}" if times else name
 
 
 def waive(ledger: Ledger, capability: str, reason: str, expires: str) -> Entry:
@@ -83,144 +121,62 @@ def waive(ledger: Ledger, capability: str, reason: str, expires: str) -> Entry:
         raise UsageError(f"--expires {expires}: is over; give a day from {today} on")
     if not reason.strip():
         raise UsageError("--reason: is empty; say why the capability may be lost")
-    known = protected(ledger.entries(), date.max)
+    known = protected([entry for entry in ledger.entries() if entry.kind != "waive"], date.max)
     if capability not in known:
         near = difflib.get_close_matches(capability, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it protects {', '.join(known) or 'nothing'}"
+        hint = f"did you mean {near[0]!r}?" if near else f"it protects {', '.join(map(visible, known)) or 'nothing'}"
         raise UsageError(f"{capability!r}: is not protected by {ledger.uri}; {hint}")
     return ledger.append("waive", {"capability": capability, "reason": reason, "expires": until.isoformat()})
 
 
 def add(ledger: Ledger, what: str, weights: str | None = None) -> Entry:
     """Record a finished run, a certificate (with the file of its weights, where that is known), or a model's file."""
-    if storage.exists(what):
-        if what.endswith(".json"):
-            return _add_certificate(ledger, what, weights)
-        content = {"weights": _file(what, storage.sha256(storage.read(what)))}
-        return ledger.append("model", content, _subject(content["weights"]))
+    if what.endswith(".json") and storage.exists(what):
+        content = of_certificate(what, weights)
+        return _once(ledger, "cycle", content["certificate"]["sha256"], content)
     if weights:
         raise UsageError(f"--weights {weights}: goes with a certificate; a run knows its own")
-    return add_run(ledger, what)
+    return _add_model(ledger, what) if storage.exists(what) else add_run(ledger, what)
+
+
+def _add_model(ledger: Ledger, uri: str) -> Entry:
+    data = storage.read(uri)
+    if data[8:9] != b"{" and data[:2] not in _WEIGHTS:
+        raise UsageError(
+            f"{uri}: is no file of weights (neither safetensors nor a checkpoint of PyTorch); give one, a run's "
+            "directory, or a certificate.json"
+        )
+    content = {"weights": file(uri, storage.sha256(data))}
+    return _once(ledger, "model", content["weights"]["sha256"], content)
+
+
+def _once(ledger: Ledger, kind: str, name: str, content: dict[str, Any]) -> Entry:
+    """Append an entry about a model, or find the one of this kind and id."""
+
+    def told(entries: list[Entry]) -> tuple[str, dict[str, Any]] | Entry:
+        found = next((entry for entry in entries if (entry.kind, entry.id) == (kind, name)), None)
+        return found or (name, content)
+
+    return ledger.append_once(kind, subject(content["weights"]), told)
 
 
 def add_run(ledger: Ledger, run: str, code: str | None = None) -> Entry:
-    """Record a finished run, once; UsageError where there is none. `code` is the digest of the code that made it."""
-    content = of_run(run, code)
+    """Record a finished run, once; UsageError where there is none. `code` is the digest of the code that made it.
+
+    Another run in the same place, with the same config, is another one where its files are.
+    """
+    content, name = of_run(run, code), identity(run)
     kind = "cycle" if "outcome" in content else "model"
-    return ledger.append_once(kind, identity(run), _subject(content["weights"]), lambda _: content)
+
+    def told(entries: list[Entry]) -> tuple[str, dict[str, Any]] | Entry:
+        own = [entry for entry in _times(entries, name) if entry.kind == kind]
+        same = next((entry for entry in own if _made(entry.content) == _made(content)), None)
+        use = open_use(entries, name)
+        return same or (use.id if use else _next(entries, name), content)
+
+    return ledger.append_once(kind, subject(content["weights"]), told)
 
 
-def of_run(run: str, code: str | None = None) -> dict[str, Any]:
-    """What an entry says of a finished run, from its files."""
-    run = storage.absolute(run).rstrip("/")
-    where = storage.join(run, "outcome.json")
-    if not storage.exists(where):
-        raise UsageError(
-            f"{run}: no such file, and no directory of a finished run (it has no outcome.json); give one of the two, "
-            "or a certificate"
-        )
-    outcome, config = parse(storage.read(where), where), _config(run)
-    if fits(outcome, {"weights": {"uri": str, "sha256": str}}):  # of a pretraining
-        return {"weights": outcome["weights"]}
-    if not fits(outcome, _OUTCOME) or outcome["outcome"] not in {"new", "old"}:
-        raise UsageError(f"{where}: is not the outcome of a cycle that this raymds can read")
-    place = storage.join(run, "certificate.json")
-    made = _certificate(place) if storage.exists(place) else None
-    manifest = _manifest(config["data"]["uri"])
-    parent = storage.absolute(config["model"]["weights"])
-    old = _file(parent, made["digests"]["parent"] if made else storage.sha256(storage.read(parent)))
-    own = storage.join(run, "weights.safetensors")  # of a run that was copied as a whole
-    new = own if storage.exists(own) else outcome["weights"]
-    return {
-        "run": run,
-        "outcome": outcome["outcome"],
-        "reason": outcome["reason"],
-        "parent": old,
-        "weights": _file(new, storage.sha256(storage.read(new))) if outcome["outcome"] == "new" else old,
-        "data": {"digest": made["digests"]["data"] if made else manifest[1], "manifest": manifest[0]},
-        **_tasks(made or outcome["val"]),
-        "certificate": _entry_of(place, made) if made else None,
-        "capabilities": _capabilities(made),
-        "settings": _settings(config),
-        "code": made["digests"]["code"] if made else code,
-    }
-
-
-def _add_certificate(ledger: Ledger, uri: str, weights: str | None) -> Entry:
-    made = _certificate(uri)
-    digests = made["digests"]
-    if weights and storage.sha256(storage.read(weights)) != digests["weights"]:
-        raise UsageError(f"--weights {weights}: is not the model that {uri} certifies; give the file it was made of")
-    content = {
-        "run": None,
-        "outcome": "new",
-        "reason": "recorded from its certificate",
-        "parent": _file(None, digests["parent"]),
-        "weights": _file(weights, digests["weights"]),
-        "data": {"digest": digests["data"], "manifest": None},
-        **_tasks(made),
-        "certificate": _entry_of(uri, made),
-        "capabilities": _capabilities(made),
-        "settings": {},
-        "code": digests["code"],
-    }
-    return ledger.append_once(
-        "cycle", content["certificate"]["sha256"], _subject(content["weights"]), lambda _: content
-    )
-
-
-def _certificate(uri: str) -> dict[str, Any]:
-    found = parse(storage.read(uri), uri)
-    if not fits(found, _CERTIFICATE):
-        raise UsageError(f"{uri}: is no certificate that this raymds can read; give the certificate.json of a run")
-    return dict(found)
-
-
-def _config(run: str) -> dict[str, Any]:
-    uri = storage.join(run, "config.yaml")
-    try:
-        found = yaml.safe_load(storage.read(uri))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"{uri}: damaged: not YAML: {str(error).splitlines()[0]}") from None
-    if not fits(found, _CONFIG) and not fits(found, {"data": {"uri": str}, "model": {"weights": type(None)}}):
-        raise UsageError(f"{uri}: damaged: is not the config of a run")
-    return dict(found)
-
-
-def _manifest(data: str) -> tuple[dict[str, Any] | None, str]:
-    """The file of a data set's manifest with its SHA-256, and the data set's digest; (None, "") where it is gone."""
-    uri = storage.absolute(storage.join(data, "manifest.json"))
-    content = storage.read_or_none(uri)
-    if content is None:
-        return None, ""
-    found = parse(content, uri)
-    return _file(uri, storage.sha256(content)), str(found.get("digest", "")) if isinstance(found, dict) else ""
-
-
-def _tasks(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"target": found["target"]["task"], "protected": [task["task"] for task in found["tasks"]]}
-
-
-def _capabilities(certificate: Mapping[str, Any] | None) -> dict[str, Any]:
-    tasks = [certificate["target"], *certificate["tasks"]] if certificate else []
-    return {task["task"]: {name: task[name] for name in _MEASURED if name in task} for task in tasks}
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without where it ran."""
-    kept = {name: section for name, section in config.items() if name not in {"storage", "ledger", "run", "search"}}
-    run = config.get("run")
-    return kept | {"run": {n: run.get(n) for n in ("seed", "precision")} if isinstance(run, Mapping) else {}}
-
-
-def _entry_of(uri: str, made: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("verdict", "confidence", "devsafety")
-    return {**_file(uri, storage.sha256(storage.read(uri))), **{name: made[name] for name in names}}
-
-
-def _file(uri: str | None, sha256: str) -> dict[str, Any]:
-    return {"uri": storage.absolute(uri) if uri else None, "sha256": sha256}
-
-
-def _subject(file: Mapping[str, Any]) -> tuple[str, str]:
-    return (file["uri"] or "weights").rpartition("/")[2], file["sha256"]
+def _made(content: Mapping[str, Any]) -> list[str | None]:
+    """Digests of a run's files: what tells it from another run with the same config."""
+    return [(content.get(name) or {}).get("sha256") for name in ("parent", "weights", "certificate")]

@@ -66,18 +66,21 @@ def key_id(key: Ed25519PublicKey) -> str:
     return storage.sha256(der)
 
 
-def signing_key(uri: str | None) -> Ed25519PrivateKey | None:
-    """The private key of a PEM file, else of RAYMDS_SIGNING_KEY, which holds the PEM itself; None where neither is."""
+def signing_key(uri: str | None, named: str = "ledger.key=") -> Ed25519PrivateKey | None:
+    """The private key of a PEM file, else of RAYMDS_SIGNING_KEY, which holds the PEM itself; None where neither is.
+
+    `named` is what errors say before the file: the key or option that it was given by.
+    """
     if uri:
-        return _private(storage.read(uri), f"ledger.key={uri}")
+        return _private(_pem(uri, named), f"{named}{uri}")
     given = os.environ.get(VARIABLE)
     # Variables of CI systems often hold \n in place of line ends.
     return _private(given.replace("\\n", "\n").encode(), VARIABLE) if given else None
 
 
-def public_key(uri: str) -> Ed25519PublicKey:
-    """The public key of a PEM file, which may also hold the private one."""
-    data, where = storage.read(uri), f"--key {uri}"
+def public_key(uri: str, named: str = "--key ") -> Ed25519PublicKey:
+    """The public key of a PEM file, which may also hold the private one; `named` as in `signing_key`."""
+    data, where = _pem(uri, named), f"{named}{uri}"
     if _PRIVATE in data:
         return _private(data, where).public_key()
     try:
@@ -87,6 +90,13 @@ def public_key(uri: str) -> Ed25519PublicKey:
     if not isinstance(found, Ed25519PublicKey):
         raise UsageError(f"{where}: is a key of another kind than Ed25519; make one with raymds ledger keygen")
     return found
+
+
+def _pem(uri: str, named: str) -> bytes:
+    try:
+        return storage.read(uri)
+    except UsageError as error:
+        raise UsageError(f"{named.rstrip('= ')}: {error}") from None
 
 
 def _private(pem: bytes, where: str) -> Ed25519PrivateKey:
@@ -113,6 +123,9 @@ def generate(name: str) -> tuple[str, str, str]:
     )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     paths = f"{base}.pem", f"{base}.pub.pem"
+    for path in paths:  # both before either is written
+        if os.path.lexists(path):
+            raise UsageError(f"{path}: is there already; a key is never overwritten, so give another name")
     for path, content, mode in zip(paths, (private, public), (0o600, 0o644), strict=True):
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -148,14 +161,14 @@ def seal(content: Mapping[str, Any], key: Ed25519PrivateKey | None) -> dict[str,
 
 def line(content: Any) -> bytes:
     """JSON in the one form that envelopes have."""
-    return json.dumps(content, separators=(",", ":")).encode()
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
 
 
 def parse(data: bytes, where: str) -> Any:
     """JSON from anywhere; UsageError naming `where` for whatever is none, or could not be shown."""
     try:
         content = json.loads(data)
-        json.dumps(content, ensure_ascii=False).encode()
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: damaged: not JSON: {str(error).splitlines()[0]}") from None
     return content

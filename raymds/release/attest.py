@@ -1,13 +1,41 @@
 """Whether a signed certificate is of this model and these data, offline."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
-from raymds.ledger.signature import CERTIFICATE, PublicKey, signed_name, subject_digest, unseal
+from raymds.ledger.signature import CERTIFICATE, Envelope, PublicKey, signed_name, subject_digest, unseal
 from raymds.store import uri as storage
+
+_UNSIGNED = "no such file: the certificate is not signed; set ledger.key when it is made"
+_ALTERED = "was altered: it does not say what was signed"
+
+
+def unsigned(certificate: str, content: Mapping[str, Any], keys: Sequence[PublicKey]) -> str | None:
+    """Why a certificate of this content is not signed with one of the keys, in words; None where it is."""
+    signed = signed_name(certificate)
+    if not storage.exists(signed):
+        return f"{signed}: {_UNSIGNED}"
+    envelope, differs = opened(signed, keys)
+    if envelope is not None and _published(envelope.predicate) != _published(content):
+        differs.append(_ALTERED)
+    return "; ".join(differs) or None
+
+
+def opened(signed: str, keys: Sequence[PublicKey]) -> tuple[Envelope | None, list[str]]:
+    """A certificate's signed statement, None where it is none; and what is wrong with it, in words."""
+    try:
+        envelope = unseal(storage.read(signed), signed)
+    except UsageError as error:
+        return None, [str(error)]
+    fault = envelope.wrong(CERTIFICATE, keys)
+    return envelope, [f"{signed}: {fault}"] if fault else []
+
+
+def _published(certificate: Mapping[str, Any]) -> bytes:
+    return (json.dumps(certificate, indent=1) + "\n").encode()
 
 
 def verify(
@@ -22,15 +50,13 @@ def verify(
     content, model = storage.read(certificate), storage.sha256(storage.read(weights))
     signed = certificate if certificate.endswith(".intoto.json") else signed_name(certificate)
     if not storage.exists(signed):
-        raise UsageError(f"{signed}: no such file: {certificate} is not signed; set ledger.key when it is made")
-    try:
-        envelope = unseal(storage.read(signed), signed)
-    except UsageError as error:
-        return {}, [str(error)]
-    fault, found = envelope.wrong(CERTIFICATE, keys), envelope.predicate
-    differs = [f"{signed}: {fault}"] if fault else []
-    if signed != certificate and content != (json.dumps(found, indent=1) + "\n").encode():
-        differs.append(f"{certificate}: was altered: it does not say what was signed")
+        raise UsageError(f"{signed}: {_UNSIGNED}")
+    envelope, differs = opened(signed, keys)
+    if envelope is None:
+        return {}, differs
+    found = envelope.predicate
+    if signed != certificate and content != _published(found):
+        differs.append(f"{certificate}: {_ALTERED}")
     if model != subject_digest(envelope):
         differs.append(f"{weights}: is another model: its SHA-256 is {model}, certified was {subject_digest(envelope)}")
     if data is not None:

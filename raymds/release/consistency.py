@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from raymds.data.shards import TIME
 from raymds.errors import UsageError
 from raymds.method.certificate import SCHEMA, PairedCounts
+from raymds.method.grouped import lower_mean
 from raymds.method.verdict import VERDICTS, of_task, verdict_of, worst
 
 Certificate = Mapping[str, Any]
@@ -98,7 +101,7 @@ def contradictions(certificate: Certificate) -> Iterator[tuple[str, str]]:
     """(task, what differs) for every part whose numbers do not agree; the task is empty for the whole.
 
     Changes, bounds and verdicts are computed again from the counts. Of tasks whose images come in groups the counts do
-    not give the bounds, so there only their order is looked at.
+    not give the bounds, so there it is looked at whether any groups could have them.
     """
     error, target, tasks = 1 - certificate["confidence"], certificate["target"], certificate["tasks"]
     if differs := "; ".join(_numbers(target, error)):
@@ -133,8 +136,7 @@ def _numbers(entry: Mapping[str, Any], error: float) -> Iterator[str]:
         return
     if "groups" in entry:
         expected = {"delta": entry["new"] - entry["old"]}
-        if not entry["lower"] <= entry["delta"] <= entry["upper"]:
-            yield f"delta is {entry['delta']:.6g}, outside its bounds {entry['lower']:.6g} and {entry['upper']:.6g}"
+        yield from _grouped(entry, error)
     else:
         counts = PairedCounts(entry["task"], n, right, b, c, 0.0, 0.0)
         expected = {name: getattr(counts, name) for name in ("old", "new", "delta")}
@@ -142,6 +144,23 @@ def _numbers(entry: Mapping[str, Any], error: float) -> Iterator[str]:
     for name, value in expected.items():
         if not abs(entry[name] - value) <= _CLOSE:
             yield f"{name} is {entry[name]:.6g}, by its other numbers {value:.6g}"
+
+
+def _grouped(entry: Mapping[str, Any], error: float) -> Iterator[str]:
+    """What no groups of images could give.
+
+    A flip moves the mean of its group by 1 at most. Of all groups with one mean those that change alike have the
+    highest lower bound, because the wealth of `lower_mean` is a product of concave functions of their changes.
+    """
+    delta, groups = entry["delta"], entry["groups"]
+    lowest, highest = (min(entry[f"{sign}_flips"], groups) / groups for sign in ("negative", "positive"))
+    if not -lowest - _CLOSE <= delta <= highest + _CLOSE:
+        yield f"delta is {delta:.6g}, and its flips give {0.0 - lowest:.6g} to {highest:.6g}"
+    lower, upper = (sign * lower_mean(np.array([sign * delta]), error, groups) for sign in (1.0, -1.0))
+    if not entry["lower"] <= lower + _CLOSE:
+        yield f"lower is {entry['lower']:.6g}, and {groups} groups give {lower:.6g} at most"
+    if not entry["upper"] >= upper - _CLOSE:
+        yield f"upper is {entry['upper']:.6g}, and {groups} groups give {upper:.6g} at least"
 
 
 def _verdict(task: Mapping[str, Any], certificate: Certificate) -> Iterator[str]:

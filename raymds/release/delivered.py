@@ -5,6 +5,7 @@ from typing import Any
 
 from raymds.config import Config, ModelConfig, load
 from raymds.errors import UsageError
+from raymds.ledger.facts import weights_of
 from raymds.model import ClipWithHeads, read_weights
 from raymds.model import load as load_model
 from raymds.run import RunDirectory
@@ -72,10 +73,7 @@ def find(uri: str) -> Delivered:
     if outcome.get("outcome") == "old":
         kept = f"the outcome of {uri} is the old model, which this is: {outcome['reason']}"
         return Delivered(outcome["weights"], _config(uri), kept=kept)
-    # A run that was copied as a whole has its weights with it; what it says of their place is of before.
-    own = run.path("weights.safetensors")
-    said = outcome["weights"]["uri"] if isinstance(outcome["weights"], dict) else outcome["weights"]
-    return Delivered(own if storage.exists(own) else said, _config(uri), storage.read_json(run.path(_CERTIFICATE)))
+    return Delivered(weights_of(run.uri, outcome), _config(uri), storage.read_json(run.path(_CERTIFICATE)))
 
 
 def _config(folder: str) -> Config:

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 from raymds.release.gate import Finding
 from raymds.release.markdown import escaped, table
+from raymds.text import visible
 
 HEADINGS = ("rule", "task", "required", "found", "")
 _MOST = {"negative_flips", "tolerance", "age_days"}  # rules whose number is the most; of the others it is the least
@@ -63,11 +64,6 @@ def records(findings: Iterable[Finding]) -> list[dict[str, str | float | bool]]:
     """JSON-ready."""
     keys = ("rule", "task", "required", "found", "passed")
     return [{key: getattr(found, key) for key in keys} for found in findings]
-
-
-def visible(text: str) -> str:
-    r"""Text without what a terminal obeys and XML can't hold: `\x1b` for the character."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _named(found: Finding) -> str:

@@ -1,24 +1,28 @@
 """Whether a certificate has what a policy asks for: pure logic from two files to a list of findings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from raymds.data.shards import TIME
 from raymds.errors import UsageError
+from raymds.ledger.facts import weights_of
+from raymds.ledger.signature import PublicKey, key_id
 from raymds.method.verdict import VERDICTS, below
+from raymds.release.attest import unsigned
 from raymds.release.consistency import Certificate, check, contradictions
 from raymds.release.policy import Policy
 from raymds.store import uri as storage
 
 RULES = (
-    "outcome", "split", "numbers", "protect", "verdict", "negative_flips", "gain", "gain_lower", "tolerance",
-    "confidence", "age_days",
+    "outcome", "weights", "signature", "split", "numbers", "protect", "verdict", "negative_flips", "gain",
+    "gain_lower", "tolerance", "confidence", "age_days",
 )  # fmt: skip
 _DAY = 86400.0
 _NEW = "a new model"
-_USED = ("train", "val")  # splits that the model was made and chosen with
+_SIGNED = "signed"
+_DIGITS = 16  # of a digest that is shown
 
 
 @dataclass(frozen=True)
@@ -41,50 +45,72 @@ class Candidate:
     certificate: Certificate | None
     kept: str | None
     """Why its run delivers no new model, None where it does or nothing is known of a run."""
+    weights: str | None = None
+    """SHA-256 of the new model of its run, or why it can't be read; None where nothing is known of a run."""
+    signature: str = "not looked at"
+    """That it is signed with one of the policy's keys, or why it is not."""
 
 
-def find(uri: str) -> Candidate:
+def find(uri: str, keys: Sequence[PublicKey] = ()) -> Candidate:
     """The certificate of a file or of a run directory; UsageError where it is neither, or can't be read.
 
-    The outcome of the run is read with a file called certificate.json, too, where it lies beside it.
+    The outcome of the run is read with a file called certificate.json, too, where it lies beside it. With `keys` its
+    signature is looked at.
     """
     if storage.exists(uri):
         folder, _, name = storage.absolute(uri).rpartition("/")
         outcome = storage.read_json(storage.join(folder, "outcome.json")) if name == "certificate.json" else None
         where = uri
     else:
-        where = storage.join(uri, "certificate.json")
+        folder, where = uri, storage.join(uri, "certificate.json")
         outcome = storage.read_json(storage.join(uri, "outcome.json"))
         if outcome is None:
             raise UsageError(
                 f"{uri}: no such file, and no directory of a finished run (it has no outcome.json); give a certificate "
                 "or a run"
             )
-    certificate, kept = storage.read_json(where), None
+    certificate, kept, weights = storage.read_json(where), None, None
     if outcome is not None:
+        if "outcome" not in outcome and isinstance(outcome.get("weights"), dict):
+            raise UsageError(f"{uri}: is a pretraining, which develops nothing; give the run of a cycle")
         if outcome.get("outcome") not in {"new", "old"}:
             raise UsageError(f"{uri}: outcome={outcome.get('outcome')!r} in its outcome.json: has to be new or old")
         kept = f"the old model: {outcome.get('reason')}" if outcome["outcome"] == "old" else None
     if certificate is None and kept is None:
         raise UsageError(f"{where}: no such file: the run measured nothing on test; make one with raymds certify")
+    signature = Candidate.signature
     if certificate is not None:
         check(certificate, where)
-    return Candidate(certificate, kept)
+        weights = _weights(folder, outcome) if outcome is not None and kept is None else None
+        signature = (unsigned(where, certificate, keys) or _SIGNED) if keys else signature
+    return Candidate(certificate, kept, weights, signature)
+
+
+def _weights(run: str, outcome: Mapping[str, Any]) -> str:
+    """SHA-256 of what a run delivers, or why it can't be read."""
+    if not isinstance(outcome.get("weights"), str):
+        return "its outcome.json names no file of weights"
+    try:
+        return storage.sha256(storage.read(weights_of(run, outcome)))
+    except UsageError as error:
+        return str(error)
 
 
 def judge(candidate: Candidate, policy: Policy, now: datetime) -> list[Finding]:
     """Every rule of every task; the candidate is released where all have passed.
 
     UsageError where the policy has a pattern that matches no task. Whatever the policy asks for, there has to be a new
-    model, its numbers have to agree, a task has to be protected, no loss may be proven, and the target has to gain.
+    model, that of its run, measured on the policy's split; its numbers have to agree, a task has to be protected, no
+    loss may be proven, and the target has to gain.
     """
     certificate = candidate.certificate
     if certificate is None:
         return [Finding("outcome", "", _NEW, candidate.kept or "", False)]
     policy.check([*(task["task"] for task in certificate["tasks"]), certificate["target"]["task"]])
     parts = (
-        _outcome(candidate, certificate), _numbers(certificate), _protect(certificate, policy),
-        _tasks(certificate, policy), _target(certificate["target"], policy), _whole(certificate, policy, now),
+        _outcome(candidate, certificate), _origin(candidate, certificate, policy), _numbers(certificate),
+        _protect(certificate, policy), _tasks(certificate, policy), _target(certificate["target"], policy),
+        _whole(certificate, policy, now),
     )  # fmt: skip
     return sorted((found for part in parts for found in part), key=lambda f: (f.passed, RULES.index(f.rule), f.margin))
 
@@ -94,9 +120,20 @@ def _outcome(candidate: Candidate, certificate: Certificate) -> Iterator[Finding
     same = "the old model: the certificate compares a file with itself"
     kept = candidate.kept or (same if digests["parent"] == digests["weights"] else None)
     yield Finding("outcome", "", _NEW, kept or _NEW, kept is None)
-    split = certificate.get("measured", {}).get("split")
-    if split is not None:  # older certificates do not say
-        yield Finding("split", "", "neither train nor val", str(split), split not in _USED)
+
+
+def _origin(candidate: Candidate, certificate: Certificate, policy: Policy) -> Iterator[Finding]:
+    """That the certificate is of this model, of this split, and of who may sign it."""
+    if candidate.weights is not None:
+        same = candidate.weights == certificate["digests"]["weights"]
+        found = candidate.weights if " " in candidate.weights else candidate.weights[:_DIGITS]
+        yield Finding("weights", "", certificate["digests"]["weights"][:_DIGITS], found, same)
+    split = certificate.get("measured", {}).get("split", "not said: make the certificate again")
+    yield Finding("split", "", policy.split, str(split), split == policy.split)
+    if policy.signature:
+        names = " or ".join(key_id(key)[:_DIGITS] for key in policy.signature)
+        signed = candidate.signature == _SIGNED
+        yield Finding("signature", "", f"signed with {names}", candidate.signature, signed)
 
 
 def _numbers(certificate: Certificate) -> Iterator[Finding]:
@@ -129,11 +166,8 @@ def _tasks(certificate: Certificate, policy: Policy) -> Iterator[Finding]:
         name, verdict, required = task["task"], task["verdict"], policy.required(task["task"])
         margin = VERDICTS.index(verdict) - VERDICTS.index(required)
         yield Finding("verdict", name, required, verdict, not below(verdict, required), margin)
-        flips = task["negative_flips"] / task["n"]
-        for key, found in (("negative_flips", flips), ("tolerance", task["tolerance"])):
-            most = policy.most(key, name)
-            if most is not None:
-                yield Finding(key, name, most, found, found <= most, most - found)
+        yield from _at_most("tolerance", name, policy, task["tolerance"])
+        yield from _at_most("negative_flips", name, policy, task["negative_flips"] / task["n"])
 
 
 def _target(target: Mapping[str, Any], policy: Policy) -> Iterator[Finding]:
@@ -141,6 +175,7 @@ def _target(target: Mapping[str, Any], policy: Policy) -> Iterator[Finding]:
     required = "above 0" if policy.gain is None else policy.gain
     least = policy.gain or 0.0
     yield Finding("gain", name, required, gain, gain > 0 and gain >= least, gain - least)
+    yield from _at_most("negative_flips", name, policy, target["negative_flips"] / target["n"])
     if policy.gain_lower is not None:
         yield _at_least("gain_lower", name, policy.gain_lower, target["lower"])
 
@@ -158,6 +193,12 @@ def _whole(certificate: Certificate, policy: Policy, now: datetime) -> Iterator[
     age = (now - datetime.strptime(created, TIME).replace(tzinfo=UTC)).total_seconds() / _DAY
     # Clocks differ by less than a day; a date of next year would be young for a year.
     yield Finding("age_days", "", policy.age_days, age, -1 <= age <= policy.age_days, policy.age_days - age)
+
+
+def _at_most(rule: str, task: str, policy: Policy, found: float) -> Iterator[Finding]:
+    most = policy.most(rule, task)
+    if most is not None:
+        yield Finding(rule, task, most, found, found <= most, most - found)
 
 
 def _at_least(rule: str, task: str, least: float, found: float) -> Finding:

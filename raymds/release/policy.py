@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
+from raymds.ledger.signature import PublicKey, public_key
 from raymds.method.verdict import VERDICTS
 from raymds.store import uri as storage
 
@@ -32,7 +33,8 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 _REQUIRED = VERDICTS[:0:-1]  # a proven loss is never enough
 _PER_TASK = ("verdict", "negative_flips", "tolerance")
-_KEYS = ("verdict", *_NUMBERS, "protect", "signature")
+_KEYS = ("verdict", *_NUMBERS, "protect", "split", "signature")
+_SEEN = ("train", "val")  # splits that the model was made and chosen with
 _LISTED = 20  # tasks that a message lists
 
 
@@ -45,9 +47,12 @@ class Policy:
     verdict: Mapping[str, str] = field(default_factory=dict)
     """Pattern → the least verdict of a protected task."""
     negative_flips: Mapping[str, float] = field(default_factory=dict)
-    """Pattern → the largest share of a protected task's images that were right and are wrong now."""
+    """Pattern → the largest share of a task's images that were right and are wrong now; of the target's, too."""
     tolerance: Mapping[str, float] = field(default_factory=dict)
-    """Pattern → the largest tolerance that a protected task's verdict may have been made with."""
+    """Pattern → the largest tolerance that a protected task's verdict may have been made with; where there is none: 0.
+
+    A certificate brings its own tolerance, and with one that is large enough no loss is proven.
+    """
     gain: float | None = None
     """The least change of the target's accuracy, a fraction."""
     gain_lower: float | None = None
@@ -58,15 +63,19 @@ class Policy:
     """How old the data set may be."""
     protect: Sequence[str] = ()
     """Attributes and tasks that the certificate has to have."""
+    split: str = "test"
+    """The split that it has to be measured on."""
+    signature: Sequence[PublicKey] = ()
+    """Keys of which one has to have signed it."""
 
     def required(self, task: str) -> str:
         """The verdict that a task has to have; a proven loss passes under no policy."""
         return _of(self.verdict, task, VERDICTS.index) or "undecided"
 
     def most(self, key: str, task: str) -> float | None:
-        """What a task may have at most by `key`, negative_flips or tolerance; None where no pattern is for it."""
+        """What a task may have at most by `key`, negative_flips or tolerance; None where nothing is asked for."""
         found: float | None = _of(getattr(self, key), task, lambda limit: -limit)
-        return found
+        return 0.0 if found is None and key == "tolerance" else found
 
     def check(self, tasks: Sequence[str]) -> None:
         """UsageError for a pattern that matches no task: mistyped, it would guard nothing."""
@@ -112,7 +121,13 @@ def _value(where: str, key: str, value: Any) -> Any:
         hint = f"did you mean {near[0]}?" if near else f"valid here: {', '.join(_KEYS)}"
         raise UsageError(f"{where}{key}: unknown key; {hint}")
     if key == "signature":
-        raise UsageError(f"{where}signature: can't be checked yet; leave it out")
+        return _keys(where, value)
+    if key == "split":
+        if not isinstance(value, str) or not value or value in _SEEN:
+            raise UsageError(
+                f"{where}split={value}: has to name a split that no model is made or chosen with, like test"
+            )
+        return value
     if key == "protect":
         if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
             raise UsageError(f"{where}protect={value}: has to list attributes or tasks, like [weather, 'scene:tunnel']")
@@ -127,6 +142,15 @@ def _value(where: str, key: str, value: Any) -> Any:
         if not isinstance(pattern, str):
             raise UsageError(f"{where}{key}.{pattern}: a pattern is a text, like 'weather:*'; put it in quotes")
     return {pattern: _limit(where, key, f"{key}.{pattern}", limit) for pattern, limit in value.items()}
+
+
+def _keys(where: str, value: Any) -> tuple[PublicKey, ...]:
+    """The public keys that `signature` names."""
+    given: Any = value["key"] if isinstance(value, dict) and set(value) == {"key"} else None
+    files: list[Any] = given if isinstance(given, list) else [given]
+    if not files or not all(isinstance(file, str) and file for file in files):
+        raise UsageError(f"{where}signature={value}: has to be {{key: FILE}}, a public key, or {{key: [FILE, FILE]}}")
+    return tuple(public_key(file, f"{where}signature.key=") for file in files)
 
 
 def _limit(where: str, key: str, named: str, value: Any) -> Any:

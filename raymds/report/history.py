@@ -15,6 +15,7 @@ from raymds.errors import UsageError
 from raymds.report.history_charts import Point, capabilities
 from raymds.report.words import Json, attribute, count, label, percent, points
 
+_NEVER = "9999-12-31"
 MOST_DRAWN = 12  # capabilities of one attribute in a chart; the table has all of them
 
 
@@ -27,7 +28,7 @@ def render(cycles: Sequence[Json]) -> str:
     environment.filters.update(percent=percent, points=points, count=count, label=label)
     try:
         return environment.get_template("history.html.j2").render(_context(cycles))
-    except (KeyError, TypeError, ValueError, UndefinedError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError, UndefinedError) as error:
         raise UsageError(f"a record of a cycle lacks a field, or has another type in it ({error})") from error
 
 
@@ -95,9 +96,8 @@ def _row(cycle: Json) -> Json:
     """What the table of cycles says of one."""
     certificate = cycle["certificate"]
     worst = min(certificate["tasks"], key=lambda task: task["delta"], default=None) if certificate else None
-    when = datetime.fromtimestamp(cycle["time"], UTC)
     return {
-        **cycle, "day": f"{when:%Y-%m-%d}", "worst": worst,
+        **cycle, "day": _day(cycle), "worst": worst,
         "moved": certificate["target"] if certificate else None,
         "verdict": certificate["verdict"] if certificate else None,
         "protected": len(certificate["tasks"]) if certificate else None,
@@ -118,14 +118,23 @@ def _sentence(cycles: Sequence[Json], capabilities_seen: int) -> str:
 
 
 def _left(cycles: Sequence[Json]) -> Iterator[tuple[int, str]]:
-    """(cycle, task) where a capability that was target or protected before is neither, and nothing waives it."""
-    known: set[str] = set()
+    """(cycle, task) where a capability that was developed or protected before is neither, and nothing waives it.
+
+    A waiver holds until its last day, or until a later cycle names the capability.
+    """
+    known, waived = set[str](), dict[str, str]()
     for cycle in cycles:
         here = {entry["task"] for entry in _entries(cycle)}
-        known -= {waiver["task"] for waiver in cycle["waivers"]}
+        waived = {task: day for task, day in waived.items() if task not in here}
+        waived |= {waiver["task"]: waiver.get("expires", _NEVER) for waiver in cycle["waivers"]}
         if here:
-            yield from ((cycle["number"], task) for task in sorted(known - here))
-            known = here
+            left = (task for task in sorted(known - here) if waived.get(task, "") < _day(cycle))
+            yield from ((cycle["number"], task) for task in left)
+            known |= here if cycle["outcome"] == "new" else here - {cycle["certificate"]["target"]["task"]}
+
+
+def _day(cycle: Json) -> str:
+    return f"{datetime.fromtimestamp(cycle['time'], UTC):%Y-%m-%d}"
 
 
 def _waiver(waiver: Mapping[str, Any]) -> Iterator[str]:

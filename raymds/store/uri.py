@@ -4,6 +4,7 @@ A file is published whole or not at all: local writes go to a temporary name tha
 publishes an object when its upload is closed. What an object store does on a bad day is in `objects.py`.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -27,6 +28,8 @@ def resolve(uri: str) -> tuple[Any, str]:
     """A pyarrow file system and the path within it."""
     if not uri:
         raise UsageError("empty URI: give a path, s3://bucket/prefix or gs://bucket/prefix")
+    if "\0" in uri:
+        raise UsageError(f"{uri!r}: not a URI that can be read: it holds a NUL character")
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(_local(uri))
     if uri.startswith(("s3://", "gs://")):
@@ -228,18 +231,37 @@ def create(uri: str, data: bytes) -> bool:
 
 
 def exclusive(folder: str) -> bool:
-    """Whether `create` is exact in a folder. An S3 service is asked by a file that is written twice, then deleted."""
-    filesystem, _ = resolve(folder)
+    """Whether `create` is exact in a folder: found out by a hard link, of an S3 service by a file written twice."""
+    filesystem, path = resolve(folder)
     if isinstance(filesystem, pafs.LocalFileSystem):
-        return True
+        return _has_links(folder, Path(path))
     if not folder.startswith("s3://"):
         return False
-    probe = join(folder, f".probe-{uuid.uuid4().hex}")
-    path = resolve(probe)[1]
+    probe = join(folder, ".probe")  # one name for all: where deleting is forbidden, one file stays
+    where = resolve(probe)[1]
+    objects.create(where, b"first")
     try:
-        return objects.create(path, b"first") and not objects.create(path, b"second")
+        return not objects.create(where, b"second")
     finally:
-        delete(probe)
+        with contextlib.suppress(UsageError):
+            delete(probe)
+
+
+def _has_links(folder: str, path: Path) -> bool:
+    """Whether a local folder's file system has hard links."""
+    probe = path / f".probe-{uuid.uuid4().hex}"
+    link = probe.with_suffix(".link")
+    try:
+        _write_local(probe, b"")
+        os.link(probe, link)
+    except OSError as error:
+        if not probe.exists():
+            raise UsageError(f"{folder}: can't be written: {store_errors.reason(error)}") from None
+        return False
+    finally:
+        for made in (link, probe):
+            made.unlink(missing_ok=True)
+    return True
 
 
 def check_writable(uri: str) -> None:

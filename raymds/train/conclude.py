@@ -15,7 +15,7 @@ SCHEMA = 1
 def old_outcome(config: Config) -> dict[str, Any]:
     """That the old model stays, wherever the outcome is read from."""
     weights = storage.absolute(str(config.model.weights))
-    return {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": weights}
+    return {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": weights, "tested": False}
 
 
 def conclude(
@@ -24,12 +24,17 @@ def conclude(
     """The outcome's verdict: the chosen model, or the old one where nothing was feasible or the test says otherwise.
 
     Writes flips.json and certificate.json where the choice, or without one the nearest candidate, was measured on test.
-    The certificate states `use`, which use of the test split it is by the ledger.
+    The certificate states `use`, which use of the test split it is by the ledger; the outcome says as `tested` whether
+    test was measured.
     """
-    old, found = old_outcome(config), _found(run, result)
-    choice = result.get("choice")
     if "certificate" in result:
         _certify(config, run, data, result, use)
+    return _outcome(config, run, result) | {"tested": "certificate" in result}
+
+
+def _outcome(config: Config, run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
+    old, found = old_outcome(config), _found(run, result)
+    choice = result.get("choice")
     if choice is None:
         nearest = max(result["candidates"], key=lambda metrics: select.score(metrics["record"]))
         candidate = {"step": nearest["step"], "alpha": 1.0}

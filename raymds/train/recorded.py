@@ -1,19 +1,22 @@
 """What a ledger asks of a cycle, and what a cycle leaves in it. Without `ledger.uri` nothing of it happens."""
 
 import copy
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
-from raymds.ledger import record
+from raymds.ledger import facts, record
 from raymds.ledger.chain import Ledger
-from raymds.ledger.signature import CERTIFICATE, line, seal, signed_name, signing_key, statement
+from raymds.ledger.entry import Entry
+from raymds.ledger.signature import CERTIFICATE, ENTRY, line, seal, signed_name, signing_key, statement
 from raymds.method.wear import said, spent
 from raymds.run import RunDirectory, code_digest
 from raymds.store import uri as storage
 from raymds.tasks import Tasks
+from raymds.text import visible
 from raymds.train.cluster import Show
 
 _NAMED = 5  # capabilities that a message names
@@ -39,21 +42,32 @@ def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: 
     ledger = ledger_of(config)
     if ledger is None or run.read("outcome.json") is not None:
         return config.select.confidence
-    entries = ledger.entries()
-    needed = record.protected(entries, datetime.now(UTC).date())
+    entries, today = ledger.entries(), datetime.now(UTC).date()
+    if not entries:
+        show({"event": "note", "note": f"no ledger at {ledger.uri} yet; this run begins one"})
+    needed = record.protected(entries, today)
     lacking = {name: number for name, number in needed.items() if name not in {task.name for task in tasks.all}}
     if lacking:
-        named = ", ".join(f"{name} (entry {number})" for name, number in list(lacking.items())[:_NAMED])
+        named = ", ".join(f"{visible(name)} (entry {number})" for name, number in list(lacking.items())[:_NAMED])
         more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
         raise UsageError(
             f"task.protect: leaves out what {ledger.uri} protects: {named}{more}; add it, or let it go by raymds "
-            f"ledger waive {ledger.uri} '{next(iter(lacking))}' --reason WHY --expires DAY"
+            f"ledger waive {ledger.uri} '{visible(next(iter(lacking)))}' --reason WHY --expires DAY"
         )
-    name = record.identity(run.uri) if run.read("config.yaml") else None
-    own = (entry.content["number"] for entry in entries if (entry.kind, entry.id) == ("use", name))
-    number = next(own, record.uses(entries)[0][data.split_digest("test")] + 1)
+    for entry in _unsigned(config, record.waivers(entries, today).values()):
+        what = f"entry {entry.number} waives {visible(entry.content['capability'])}"
+        show({"event": "note", "note": f"{what}, and is not signed with the key of this run"})
+    split = data.split_digest("test")
+    own = record.open_use(entries, facts.identity(run.uri), split) if run.read("config.yaml") else None
+    number = own.content["number"] if own else record.uses(entries)[0][split] + 1
     show({"event": "note", "note": said(config.select.confidence, len(tasks.protected), number)})
     return 1 - spent(config.select.confidence, number)
+
+
+def _unsigned(config: Config, entries: Iterable[Entry]) -> list[Entry]:
+    """Entries that are not signed with the config's key; none where it has none."""
+    key = signing_key(config.ledger.key)
+    return [entry for entry in entries if key and entry.envelope.wrong(ENTRY, [key.public_key()])]
 
 
 def reserve(config: Config, data: DataSet, split: str, name: str, settings: str) -> dict[str, Any] | None:
@@ -62,6 +76,7 @@ def reserve(config: Config, data: DataSet, split: str, name: str, settings: str)
     `name` tells what uses it from everything else, and `settings` is its config's digest: what goes on, or is done
     again, has the use that it had.
     """
+    signing_key(config.ledger.key)  # what signs the certificate: an error now, not after the measurement
     ledger = None if split in _ALWAYS_SEEN else ledger_of(config)
     if ledger is None:
         return None
@@ -73,7 +88,7 @@ def reserve(config: Config, data: DataSet, split: str, name: str, settings: str)
 
 def reserve_test(config: Config, run: RunDirectory, data: DataSet) -> dict[str, Any] | None:
     """As `reserve`, of the test split by a run that was claimed."""
-    return reserve(config, data, "test", record.identity(run.uri), storage.sha256(run.read("config.yaml") or b""))
+    return reserve(config, data, "test", facts.identity(run.uri), storage.sha256(run.read("config.yaml") or b""))
 
 
 def spending(config: Config, use: dict[str, Any] | None) -> Config:

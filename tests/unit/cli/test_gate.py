@@ -31,7 +31,7 @@ def test_the_status_is_the_answer_and_both_reports_say_it(
     given: str, tmp_path: Path, asked: str, status: int, word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table, cases = tmp_path / "out" / "gate.md", tmp_path / "out" / "gate.xml"
-    command = ["gate", given, "--policy", policy(tmp_path, f"verdict: {asked}")]
+    command = ["gate", given, "--policy", policy(tmp_path, f"{{verdict: {asked}, tolerance: 0.01}}")]
     assert main([*command, "--markdown", str(table), "--junit", str(cases)]) == status
     shown = capsys.readouterr().out
     assert f"{word}: " in shown.splitlines()[-1]
@@ -55,7 +55,7 @@ def test_the_status_is_the_answer_and_both_reports_say_it(
         ("verdct: retained", "policy.yaml: verdct: unknown key; did you mean verdict?"),
         ('verdict: {"wether:*": retained}', "policy.yaml: verdict: 'wether:*' matches no task"),
         ("", "policy.yaml: is empty"),
-        ("signature: {key: release.pub}", "policy.yaml: signature: can't be checked yet"),
+        ("signature: {key: release.pub}", "policy.yaml: signature.key: release.pub: no such file"),
     ],
 )
 def test_a_policy_that_is_wrong_ends_with_status_2_and_writes_nothing(
@@ -91,7 +91,15 @@ def test_the_gate_needs_neither_torch_nor_ray(given: str, tmp_path: Path) -> Non
     """A CI that gates a release has a machine without a GPU, and no minute to lose."""
     script = "import sys; sys.modules |= {'torch': None, 'ray': None, 'matplotlib': None}\n"
     script += "from raymds.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, "gate", given, "--policy", policy(tmp_path, "verdict: retained")]
+    command = [
+        sys.executable,
+        "-c",
+        script,
+        "gate",
+        given,
+        "--policy",
+        policy(tmp_path, "{verdict: retained, tolerance: 0.01}"),
+    ]
     found: Any = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     assert "passed: all " in found.stdout

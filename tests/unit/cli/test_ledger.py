@@ -77,6 +77,35 @@ def test_a_waiver_takes_a_capability_out(ledger: str, capsys: Capture) -> None:
     )
 
 
+def test_what_a_terminal_would_obey_is_shown(ledger: str, tmp_path: Path, capsys: Capture) -> None:
+    reason = "x\x1b[2J\nprotected: nothing"
+    text = said(capsys, "waive", ledger, "w:rain", "--reason", reason, "--expires", "2199-01-01")
+    text += said(capsys, "show", ledger)
+    made.run(tmp_path / "odd", tmp_path / "old", "w:\x1b[2J", ["w:\r\nhead: 1:0"])
+    for arguments in (["add", ledger, str(tmp_path / "odd")], ["show", ledger], ["diff", ledger, "1", "4"]):
+        text += said(capsys, *arguments)
+    text += said(capsys, "waive", ledger, "w:x", "--reason", "r", "--expires", "2199-01-01", status=2)
+    assert "x\\x1b[2J\\nprotected: nothing" in text
+    assert "\x1b" not in text
+    assert not any(line.startswith(("protected: nothing", "head: 1:0")) for line in text.splitlines())
+
+
+def test_an_option_is_named_as_it_was_given(
+    ledger: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.pem").write_text("x")
+    bad, run = str(tmp_path / "bad.pem"), str(tmp_path / "fog")
+    assert f"--key {bad}: is no private key" in said(capsys, "add", ledger, run, "--key", bad, status=2)
+    assert "--key: nothing: no such file" in said(capsys, "add", ledger, run, "--key", "nothing", status=2)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.chdir(tmp_path)
+    assert "--author: has no value" in said(capsys, "add", ledger, run, status=2)
+    new = str(tmp_path / "new")
+    assert f"no ledger at {new} yet" in said(capsys, "add", new, run, "--author", "A. Nother")
+    assert "no ledger at" not in said(capsys, "add", ledger, run, "--author", "A. Nother")
+
+
 def test_trace_and_diff(ledger: str, tmp_path: Path, capsys: Capture) -> None:
     newest = str(tmp_path / "snow/weights.safetensors")
     text = said(capsys, "trace", ledger, newest)

@@ -109,6 +109,9 @@ def test_an_altered_manifest_is_found(uri: str) -> None:
     path.write_text(json.dumps(manifest))
     with pytest.raises(UsageError, match="its digest does not match"):
         DataSet.open(uri)
+    path.write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="damaged: not a manifest"):
+        DataSet.open(uri)
     path.write_text("{}")
     with pytest.raises(UsageError, match="damaged"):
         DataSet.open(uri)

@@ -15,6 +15,9 @@ def file(path: Path, content: str) -> str:
     return sha256(content.encode()).hexdigest()
 
 
+WEIGHTS = "\2\0\0\0\0\0\0\0{}"  # the shortest safetensors file
+
+
 def certificate(target: str, protected: list[str], digests: dict[str, str]) -> dict[str, Any]:
     def task(name: str, **more: Any) -> dict[str, Any]:
         return {"task": name, "n": 100, "old": 0.5, "new": 0.6, "delta": 0.1, "lower": 0.02, **more}

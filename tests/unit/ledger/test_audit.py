@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from raymds.errors import UsageError
-from raymds.ledger import audit, entry, record
+from raymds.ledger import audit, entry, facts, history, record
 from raymds.ledger.chain import Ledger
 from tests.unit.ledger import made
 
@@ -25,9 +25,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with an entry of every kind, and the runs that it names; signed."""
     root = tmp_path_factory.mktemp("whole")
     ledger = Ledger(str(root / "ledger"), "A. Nother", KEY)
+    made.file(root / "old", made.WEIGHTS)
     fog = made.run(root / "fog", root / "old", "w:fog", ["w:rain", "s:city"])
     record.add(ledger, str(root / "old"))
-    record.use(ledger, record.identity(fog), "c" * 64, "s" * 64, 0.95)
+    record.use(ledger, facts.identity(fog), "c" * 64, "s" * 64, 0.95)
     record.add_run(ledger, fog)
     record.waive(ledger, "w:rain", "there is none", "2199-01-01")
     record.add_run(ledger, made.run(root / "snow", root / "fog" / "weights.safetensors", "w:snow", ["w:fog", "s:city"]))
@@ -175,6 +176,43 @@ def test_a_use_that_is_miscounted_is_found(tmp_path: Path) -> None:
     record.use(ledger, "one", "c", "s", 0.9)
     ledger.append("use", {"split": "s", "number": 1, "confidence": 0.9, "spent": 0.1})
     assert faults(tmp_path) == ["entry 2: says use 1 of its test split, which is use 2"]
+
+
+@pytest.mark.parametrize(
+    ("number", "confidence", "spent", "fault"),
+    [
+        (1, 0.95, 0.9, "entry 1: says that it spends an error of 0.9; use 1 has 0.0303964"),
+        (1, 1.5, -0.3, "entry 1: says a confidence of 1.5, and it has to lie between 0 and 1"),
+        (0, 0.95, 0.1, "entry 1: says use 0 of its test split, which is use 1"),
+        (10**400, 0.95, 0.1, f"entry 1: says use {10**400} of its test split, which is use 1"),
+    ],
+)
+def test_a_use_that_spends_another_share_is_found(
+    tmp_path: Path, number: int, confidence: float, spent: float, fault: str
+) -> None:
+    content = {"split": "s", "number": number, "confidence": confidence, "spent": spent}
+    Ledger(str(tmp_path / "ledger"), "a").append("use", content, ("f", "0" * 64))
+    assert faults(tmp_path) == [fault]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"weights": 5}, {"parent": "x"}, {"data": [1]}, {"certificate": {"uri": 5}}, {"weights": {}}, {"weights": None}],
+)
+def test_fields_that_a_kind_of_entry_has_not_may_hold_anything(tmp_path: Path, more: dict[str, Any]) -> None:
+    ledger = Ledger(str(tmp_path / "ledger"), "a")
+    content = {"capability": "w", "reason": "r", "expires": "2030-01-01", **more}
+    ledger.append("waive", content, ("f", "0" * 64))
+    assert faults(tmp_path) == []
+    with pytest.raises(UsageError, match="no such file, and no such digest"):
+        history.trace(ledger.entries(), "ab" * 8)
+
+
+@pytest.mark.parametrize("uri", ["a\0b", "x://y", "", "~nobody-of-this-name/x", "s3://"])
+def test_a_file_by_whatever_name_is_a_fault_and_no_crash(tmp_path: Path, uri: str) -> None:
+    content = {"weights": {"uri": uri, "sha256": "x"}}
+    Ledger(str(tmp_path / "ledger"), "a").append("model", content, ("f", "0" * 64))
+    assert len(faults(tmp_path)) == (uri != "")
 
 
 def test_ten_thousand_cycles_are_verified_in_ten_seconds(tmp_path: Path, whole: Path) -> None:

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from raymds.errors import UsageError
 from raymds.ledger import chain
 from raymds.ledger.chain import Ledger
+from raymds.ledger.entry import Entry
 from raymds.store import uri as storage
 
 ENTRIES = 200
@@ -90,9 +92,15 @@ def test_an_answer_that_was_lost_does_not_make_two_entries(tmp_path: Path, monke
 
 def test_what_is_recorded_once_is_found_the_second_time(tmp_path: Path) -> None:
     uri, made = str(tmp_path), {"split": "s", "number": 1, "confidence": 0.9, "spent": 0.1}
-    first, second = (Ledger(uri, "a").append_once("use", "run", ("f", "0"), lambda _: dict(made)) for _ in range(2))
-    assert first == second
-    assert Ledger(uri, "a").append_once("use", "another", ("f", "0"), lambda _: dict(made)).number == 2
+
+    def append_once(name: str) -> Entry:
+        def told(known: list[Entry]) -> Entry | tuple[str, dict[str, Any]]:
+            return next((entry for entry in known if entry.id == name), (name, made))
+
+        return Ledger(uri, "a").append_once("use", ("f", "0"), told)
+
+    assert append_once("run") == append_once("run")
+    assert append_once("another").number == 2
 
 
 def test_where_a_store_lets_both_write_the_later_content_is_found(
@@ -133,6 +141,8 @@ def test_the_author_is_gits_where_none_is_given(tmp_path: Path, monkeypatch: pyt
     assert Ledger("x").author == "A. Nother <a@example.org>"
     git.write_text("")
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    with pytest.raises(UsageError, match="--author: has no value"):
+        chain.git_author("--author")
     with pytest.raises(UsageError, match=r"ledger\.author: has no value, and git config user\.name has none"):
         _ = Ledger("x").author
     assert Ledger("x", "given").author == "given"

@@ -1,13 +1,15 @@
 """What is protected, which use of a test split is the next, and what is recorded of the files that people have."""
 
+import copy
 import json
+import shutil
 from datetime import date
 from pathlib import Path
 
 import pytest
 
 from raymds.errors import UsageError
-from raymds.ledger import history, record
+from raymds.ledger import audit, facts, history, record
 from raymds.ledger.chain import Ledger
 from tests.unit.ledger import made
 
@@ -68,11 +70,141 @@ def test_uses_are_counted_by_split_and_those_that_measured_nothing_are_none(ledg
 
     run = made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"], outcome="old", certified=False)
     assert [use("one"), use("two"), use("one"), use("other", "t")] == [1, 2, 1, 1]
-    assert use(record.identity(run)) == 3
+    assert use(facts.identity(run)) == 3
     assert use("three") == 4  # that run may be measuring now
     record.add_run(ledger, run)
     assert use("four") == 4  # it has not
-    assert use(record.identity(run)) == 3
+    assert use(facts.identity(run)) == 5  # done again, it is another use
+
+
+def test_a_run_that_is_done_again_in_its_place_is_another(ledger: Ledger, tmp_path: Path) -> None:
+    """Each of the two that are certified uses the test split."""
+    run = made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"], outcome="old", certified=False)
+
+    def use(split: str = "s") -> int:
+        number: int = record.use(ledger, facts.identity(run), "c", split, 0.95).content["number"]
+        return number
+
+    assert (use(), use()) == (1, 1)
+    record.add_run(ledger, run)
+    assert record.uses(ledger.entries())[0]["s"] == 0
+    for number in (1, 2):
+        shutil.rmtree(run)
+        made.file(tmp_path / "old", f"{number} old weights")
+        made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"])
+        assert (use(), use()) == (number, number)
+        first, second = (record.add_run(ledger, run) for _ in range(2))
+        assert first == second
+        assert first.content["outcome"] == "new"
+    assert record.uses(ledger.entries())[0]["s"] == 2
+    assert [entry.kind for entry in ledger.entries()] == ["use", "cycle"] * 3
+    assert protected(ledger) == {"w:fog": 4, "w:rain": 2}
+    assert audit.verify(ledger, files=False)[1] == []
+    assert (use("another"), use("another")) == (1, 1)
+    assert use() == 3
+
+
+def test_a_use_is_of_one_split(ledger: Ledger) -> None:
+    uses = [record.use(ledger, "run", "c", split, 0.95).content for split in ("a", "b", "a", "b")]
+    assert [(use["split"], use["number"]) for use in uses] == [("a", 1), ("b", 1)] * 2
+    assert record.uses(ledger.entries())[0] == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_use_is_not_freed_by_removing_a_certificate(ledger: Ledger, tmp_path: Path, says: bool) -> None:
+    run = Path(made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"], outcome="old"))
+    record.use(ledger, facts.identity(str(run)), "c", "s", 0.95)
+    (run / "certificate.json").unlink()
+    if says:
+        outcome = json.loads((run / "outcome.json").read_text())
+        (run / "outcome.json").write_text(json.dumps({**outcome, "tested": True}))
+    else:  # of an older version
+        made.file(run / "flips.json", "{}")
+    with pytest.raises(UsageError, match=r"certificate\.json: is missing, and the run did use the test split"):
+        record.add(ledger, str(run))
+    assert record.uses(ledger.entries())[0]["s"] == 1
+
+
+def test_what_no_run_delivered_is_not_recorded_as_delivered(ledger: Ledger, tmp_path: Path) -> None:
+    run = Path(made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"]))
+    certificate, weights = run / "certificate.json", run / "weights.safetensors"
+    good, model = json.loads(certificate.read_text()), weights.read_text()
+    weights.write_text("another model")
+    with pytest.raises(UsageError, match=r"weights\.safetensors: is not the model that .*certificate\.json certifies"):
+        record.add(ledger, str(run))
+    weights.write_text(model)
+    lost = copy.deepcopy(good)
+    lost["tasks"][0]["verdict"] = "violated"
+    idle = {**good, "target": {**good["target"], "delta": 0.0}}
+    for made_ in ({**good, "verdict": "violated"}, lost, idle):
+        certificate.write_text(json.dumps(made_))
+        for what in (run, certificate):
+            with pytest.raises(UsageError, match=r"proves a loss|shows no gain"):
+                record.add(ledger, str(what))
+    certificate.write_text(json.dumps(good))
+    outcome = json.loads((run / "outcome.json").read_text())
+    (run / "outcome.json").write_text(json.dumps({**outcome, "outcome": "old"}))
+    with pytest.raises(UsageError, match="its run did not deliver this model"):
+        record.add(ledger, str(certificate))
+    assert ledger.numbers() == []
+    assert record.add(ledger, str(run)).content["outcome"] == "old"
+
+
+def test_a_waiver_ends_where_a_later_cycle_names_the_capability(ledger: Ledger, tmp_path: Path) -> None:
+    def cycle(name: str, target: str, *protected: str, outcome: str = "new", begun: bool = False) -> str:
+        run = made.run(tmp_path / name, tmp_path / "old", target, list(protected), outcome=outcome)
+        if begun:
+            record.use(ledger, facts.identity(run), "c", "s", 0.95)
+        return run
+
+    record.add_run(ledger, cycle("a", "w:fog", "w:rain"))
+    begun = cycle("b", "w:snow", "w:fog", "w:rain", begun=True)
+    record.waive(ledger, "w:fog", "r", "2199-01-01")
+    record.add_run(ledger, begun)
+    assert "w:fog" not in protected(ledger)  # that cycle knew of no waiver
+    record.add_run(ledger, cycle("c", "w:fog", "w:rain", outcome="old"))
+    assert "w:fog" not in protected(ledger)  # the old model has no more of it
+    record.add_run(ledger, cycle("d", "w:hail", "w:fog", begun=True))
+    assert "w:fog" in protected(ledger)
+    record.waive(ledger, "w:fog", "r", "2199-01-01")
+    record.add_run(ledger, cycle("e", "w:fog", "w:rain"))
+    assert protected(ledger)["w:fog"] == 1
+
+
+def test_a_waiver_can_be_shortened(ledger: Ledger, tmp_path: Path) -> None:
+    record.add_run(ledger, made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"]))
+    record.waive(ledger, "w:rain", "a slip", "9999-12-31")
+    record.waive(ledger, "w:rain", "mended", "2199-01-01")
+    assert "w:rain" in protected(ledger, date(2199, 1, 2))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
+def test_what_is_no_number_is_not_recorded(ledger: Ledger, tmp_path: Path, number: str) -> None:
+    run = Path(made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"]))
+    text = (run / "certificate.json").read_text().replace('"devsafety": 0.1', f'"devsafety": {number}')
+    (run / "certificate.json").write_text(text)
+    with pytest.raises(UsageError, match=r"certificate\.json: damaged: not JSON"):
+        record.add(ledger, str(run))
+    assert ledger.numbers() == []
+
+
+def test_settings_are_recorded_as_far_as_json_has_them(ledger: Ledger, tmp_path: Path) -> None:
+    run = Path(made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"]))
+    with (run / "config.yaml").open("a") as file:
+        file.write("select: {tolerance: .inf, day: 2030-01-01}\n")
+    assert record.add(ledger, str(run)).content["settings"]["select"] == {"tolerance": "Infinity", "day": "2030-01-01"}
+    with (run / "config.yaml").open("a") as file:
+        file.write("? [1, 2]\n: 3\n")
+    with pytest.raises(UsageError, match=r"config\.yaml: damaged"):
+        record.add(ledger, str(run))
+
+
+@pytest.mark.parametrize("content", ["", "hello: world\n", "%PDF-1.7", "\2\0\0\0\0\0\0\0[]"])
+def test_what_is_no_file_of_weights_is_no_model(ledger: Ledger, tmp_path: Path, content: str) -> None:
+    made.file(tmp_path / "notes.yaml", content)
+    with pytest.raises(UsageError, match=r"notes\.yaml: is no file of weights"):
+        record.add(ledger, str(tmp_path / "notes.yaml"))
+    assert ledger.numbers() == []
 
 
 def test_a_run_is_recorded_once_with_what_it_rests_on(ledger: Ledger, tmp_path: Path) -> None:
@@ -93,7 +225,10 @@ def test_a_run_is_recorded_once_with_what_it_rests_on(ledger: Ledger, tmp_path: 
 
 def test_models_and_certificates_from_elsewhere_are_recorded(ledger: Ledger, tmp_path: Path) -> None:
     run = Path(made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"]))
-    assert record.add(ledger, str(tmp_path / "old")).kind == "model"
+    made.file(tmp_path / "model", made.WEIGHTS)
+    assert [record.add(ledger, str(tmp_path / "model")).kind for _ in range(2)] == ["model"] * 2
+    with pytest.raises(UsageError, match="goes with a certificate"):
+        record.add(ledger, str(tmp_path / "model"), str(tmp_path / "old"))
     found = record.add(ledger, str(run / "certificate.json"), str(run / "weights.safetensors"))
     assert record.add(ledger, str(run / "certificate.json")).number == found.number
     assert protected(ledger) == {"w:fog": 2, "w:rain": 2}
@@ -103,7 +238,7 @@ def test_models_and_certificates_from_elsewhere_are_recorded(ledger: Ledger, tmp
         record.add(ledger, str(run), str(tmp_path / "old"))
     assert [
         entry and entry.number for _, entry in history.trace(ledger.entries(), str(run / "weights.safetensors"))
-    ] == [2, 1]
+    ] == [2, None]
     made.file(tmp_path / "pre" / "config.yaml", "model: {weights: null}\ndata: {uri: d}\n")
     made.file(tmp_path / "pre" / "outcome.json", json.dumps({"weights": {"uri": "w", "sha256": "s"}}))
     assert record.add(ledger, str(tmp_path / "pre")).content == {"weights": {"uri": "w", "sha256": "s"}}

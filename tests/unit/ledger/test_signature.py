@@ -75,6 +75,12 @@ def test_a_key_pair_is_made_once_and_its_owner_alone_reads_it(tmp_path: Path, mo
     assert signature.key_id(made.public_key()) == name
     with pytest.raises(UsageError, match=r"key\.pem: is there already"):
         signature.generate(str(tmp_path / "new" / "key.pem"))
+    (tmp_path / "left.pub.pem").write_text("x")
+    with pytest.raises(UsageError, match=r"left\.pub\.pem: is there already"):
+        signature.generate(str(tmp_path / "left"))
+    assert not (tmp_path / "left.pem").exists()
+    with pytest.raises(UsageError, match="--key: bad: no such file"):
+        signature.signing_key("bad", "--key ")
     with pytest.raises(UsageError, match="belongs on this machine"):
         signature.generate("s3://bucket/key")
     assert signature.signing_key(None) is None

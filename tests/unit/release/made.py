@@ -23,5 +23,5 @@ def certificate(
     ]  # fmt: skip
     made = certify(target, given, tolerance=0.01, confidence=0.95, digests={"parent": "old", "weights": "new"})
     label_sets = {"weather": {"clear": [], "rainy": [], "foggy": []}, "scene": {"tunnel": [], "street": []}}
-    evidence = {"measured": {"label_sets": label_sets}, "data": {"created": "2026-05-01T12:00:00Z"}}
+    evidence = {"measured": {"label_sets": label_sets, "split": "test"}, "data": {"created": "2026-05-01T12:00:00Z"}}
     return made | evidence | changes

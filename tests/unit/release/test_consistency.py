@@ -124,9 +124,38 @@ def test_a_task_left_out_changes_the_bounds_of_the_others() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"), [("new", 0.9, "delta is"), ("lower", 0.9, "outside its bounds 0.9")]
+    ("field", "value", "message"),
+    [
+        ("new", 0.95, "delta is"),
+        ("lower", 0.0, "lower is 0, and 3 groups give -0."),
+        ("upper", 0.1, "upper is 0.1, and 3 groups give 0."),
+        ("positive_flips", 0, "and its flips give -1 to 0"),
+    ],
 )
-def test_of_groups_the_order_has_to_fit(field: str, value: float, message: str) -> None:
-    content = copy.deepcopy(certificate(groups=GROUPS))
+def test_of_groups_what_none_could_give_is_found(field: str, value: float, message: str) -> None:
+    content = copy.deepcopy(certificate(groups=Groups(np.array([0.5, 1.0, 0.75]), np.array([0.9, 1.0, 0.8]))))
     content["tasks"][0][field] = value
     assert message in dict(contradictions(content))["weather:clear"]
+
+
+def test_groups_without_a_flip_certify_nothing() -> None:
+    content = copy.deepcopy(certificate())
+    for task in content["tasks"]:
+        task |= {"groups": 1, "old": 0.1, "new": 0.4, "delta": 0.3, "lower": 0.3, "upper": 0.9, "verdict": "certified"}
+        task |= {"negative_flips": 0, "positive_flips": 0}
+    content |= {"verdict": "certified", "devsafety": 0.3}
+    check(content, "c.json")
+    differs = dict(contradictions(content))
+    assert set(differs) == {task["task"] for task in content["tasks"]}
+    assert all("its flips give" in words and "lower is 0.3, and 1 groups give" in words for words in differs.values())
+
+
+def test_bounds_of_any_groups_agree() -> None:
+    """Against groups drawn at random, the most that equal changes allow is never below what is computed of them."""
+    random = np.random.default_rng(0)
+    for size in (1, 2, 7, 40):
+        old, new = random.integers(0, 5, (2, size)) / 4
+        flips = int(4 * np.maximum(old - new, 0).sum()), int(4 * np.maximum(new - old, 0).sum())
+        right = int(4 * old.sum())
+        made = certificate(("a:b", 4 * size, right, *flips), groups=Groups(old, new))
+        assert "a:b" not in dict(contradictions(made))

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,10 +14,13 @@ from xml.etree import ElementTree
 import pytest
 
 from raymds.errors import UsageError
-from raymds.method.certificate import PairedCounts
+from raymds.ledger import signature
+from raymds.ledger.signature import VARIABLE, PublicKey, generate, public_key, signing_key
+from raymds.method.certificate import PairedCounts, certify
 from raymds.release.findings import junit, markdown, records
 from raymds.release.gate import Candidate, Finding, find, judge
 from raymds.release.policy import Policy
+from raymds.store import uri as storage
 from tests.unit.release.made import COUNTS, TARGET, certificate
 
 MADE = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -24,7 +28,12 @@ MADE = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
 def found(made: dict[str, Any] | None = None, kept: str | None = None, **asked: Any) -> list[Finding]:
     given = certificate() if made is None else made
-    return judge(Candidate(given, kept), Policy("p.yaml", **asked), MADE + timedelta(days=10))
+    return judge(Candidate(given, kept), policy(**asked), MADE + timedelta(days=10))
+
+
+def policy(**asked: Any) -> Policy:
+    """One that allows the tolerance that the made-up certificates have."""
+    return Policy("p.yaml", **{"tolerance": {"*": 0.01}, **asked})
 
 
 def failures(findings: list[Finding]) -> list[tuple[str, str]]:
@@ -41,11 +50,11 @@ def test_every_rule_of_every_task_is_looked_at() -> None:
     assert failures(findings) == []
     assert {(finding.rule, finding.task) for finding in findings} == {
         *((rule, task) for rule in ("verdict", "negative_flips", "tolerance", "numbers") for task in tasks),
-        *((rule, TARGET.task) for rule in ("gain", "gain_lower", "numbers")),
-        *((rule, "") for rule in ("outcome", "numbers", "confidence", "age_days")),
+        *((rule, TARGET.task) for rule in ("gain", "gain_lower", "negative_flips", "numbers")),
+        *((rule, "") for rule in ("outcome", "split", "numbers", "confidence", "age_days")),
         *(("protect", name) for name in asked["protect"]),
     }  # fmt: skip
-    assert len(findings) == 4 * len(tasks) + 3 + 4 + 2
+    assert len(findings) == 4 * len(tasks) + 4 + 5 + 2
 
 
 @pytest.mark.parametrize(
@@ -53,8 +62,9 @@ def test_every_rule_of_every_task_is_looked_at() -> None:
     [
         ({"verdict": {"*": "certified"}}, {"scene:tunnel", "weather:rainy@timeofday:night"}),
         ({"verdict": {"*": "certified", "scene:*": "retained"}}, {"weather:rainy@timeofday:night"}),
-        ({"negative_flips": {"*": 0.02}}, {"weather:rainy@timeofday:night"}),  # of weather:rainy exactly 20 in 1000
-        ({"negative_flips": {"*": 0.0199999}}, {"weather:rainy", "weather:rainy@timeofday:night"}),
+        ({"negative_flips": {"*": 0.025}}, {"weather:rainy@timeofday:night"}),  # of the target exactly 10 in 400
+        ({"negative_flips": {"*": 0.0249999}}, {"weather:foggy", "weather:rainy@timeofday:night"}),
+        ({"negative_flips": {"weather:foggy": 0.02}}, {"weather:foggy"}),  # one that only the target has guards it
         ({"negative_flips": {"weather:rainy": 0.0}}, {"weather:rainy"}),
         ({"tolerance": {"*": 0.009}}, {name for name, *_ in COUNTS}),
         ({"gain": 0.31}, {TARGET.task}),
@@ -70,7 +80,7 @@ def test_what_is_not_enough_fails_alone(asked: dict[str, Any], failed: set[str])
 
 def test_the_worst_comes_first() -> None:
     order = [finding.task for finding in found(negative_flips={"*": 0.001}) if finding.rule == "negative_flips"]
-    assert order == ["weather:rainy@timeofday:night", "weather:rainy", "scene:tunnel", "weather:clear"]
+    assert order == ["weather:rainy@timeofday:night", "weather:foggy", "weather:rainy", "scene:tunnel", "weather:clear"]
 
 
 def test_a_proven_loss_and_a_target_that_does_not_gain_pass_under_no_policy() -> None:
@@ -82,7 +92,7 @@ def test_a_proven_loss_and_a_target_that_does_not_gain_pass_under_no_policy() ->
 
 def test_an_old_model_is_refused_with_or_without_a_certificate() -> None:
     assert failures(found(kept="the old model: no candidate")) == [("outcome", "")]
-    (alone,) = judge(Candidate(None, "the old model: no candidate"), Policy("p.yaml"), MADE)
+    (alone,) = judge(Candidate(None, "the old model: no candidate"), policy(), MADE)
     assert (alone.rule, alone.found, alone.passed) == ("outcome", "the old model: no candidate", False)
     same = certificate(digests={"parent": "one", "weights": "one"})
     assert failures(found(same)) == [("outcome", "")]
@@ -120,13 +130,24 @@ def test_what_has_to_be_protected_is_there(name: str, words: str) -> None:
 
 
 def test_what_was_chosen_on_a_split_is_not_released_by_it() -> None:
-    for split, failed in (("test", []), ("val", [("split", "")]), ("train", [("split", "")])):
-        assert failures(found(certificate(measured={"split": split}))) == failed
+    for split, failed in (
+        ("test", []),
+        ("val", ["split"]),
+        ("train", ["split"]),
+        ("VAL", ["split"]),
+        (None, ["split"]),
+    ):
+        assert [rule for rule, _ in failures(found(certificate(measured={"split": split})))] == failed
+    (missing,) = (finding for finding in found(certificate(measured={})) if not finding.passed)
+    assert (missing.rule, missing.found) == ("split", "not said: make the certificate again")
+    assert failures(found(certificate(measured={"split": "drives"}), split="drives")) == []
+    assert failures(found(split="drives")) == [("split", "")]
 
 
 def test_an_attribute_whose_classes_nobody_says_is_not_taken_for_protected() -> None:
     for measured in ({}, {"label_sets": None}, {"label_sets": {"weather": "all"}}):
-        assert failures(found(certificate(measured=measured), protect=["weather"])) == [("protect", "weather")]
+        made = certificate(measured={**measured, "split": "test"})
+        assert failures(found(made, protect=["weather"])) == [("protect", "weather")]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +208,13 @@ def test_whatever_a_field_holds_the_gate_answers_or_names_it(tmp_path: Path) -> 
     assert answered > 50
 
 
+def write_certificate(path: Path, content: dict[str, Any]) -> None:
+    """As `train.recorded.write_certificate`, which needs PyTorch."""
+    storage.write_json(str(path), content)
+    made = signature.statement(signature.CERTIFICATE, "weights.safetensors", content["digests"]["weights"], content)
+    storage.write(signature.signed_name(str(path)), signature.line(signature.seal(made, signing_key(None))) + b"\n")
+
+
 def write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -198,20 +226,90 @@ def test_a_run_and_the_file_in_it_are_found_with_their_outcome(tmp_path: Path) -
     with pytest.raises(UsageError, match=r"no directory of a finished run \(it has no outcome\.json\)"):
         find(str(run))
     assert find(str(run / "certificate.json")) == Candidate(certificate(), None)
-    write(run / "outcome.json", {"outcome": "new"})
-    assert find(str(run)) == find(f"{run}/") == find(str(run / "certificate.json")) == Candidate(certificate(), None)
+    write(run / "outcome.json", {"outcome": "new", "weights": str(run / "weights.safetensors")})
+    write(run / "weights.safetensors", "new")
+    known = Candidate(certificate(), None, sha256(b"new").hexdigest())
+    assert find(str(run)) == find(f"{run}/") == find(str(run / "certificate.json")) == known
     write(run / "outcome.json", {"outcome": "old", "reason": "nothing was feasible"})
     kept = Candidate(certificate(), "the old model: nothing was feasible")
     assert find(str(run)) == find(str(run / "certificate.json")) == kept
     (run / "certificate.json").rename(run / "other.json")
     assert find(str(run)) == Candidate(None, "the old model: nothing was feasible")
     assert find(str(run / "other.json")) == Candidate(certificate(), None)
-    write(run / "outcome.json", {"outcome": "new"})
+    write(run / "outcome.json", {"outcome": "new", "weights": "w"})
     with pytest.raises(UsageError, match=r"certificate\.json: no such file: the run measured nothing on test"):
         find(str(run))
     write(run / "outcome.json", {"outcome": "running"})
     with pytest.raises(UsageError, match="outcome='running' in its outcome\\.json"):
         find(str(run))
+    write(run / "outcome.json", {"weights": {"uri": "w", "sha256": "s"}})
+    with pytest.raises(UsageError, match="is a pretraining"):
+        find(str(run))
+
+
+def test_the_certificate_is_of_the_model_that_its_run_delivers(tmp_path: Path) -> None:
+    digest = sha256(b"new").hexdigest()
+    made = certificate(digests={"parent": "old", "weights": digest})
+    elsewhere, own = tmp_path / "elsewhere", tmp_path / "run" / "weights.safetensors"
+    write(tmp_path / "run" / "certificate.json", made)
+    write(tmp_path / "run" / "outcome.json", {"outcome": "new", "weights": str(elsewhere)})
+
+    def weights() -> list[tuple[str, bool]]:
+        findings = judge(find(str(tmp_path / "run")), policy(), MADE)
+        return [(str(f.found), f.passed) for f in findings if f.rule == "weights"]
+
+    assert weights() == [(f"{elsewhere}: no such file", False)]
+    write(elsewhere, "new")
+    assert weights() == [(digest[:16], True)]
+    write(own, "another")  # the one that lies in the run is delivered
+    assert weights() == [(sha256(b"another").hexdigest()[:16], False)]
+    for odd in ({}, {"weights": None}, {"weights": 3}):
+        write(tmp_path / "run" / "outcome.json", {"outcome": "new", **odd})
+        assert weights() == [("its outcome.json names no file of weights", False)]
+
+
+def test_a_certificate_does_not_bring_the_tolerance_that_it_is_judged_by() -> None:
+    lost = certify(
+        TARGET, [PairedCounts("a:b", 1000, 900, 500, 5, 1.0, 1.0)], tolerance=0.9, confidence=0.95,
+        digests={"parent": "old", "weights": "new"},
+    ) | {"measured": {"split": "test"}}  # fmt: skip
+    assert lost["verdict"] == "certified"
+    assert failures(judge(Candidate(lost, None), Policy("p.yaml", verdict={"*": "certified"}), MADE)) == [
+        ("tolerance", "a:b")
+    ]
+    assert failures(found(lost, tolerance={"*": 0.89})) == [("tolerance", "a:b")]
+    assert failures(found(lost, tolerance={"*": 0.9})) == []  # who allows it has it
+
+
+def test_a_signature_is_of_one_of_the_keys_and_of_what_the_certificate_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [generate(str(tmp_path / name)) for name in ("board", "fleet", "other")]
+    board, fleet, other = (public_key(pair[1]) for pair in pairs)
+    path = tmp_path / "certificate.json"
+    monkeypatch.setenv(VARIABLE, Path(pairs[0][0]).read_text())
+    write_certificate(path, certificate())
+
+    def signed(*keys: PublicKey) -> tuple[str, bool]:
+        findings = judge(find(str(path), keys), policy(signature=keys), MADE)
+        (finding,) = (f for f in findings if f.rule == "signature")
+        return str(finding.found), finding.passed
+
+    assert signed(board) == signed(fleet, board) == ("signed", True)
+    words, passed = signed(fleet, other)
+    assert ("is signed with the key" in words, passed) == (True, False)
+    written = path.read_text()
+    path.write_text(written.replace('"retained"', '"certified"', 1))
+    assert signed(board) == ("was altered: it does not say what was signed", False)
+    path.write_text(written)
+    envelope = tmp_path / "certificate.intoto.json"
+    for content in (b"", b"\xff", b"[]", b"[" * 100_000, envelope.read_bytes()[:-2]):
+        envelope.write_bytes(content)
+        assert not signed(board)[1]
+    envelope.unlink()
+    words, passed = signed(board)
+    assert ("the certificate is not signed" in words, passed) == (True, False)
+    assert ("signature", "") in failures(judge(Candidate(certificate(), None), policy(signature=[board]), MADE))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,9 @@ def test_of_two_patterns_alike_the_stricter_holds(tmp_path: Path, order: str) ->
 def test_one_value_is_for_all_and_what_is_not_asked_for_is_not_there(tmp_path: Path) -> None:
     policy = read(tmp_path, "verdict: certified\nnegative_flips: 1e-2\nprotect: [weather]\nage_days: 30")
     assert (policy.required("a:b"), policy.most("negative_flips", "a:b"), policy.age_days) == ("certified", 0.01, 30)
-    assert (policy.most("tolerance", "a:b"), policy.gain, policy.gain_lower, policy.confidence) == (None,) * 4
+    assert (policy.gain, policy.gain_lower, policy.confidence) == (None,) * 3
+    assert (policy.most("tolerance", "a:b"), policy.split, policy.signature) == (0.0, "test", ())
+    assert read(tmp_path, "gain: 0.1").most("negative_flips", "a:b") is None
     assert read(tmp_path, 'verdict: {"a:*": certified}').required("b:c") == "undecided"  # a proven loss never passes
 
 
@@ -80,7 +82,17 @@ def test_one_value_is_for_all_and_what_is_not_asked_for_is_not_there(tmp_path: P
         ("protect: []", "protect=[]: has to list"),
         ("protect: [1]", "protect=[1]: has to list"),
         ("protect: ['']", "protect=['']: has to list"),
-        ("signature: {key: release.pub}", "signature: can't be checked yet"),
+        ("signature: {key: release.pub}", "signature.key: release.pub: no such file"),
+        ("signature: {key: [policy.pem, /dev/null]}", "signature.key: policy.pem: no such file"),
+        ("signature: {key: /dev/null}", "signature.key=/dev/null: is no public key in PEM"),
+        ("signature: {key: ''}", "signature={'key': ''}: has to be {key: FILE}"),
+        ("signature: {key: []}", "signature={'key': []}: has to be {key: FILE}"),
+        ("signature: {key: [1]}", "signature={'key': [1]}: has to be {key: FILE}"),
+        ("signature: {keys: a.pem}", "signature={'keys': 'a.pem'}: has to be {key: FILE}"),
+        ("signature: a.pem", "signature=a.pem: has to be {key: FILE}"),
+        ('signature: {key: "a\\0b"}', "signature.key: 'a\\x00b': not a URI"),
+        ("split: val", "split=val: has to name a split that no model is made or chosen with"),
+        ("split: [test]", "split=['test']: has to name a split"),
         ("verdict: ${oc.env:HOME}", "verdict=${oc.env:HOME}: has to be one of"),
         ("verdict: ${", "not valid YAML"),
         ("verdict: [", "not valid YAML"),

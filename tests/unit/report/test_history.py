@@ -2,6 +2,7 @@
 
 import copy
 import re
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,38 @@ def test_what_leaves_without_a_waiver_is_said() -> None:
     cycles[3]["waivers"] = []
     assert "Cycle 4 weather:clear was left out, and no waiver says why" in text(render(cycles))
     assert "None: what was once protected is protected still." in text(render(cycles[:3]))
+
+
+def test_what_was_once_reached_is_not_forgotten_and_what_was_not_is_not_missed() -> None:
+    first, second = copy.deepcopy(history()[:2])
+    lost = first["certificate"]["tasks"][0]["task"]
+    without = copy.deepcopy(first["certificate"])
+    without["tasks"] = without["tasks"][1:]
+
+    def left(*cycles: dict[str, Any]) -> list[str]:
+        made = render([cycle | {"number": number} for number, cycle in enumerate(cycles, 1)])
+        return re.findall(r"Cycle (\d+) \S+ was left out", text(made))
+
+    later = record(2, "new", without)
+    assert left(first, later, later) == ["2", "3"]
+    day = datetime.fromtimestamp(later["time"], UTC).date()
+    over, holds = ({"task": lost, "reason": "r", "expires": str(day + timedelta(days=n))} for n in (-1, 0))
+    assert left(first, later | {"waivers": [over]}) == ["2"]
+    assert left(first, later | {"waivers": [holds]}) == []
+    assert left(first, later | {"waivers": [holds]}, first, later) == ["4"]  # protected again in between
+    refused = copy.deepcopy(second)  # a target that stayed with the old model was never reached
+    missing = refused["certificate"]["target"]["task"]
+    first["certificate"]["tasks"] = [t for t in first["certificate"]["tasks"] if t["task"] != missing]
+    assert left(refused | {"outcome": "old"}, first) == []
+    assert left(refused | {"outcome": "new"}, first) == ["2"]
+
+
+@pytest.mark.parametrize(
+    "odd", [{"time": 1e20}, {"time": float("nan")}, {"time": 10**400}, {"certificate": ["x"]}, {"waivers": ["x"]}]
+)
+def test_a_record_that_can_t_be_is_an_error(odd: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="a record of a cycle lacks a field, or has another type"):
+        render([history()[0] | odd])
 
 
 def test_models_and_order() -> None:

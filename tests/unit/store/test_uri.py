@@ -36,10 +36,47 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize(("uri", "message"), [("", "empty URI"), ("ftp://host/file", "not a URI that can be read")])
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [("", "empty URI"), ("a\0b", "holds a NUL character"), ("ftp://host/file", "not a URI that can be read")],
+)
 def test_uris_that_cant_be_used(uri: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         storage.read(uri)
+
+
+def test_two_writers_are_exact_where_there_are_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "new"
+    assert storage.exclusive(str(folder))
+
+    def link(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", link)
+    assert not storage.exclusive(str(folder))
+    assert list(folder.iterdir()) == []
+    with pytest.raises(UsageError, match="can't be written"):
+        storage.exclusive("/proc/nothing")
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_a_bucket_that_forbids_to_delete_can_be_asked(monkeypatch: pytest.MonkeyPatch, conditional: bool) -> None:
+    stored = dict[str, bytes]()
+
+    class Store:
+        def delete_file(self, path: str) -> None:
+            raise OSError("ACCESS_DENIED: s3:DeleteObject")
+
+    def create(path: str, data: bytes) -> bool:
+        if conditional and path in stored:
+            return False
+        stored[path] = data
+        return True
+
+    monkeypatch.setattr(storage.objects, "create", create)
+    monkeypatch.setattr(storage, "resolve", lambda uri: (Store(), uri))
+    assert [storage.exclusive("s3://bucket/ledger") for _ in range(3)] == [conditional] * 3
+    assert list(stored) == ["s3://bucket/ledger/.probe"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

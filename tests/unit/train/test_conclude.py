@@ -72,6 +72,7 @@ def test_what_the_test_split_lets_pass(
     assert found["outcome"] == outcome
     assert found["weights"] == ("run/weights.safetensors" if outcome == "new" else config.model.weights)
     assert re.search(reason, found["reason"])
+    assert found["tested"]
     if outcome == "old":
         assert found["candidate"] == {"step": 4, "alpha": 0.8}
 
@@ -98,5 +99,6 @@ def test_the_nearest_candidate_is_the_one_that_a_rescue_was_tried_on(config: Con
     found = conclude(config, run, data, {"choice": None, "candidates": candidates})
     assert found["reason"].endswith("nearest: step 8 with w:b -4.0 points and the target +30.0")
     assert (found["outcome"], found["candidate"]) == ("old", {"step": 8, "alpha": 1.0})
+    assert found["tested"] is False
     found = conclude(config, run, data, {"choice": None, "candidates": candidates[:1]})
     assert found["reason"].endswith("nearest: step 4 which keeps every protected task, the target -10.0")

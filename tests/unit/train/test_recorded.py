@@ -159,6 +159,20 @@ def test_protecting_less_than_the_ledger_says_is_refused_before_anything_starts(
     cycle(settings, f"run.uri={tmp_path / 'b'}", "task.target=weather:snowy", "task.protect=[weather]")
 
 
+def test_a_waiver_that_is_not_signed_is_said_where_a_cycle_signs(
+    settings: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    _, notes = cycle(settings)
+    assert f"no ledger at {tmp_path / 'ledger'} yet; this run begins one" in notes
+    record.waive(Ledger(str(tmp_path / "ledger"), "mallory"), "weather:clear", "r", "2199-01-01")
+    _, notes = cycle(settings, f"run.uri={tmp_path / 'a'}")
+    assert not any("not signed" in note or "begins one" in note for note in notes)
+    record.waive(Ledger(str(tmp_path / "ledger"), "mallory"), "weather:clear", "r", "2199-01-01")
+    keys = generate(str(tmp_path / "key"))
+    _, notes = cycle(settings, f"run.uri={tmp_path / 'b'}", f"ledger.key={keys[0]}")
+    assert "entry 6 waives weather:clear, and is not signed with the key of this run" in notes
+
+
 def test_without_a_ledger_nothing_changes(settings: list[str], workers: Workers, tmp_path: Path) -> None:
     cycle(settings, "ledger.uri=null")
     assert workers.confidences == [0.95]
@@ -200,3 +214,8 @@ def test_certificates_that_are_made_by_hand_are_uses_too(
     assert use("constraints.temperature=0.04")["number"] == 2
     assert use("--split", "val") is None
     assert kinds(settings) == ["use", "use"]
+    capsys.readouterr()
+    assert main([*command, "--split", "val", "ledger.key=nowhere.pem"]) == 2
+    said = capsys.readouterr()
+    assert "ledger.key: nowhere.pem: no such file" in said.err
+    assert "images through" not in said.out  # nothing was measured
