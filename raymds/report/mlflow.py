@@ -62,7 +62,7 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
         certificate, outcome = run.read_json("certificate.json"), run.read_json("outcome.json")
         if certificate is not None:
             _log_data(client, created, certificate)
-        if outcome is not None and outcome["outcome"] == "new":
+        if outcome is not None and outcome.get("outcome") == "new":  # a pretraining has none
             _register(client, created, outcome, certificate)
         client.set_terminated(created)
     except mlflow.MlflowException as error:

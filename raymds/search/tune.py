@@ -74,7 +74,7 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     space = parse(config)
     tasks = _check_ends(config, space, data)
-    config, at_once = concurrent(config, room(show, growing=config.run.autoscaling))
+    config, at_once = concurrent(recorded.located(config), room(show, growing=config.run.autoscaling))
     driver.preflight(config, data, tasks.heads, show)
     run.check(config, search=True)
     confidence = recorded.check(config, run, data, tasks, show)

@@ -84,7 +84,7 @@ def prepare(config: Config, show: Show, *, trial: bool = False) -> Prepared:
     tasks = resolve(config.task, data.attributes)
     check_per_task(config, tasks)
     check_examples(config, data, tasks)
-    config = placed(config, room(show, growing=config.run.autoscaling))
+    config = recorded.located(placed(config, room(show, growing=config.run.autoscaling)))
     preflight(config, data, tasks.heads, show)
     run.check(config)
     confidence = config.select.confidence if trial else recorded.check(config, run, data, tasks, show)

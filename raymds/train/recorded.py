@@ -34,6 +34,15 @@ def ledger_of(config: Config) -> Ledger | None:
     return ledger
 
 
+def located(config: Config) -> Config:
+    """The config with the ledger's absolute URI: in another directory a relative one would begin another ledger."""
+    if not config.ledger.uri:
+        return config
+    config = copy.deepcopy(config)
+    config.ledger.uri = storage.absolute(str(config.ledger.uri))
+    return config
+
+
 def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: Show) -> float:
     """The confidence that the certificate will have; UsageError where the cycle protects less than the ledger says.
 
