@@ -218,6 +218,8 @@ def load(
             base = OmegaConf.merge(base, source)
         except OmegaConfBaseException as error:
             raise UsageError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
+        except (TypeError, ValueError) as error:  # a mapping in the place of a list
+            raise UsageError(f"{', '.join(map(str, source))}: {_first_line(error)}") from None
     try:
         missing = sorted(OmegaConf.missing_keys(base)) or [key for key in require if not OmegaConf.select(base, key)]
         if missing:
@@ -236,22 +238,24 @@ def to_yaml(config: object) -> str:
 
 
 def _preset(name: str | Mapping[str, Any]) -> DictConfig:
+    if not isinstance(name, str | Mapping):
+        raise UsageError(f"preset {name}: has to be a name, a file or a mapping of sections")
     if not isinstance(name, str):
         return OmegaConf.create(dict(name))
     path = Path(name)
     built_in = resources.files("raymds") / "presets" / f"{name}.yaml"
     if path.is_file():
-        text = path.read_text()
+        content = path.read_bytes()
     elif "://" in name:
-        text = storage.read(name).decode()
+        content = storage.read(name)
     elif built_in.is_file():
-        text = built_in.read_text()
+        content = built_in.read_bytes()
     else:
         names = sorted(p.name.removesuffix(".yaml") for p in (resources.files("raymds") / "presets").iterdir())
         raise UsageError(f"preset {name}: no such file, and no built-in preset of that name ({', '.join(names)})")
     try:
-        loaded = OmegaConf.create(text)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        loaded = OmegaConf.create(content.decode())
+    except (yaml.YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
         raise UsageError(f"preset {name}: not valid YAML: {error}") from None
     if not isinstance(loaded, DictConfig):
         raise UsageError(f"preset {name}: has to be a mapping of sections")

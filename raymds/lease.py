@@ -9,6 +9,7 @@ import contextlib
 import getpass
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -46,15 +47,19 @@ def held(
     """
     lease = _acquire(uri, show, take_over, beat, stale)
     ended, lost = threading.Event(), threading.Event()
+    failures: list[Exception] = []
 
     def keep() -> None:
         last = time.monotonic()
         while not ended.wait(beat):
-            with contextlib.suppress(Exception):  # a store that is away: the next beat may reach it
+            try:
                 if lease.is_taken():
+                    failures.clear()
                     break
                 lease.write()
                 last = time.monotonic()
+            except Exception as error:  # a store that is away: the next beat may reach it
+                failures[:] = [error]
             if time.monotonic() - last > stale:
                 break
         if not ended.is_set():
@@ -76,10 +81,8 @@ def held(
                 with contextlib.suppress(UsageError):
                     lease.write(ended=True)
     if lost.is_set():
-        raise RaymdsError(
-            f"run.uri={uri}: {_who(_latest(uri)[1])} has taken over, or the directory can't be reached any more; this "
-            "command stops"
-        )
+        why = f"can't be written any more: {failures[0]}" if failures else f"{_who(_latest(uri)[1])} has taken over"
+        raise RaymdsError(f"run.uri={uri}: {why}; this command stops")
 
 
 @contextlib.contextmanager
@@ -152,7 +155,7 @@ def _require_gone(uri: str, number: int, found: bytes, show: Show, beat: float, 
     if holder is not None and holder["ended"]:
         return
     if holder is not None and holder["place"] == _place():  # this machine can tell
-        if holder["started"] == _started(holder["process"]):
+        if holder["started"] is not None and holder["started"] == _started(holder["process"]):
             raise _taken(uri, found)
         return
     show({"event": "note", "note": f"{_who(found)} worked on {uri}; waiting {stale:g} s for a sign of life"})
@@ -175,7 +178,8 @@ def _taken(uri: str, content: bytes | None) -> UsageError:
 def _latest(uri: str) -> tuple[int, bytes | None]:
     """Number and content of the newest lease; 0 and None where there is none."""
     folder = storage.join(uri, "lease")
-    number = max((int(name[:-5]) for name in storage.sizes(folder) if name[:-5].isdecimal()), default=0)
+    names = (re.fullmatch(r"([0-9]{1,9})\.json", name) for name in storage.sizes(folder))
+    number = max((int(name[1]) for name in names if name), default=0)
     return number, storage.read_or_none(_path(uri, number)) if number else None
 
 

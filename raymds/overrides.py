@@ -8,26 +8,29 @@ from typing import Any
 from raymds.errors import UsageError
 
 _SECRET = re.compile(  # a word of the names of variables that hold one
-    r"(?:.*_)?(?:API|ACCESS|AUTH|PRIVATE|SECRET)?"
-    r"(?:KEY|SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|PASS|CREDENTIAL|(?<=_)PWD|(?<=_)PAT)S?[0-9]*(?:_.*)?",
+    r"(?:.*(?:SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|APIKEY|ACCESSKEY)|(?:.*_)?(?:KEY|PASS)|.*_(?:PWD|PAT))"
+    r"S?[0-9]*(?:_.*)?",
     re.IGNORECASE,
 )
 _PLACE = re.compile(r".*_(?:PATH|FILE|DIR)", re.IGNORECASE)  # of what is kept elsewhere
 
 
 def dotted(given: Mapping[Any, Any], sections: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """Keys with dots and their values, of what a file says so or in nested sections."""
+    """Keys with dots and their values, of what a file says so or in nested sections; UsageError where one is twice."""
+    seen: set[str] = set()
     for key, value in given.items():
         name = "on" if key is True else str(key)  # YAML reads the key `on` as true
-        if name in sections and isinstance(value, Mapping):
-            yield from ((f"{name}.{rest}", inner) for rest, inner in value.items())
-        else:
-            yield name, value
+        nested = name in sections and isinstance(value, Mapping)
+        for full, inner in [(f"{name}.{rest}", value[rest]) for rest in value] if nested else [(name, value)]:
+            if full in seen:
+                raise UsageError(f"{full}: is given twice, with a dot and in its section; leave out one")
+            seen.add(full)
+            yield full, inner
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
     """`key=value` of values by their keys with dots; as JSON, a value is read as it was written."""
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
 def is_secret(variable: str) -> bool:

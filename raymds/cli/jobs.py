@@ -150,8 +150,10 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[Record], None]
             elif line:
                 say(line)
         details = client.get_job_info(job)
-    except RuntimeError as error:
-        raise UsageError(f"{job}: {_first_line(error)}; ray job list shows the cluster's jobs") from None
+    except (RuntimeError, OSError, ClientError) as error:
+        raise UsageError(
+            f"{job}: {_first_line(error)}; ray job list shows the cluster's jobs, raymds follow {job} this one again"
+        ) from None
     if details.driver_exit_code is None and details.status != JobStatus.SUCCEEDED:
         say(f"{job}: {details.status.lower()}: {details.message}")
         return 1

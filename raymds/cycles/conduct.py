@@ -1,6 +1,6 @@
 """Runs a plan, cycle by cycle: what was reached is protected in the next, and what was delivered is its old model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,15 +29,21 @@ Ended = Callable[[Cycle, dict[str, Any]], None]  # told a cycle's outcome
 
 def check(plan: Plan) -> list[dict[str, Any]]:
     """What of every cycle can be known before the first one; UsageError naming the cycle. Writes nothing."""
-    found = []
+    found: list[dict[str, Any]] = []
+    kept = list(record.protected(Ledger(plan.ledger).entries(), datetime.now(UTC).date()))
     for cycle in plan.cycles:
         config = plan.config(cycle, plan.model)
         objects.configure(config.storage)
         try:
+            # As if every target before it had been reached.
+            config = plan.config(cycle, plan.model, _with(config, kept))
+            kept.append(config.task.target)
             data = DataSet.open(config.data.uri)
             tasks = resolve(config.task, data.attributes)
             check_per_task(config, tasks)
             check_examples(config, data, tasks)
+            if cycle.verb == "tune":
+                tune.check(config, data)
         except UsageError as error:
             raise named(cycle, error) from None
         state = "finished" if RunDirectory(config.run.uri).read("outcome.json") else "to come"
@@ -63,14 +69,17 @@ def conduct(
         for cycle in plan.cycles:
             heading(cycle)
             config = plan.config(cycle, weights)
-            config = plan.config(cycle, weights, _protect(config))
+            config = plan.config(cycle, weights, _protect(config, cycle))
             try:
                 outcome = (tune.search if cycle.verb == "tune" else driver.finetune)(config, show, take_over)
             except UsageError as error:
                 raise named(cycle, error) from None
             outcomes.append(outcome)
-            write_page(plan, show)
             ended(cycle, outcome)
+            try:
+                write_page(plan, show)
+            except UsageError as error:  # a certificate that was altered is no reason not to go on
+                show({"event": "note", "note": f"no page: {error}"})
             if outcome["outcome"] == "new":
                 weights = outcome["weights"]
             elif not plan.goes_on:
@@ -78,14 +87,25 @@ def conduct(
     return outcomes
 
 
-def _protect(config: Config) -> list[str]:
+def _protect(config: Config, cycle: Cycle) -> list[str]:
     """`task.protect` of a cycle, and what else the ledger protects; of one that was begun, what it was begun with."""
     stored = RunDirectory(config.run.uri).config()
-    if stored is not None:
-        return list(stored["task"]["protect"])
+    if stored is None:
+        return _with(config, record.protected(Ledger(str(config.ledger.uri)).entries(), datetime.now(UTC).date()))
+    begun = stored["task"].get("protect")
+    if not isinstance(begun, list) or not set(config.task.protect) <= set(map(str, begun)):
+        raise named(
+            cycle,
+            f"task.protect={config.task.protect}: it was begun with {begun} in {config.run.uri}; remove that directory "
+            "to begin it anew",
+        )
+    return [str(name) for name in begun]
+
+
+def _with(config: Config, names: Iterable[str]) -> list[str]:
+    """`task.protect` with tasks that it lacks; the target is none of them."""
     tasks = resolve(config.task, DataSet.open(config.data.uri).attributes)
-    kept = record.protected(Ledger(str(config.ledger.uri)).entries(), datetime.now(UTC).date())
-    return [*config.task.protect, *(name for name in kept if name not in {task.name for task in tasks.all})]
+    return [*config.task.protect, *(name for name in names if name not in {task.name for task in tasks.all})]
 
 
 def write_page(plan: Plan, show: Show) -> None:

@@ -63,6 +63,8 @@ class Plan:
         if given.on_old not in ON_OLD:
             raise UsageError(f"on_old={given.on_old}: has to be one of {', '.join(ON_OLD)}")
         self.goes_on = given.on_old == "next"
+        if not isinstance(given.base, str | Mapping):
+            raise UsageError(f"base={given.base}: has to be a preset's name or file, or a mapping of its sections")
         self._base, self._shared = given.base, _settings(given.set, "set")
         self.cycles = [_cycle(number, entry) for number, entry in enumerate(given.cycles, 1)]
 
@@ -82,10 +84,14 @@ class Plan:
 
 def load_plan(source: str | Mapping[str, Any], overrides: Sequence[str]) -> Plan:
     """The plan of a file (path, URI) or its content, with `key=value` overrides; UsageError naming a key."""
+    for item in overrides:
+        key = item.partition("=")[0].partition(".")[0]
+        if key in SECTIONS and key != "ledger":
+            raise UsageError(f"{item}: is of a cycle's preset; give set.{item} for all cycles")
     return Plan(load(PlanConfig, source, overrides, ("uri", "model", "base", "cycles")))
 
 
-def named(cycle: Cycle, error: Exception) -> UsageError:
+def named(cycle: Cycle, error: Exception | str) -> UsageError:
     """An error of a cycle's config, with its place in the file."""
     return UsageError(f"cycles[{cycle.number - 1}] ({cycle.name}): {error}")
 
@@ -100,7 +106,7 @@ def _cycle(number: int, entry: Mapping[str, Any]) -> Cycle:
         raise UsageError(f"{where}.verb={verb}: has to be one of {', '.join(VERBS)}")
     name = settings.pop("name", re.sub(r"[^\w.+-]+", "-", target))
     if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
-        raise UsageError(f"{where}.name={name}: a name consists of letters, digits, and . _ + -")
+        raise UsageError(f"{where}.name={name}: has to be a text of letters, digits, and . _ + -; put it in quotes")
     return Cycle(number, name, verb, settings)
 
 

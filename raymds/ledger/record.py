@@ -172,7 +172,8 @@ def add_run(ledger: Ledger, run: str, code: str | None = None) -> Entry:
         own = [entry for entry in _times(entries, name) if entry.kind == kind]
         same = next((entry for entry in own if _made(entry.content) == _made(content)), None)
         use = open_use(entries, name)
-        return same or (use.id if use else _next(entries, name), content)
+        # What was done again and ended alike closes its own use.
+        return same if same and use is None else (use.id if use else _next(entries, name), content)
 
     return ledger.append_once(kind, subject(content["weights"]), told)
 

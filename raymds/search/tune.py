@@ -72,13 +72,18 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     """
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
-    space = parse(config)
-    tasks = _check_ends(config, space, data)
+    space, tasks = check(config, data)
     config, at_once = concurrent(recorded.located(config), room(show, growing=config.run.autoscaling))
     driver.preflight(config, data, tasks.heads, show)
     run.check(config, search=True)
     confidence = recorded.check(config, run, data, tasks, show)
     return Prepared(config, run, data, tasks, confidence), space, at_once
+
+
+def check(config: Config, data: DataSet) -> tuple[Space, Tasks]:
+    """The space of a search and its tasks; UsageError where it can't be searched with these data."""
+    space = parse(config)
+    return space, _check_ends(config, space, data)
 
 
 def _check_ends(config: Config, space: Space, data: DataSet) -> Tasks:

@@ -40,7 +40,7 @@ def settings(data_uri: str, old_weights: str, tmp_path: Path) -> list[str]:
         ("model.name=ViT-B-32", "weights.safetensors says that it is tiny-64 with gelu"),
         ("model.weights=nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("data.uri=nowhere", "data.uri=nowhere: no data set there"),
-        ("run.workers=8", "run.workers=8: asks for 8 CPUs, there are"),
+        ("run.workers=8", "run.workers=8: asks for 8 workers with 1 CPUs each"),
         ("constraints.images_per_task=21", "constraints.images_per_task=21: weather:clear has 20 retained examples"),
         ("constraints.tasks_per_step=14", "constraints.tasks_per_step=14: has to be 13"),
         ("data.image_size=224", "data.image_size=224: tiny-64 takes 64 pixels"),
@@ -224,7 +224,7 @@ def counted(settings: list[str], attribute: str, label: str) -> dict[str, int]:
         ("optim.lrr=1", "optim.lrr: unknown key"),
         ("select.tolerance={weather:rany: 0.1}", "select.tolerance: 'weather:rany' is no protected task"),
         ("model.weights=nowhere.safetensors", "nowhere.safetensors: no such file"),
-        ("run.workers=8", "run.workers=8: asks for 8 CPUs, there are"),
+        ("run.workers=8", "run.workers=8: asks for 8 workers with 1 CPUs each"),
         ("task.target=weather:foggy@scene:beach", "task.target: 'beach' is no class of scene"),
     ],
 )

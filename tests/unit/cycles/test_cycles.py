@@ -134,7 +134,7 @@ def test_a_stopped_plan_goes_on_with_what_it_was_begun_with(
             {"cycles": [{"task": {"target": "weather:foggy"}, "verb": "train"}]},
             r"cycles\[0\]\.verb=train: has to be",
         ),
-        ({"cycles": [{"task.target": "weather:foggy", "name": "a/b"}]}, r"cycles\[0\]\.name=a/b: a name consists"),
+        ({"cycles": [{"task.target": "weather:foggy", "name": "a/b"}]}, r"cycles\[0\]\.name=a/b: has to be a text"),
         (
             {"cycles": [{"task.target": "weather:foggy", "run.uri": "x"}]},
             r"cycles\[0\]\.run\.uri: can't be given",
@@ -143,6 +143,18 @@ def test_a_stopped_plan_goes_on_with_what_it_was_begun_with(
         ({"set": {"ledger.uri": "x"}}, r"set\.ledger\.uri: can't be given: `ledger` has it"),
         ({"cycles": [{"task.target": "weather:fogy"}]}, r"cycles\[0\] \(weather-fogy\): .*'fogy' is no class"),
         ({"set": {"optim.lrr": 1}}, r"cycles\[0\] \(weather-foggy\): optim\.lrr: unknown key; did you mean optim\.lr"),
+        ({"base": 3}, r"base=3: has to be a preset's name"),
+        ({"cycles": {"task.target": "weather:foggy"}}, r"cycles"),
+        ({"cycles": [{"task.target": "weather:foggy", "name": 1}]}, r"cycles\[0\]\.name=1: has to be a text"),
+        ({"cycles": [{"task.target": "weather:foggy", "task": {"target": "weather:rainy"}}]}, r"is given twice"),
+        (
+            {
+                "cycles": [
+                    {"task.target": "weather:foggy", "verb": "tune", "search.space": {"optim.lrr": {"choice": [1]}}}
+                ]
+            },
+            r"cycles\[0\] \(weather-foggy\): search\.space",
+        ),
         ({"cycle": []}, r"cycle: unknown key; did you mean cycles"),
         ({"set": {"data.uri": "/nowhere"}}, r"cycles\[0\] \(weather-foggy\): .*/nowhere"),
     ],
@@ -159,6 +171,40 @@ def test_a_mistake_in_the_last_cycle_is_found_before_the_first(
     with pytest.raises(UsageError, match=r"cycles\[2\] \(weather-overcast\): constraints\.images_per_task=9999"):
         conduct(content, monkeypatch)
     assert not Path(content["uri"]).exists()
+
+
+def test_another_protection_of_a_cycle_that_was_begun_is_refused(
+    content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content["base"]["task"]["protect"] = ["weather:clear"]
+    with pytest.raises(StoppedError):
+        conduct(content, monkeypatch, weather_foggy="stopped")
+    content["base"]["task"]["protect"] = ["weather:clear", "weather:snowy"]
+    with pytest.raises(UsageError, match=r"cycles\[0\] .*task\.protect=.*snowy.*it was begun with \['weather:clear'\]"):
+        conduct(content, monkeypatch)
+
+
+def test_what_earlier_targets_ask_of_later_cycles_is_found_before_the_first(content: dict[str, Any]) -> None:
+    content["base"]["task"]["protect"] = ["weather:clear"]
+    content["cycles"][1]["task.classes"] = {"weather": ["clear", "rainy"]}  # without foggy, which is protected by then
+    with pytest.raises(UsageError, match=r"cycles\[1\] \(scene-tunnel\): .*foggy"):
+        conducting.check(load_plan(content, []))
+
+
+@pytest.mark.parametrize("override", ["optim.steps=900", "task.retained=3"])
+def test_a_setting_of_all_cycles_stands_in_set(content: dict[str, Any], override: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{override}: is of a cycle's preset; give set\.{override}"):
+        load_plan(content, [override])
+    plan = load_plan(content, [f"set.{override}"])
+    assert f"{override.split('=', maxsplit=1)[0].split('.')[1]}: {override.split('=')[1]}" in to_yaml(
+        plan.config(plan.cycles[0], "w")
+    )
+
+
+def test_texts_stay_as_they_are_written(content: dict[str, Any]) -> None:
+    content["set"] = {"task.prompts": dict.fromkeys(("weather", "scene", "timeofday"), "😀 {}")}
+    plan = load_plan(content, [])
+    assert plan.config(plan.cycles[0], "w").task.prompts["weather"] == "😀 {}"
 
 
 def test_an_altered_certificate_is_not_drawn(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,6 +102,7 @@ def pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey, password: bytes = b
         (b"", "is no private key"), (b"\xff\x00", "is no private key"), (pem(KEY)[:60], "is no private key"),
         (pem(KEY, b"secret"), "has a password"), (pem(ec.generate_private_key(ec.SECP256R1())), "another kind"),
     ],
+    ids=["empty", "binary", "cut", "password", "kind"],  # a key is another one in every process
 )  # fmt: skip
 def test_what_is_no_key_is_said_and_not_shown(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "key"
