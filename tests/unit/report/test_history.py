@@ -34,10 +34,10 @@ def test_every_cycle_is_a_row() -> None:
     assert "in service: the model of cycle 4." in text(page)
     assert cells(page, "1") == [
         "1", "2026-10-21", "weather:foggy", "41.2 %", "63.0 %", "+21.8", "+17.1", "13", "timeofday:night −0.5",
-        "● certified", "new model",
+        "● certified", "new",
     ]  # fmt: skip
-    assert cells(page, "2")[-2:] == ["✕ violated", "old model"]
-    assert cells(page, "3")[2:] == ["scene:tunnel", "–", "–", "–", "–", "–", "–", "not measured", "old model"]
+    assert cells(page, "2")[-2:] == ["✕ violated", "old"]
+    assert cells(page, "3")[2:] == ["scene:tunnel", "–", "–", "–", "–", "–", "–", "not measured", "old"]
 
 
 def test_every_capability_is_followed_with_its_bounds() -> None:
