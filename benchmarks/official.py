@@ -42,7 +42,8 @@ PLACES365 = {"train": 1_803_460, "val": 36_500}
 CLASSES = 365
 PAIRS = 20_000  # of the corpus that pairs of fog are retrieved from, a tenth of them
 SMALL = [
-    "model.name=tiny-64", "model.head_rank=4", "data.image_size=64", "run.workers=2", "run.gpus_per_worker=0",
+    "model.name=tiny-64", "model.head_rank=4", "data.image_size=64",
+    "run.workers=2", "run.cpus_per_worker=1", "run.gpus_per_worker=0",
     "optim.steps=2", "optim.warmup=1", "select.every=2", "select.interpolate=false",
 ]  # fmt: skip
 PEAK = """

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -113,10 +112,7 @@ def one_worker() -> int:
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settings: list[str], tmp_path: Path) -> None:
-    """The command is killed after its first checkpoint; the same command ends with the same bits.
-
-    While the first one runs, another on the same directory is told so; once it is killed, its lease is nobody's.
-    """
+    """The command is killed after its first checkpoint; the same command ends with the same bits."""
     run = tmp_path / "run"
     command = [sys.executable, "-m", "raymds.cli", "finetune", str(undisturbed / "config.yaml"), f"run.uri={run}"]
     joined = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
@@ -128,10 +124,6 @@ def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settin
         record = json.loads(line)
         if record["event"] == "step" and record["step"] >= 5:
             break
-    os.kill(first.pid, signal.SIGSTOP)  # the steps would be over before the other one is told
-    other = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=joined)
-    assert other.returncode == 2, other.stderr
-    assert re.search(rf"run\.uri={run}: .* \(process {first.pid}, since .*\) works on it", other.stderr), other.stderr
     first.kill()
     first.wait()
     watchdog.cancel()
