@@ -169,7 +169,7 @@ def test_who_was_taken_over_stops(tmp_path: Path, how: Any, blocked: bool) -> No
     assert not newest(tmp_path)["ended"]
 
 
-def test_work_that_ended_after_the_loss_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_ended_after_the_loss_does_not_count(tmp_path: Path) -> None:
     """On another thread nothing can interrupt it."""
     found: list[Exception] = []
 
@@ -196,8 +196,6 @@ def test_the_same_lease_of_another_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_holder_that_can_not_beat_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = lease.storage.write
-
     def away(uri: str, data: bytes) -> None:
         raise UsageError("the store is away")
 
@@ -207,7 +205,6 @@ def test_a_holder_that_can_not_beat_stops(tmp_path: Path, monkeypatch: pytest.Mo
     ):
         monkeypatch.setattr(lease.storage, "write", away)
         time.sleep(60)
-    monkeypatch.setattr(lease.storage, "write", write)
 
 
 def test_ctrl_c_stays_ctrl_c(tmp_path: Path) -> None:
