@@ -112,7 +112,10 @@ def one_worker() -> int:
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settings: list[str], tmp_path: Path) -> None:
-    """The command is killed after its first checkpoint; the same command ends with the same bits."""
+    """The command is killed after its first checkpoint; the same command ends with the same bits.
+
+    Another one for the same directory, given while it starts, is told who works there and changes nothing.
+    """
     run = tmp_path / "run"
     command = [sys.executable, "-m", "raymds.cli", "finetune", str(undisturbed / "config.yaml"), f"run.uri={run}"]
     joined = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
@@ -120,6 +123,10 @@ def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settin
     assert first.stdout is not None
     watchdog = threading.Timer(240, first.kill)
     watchdog.start()
+    while first.poll() is None and not [*run.glob("lease/*.json")]:
+        time.sleep(0.1)
+    with pytest.raises(UsageError, match=rf"{run}: .* \(process {first.pid}, since .*\) works on it"):
+        finetune(settings, run)
     for line in first.stdout:
         record = json.loads(line)
         if record["event"] == "step" and record["step"] >= 5:
