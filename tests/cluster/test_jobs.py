@@ -104,6 +104,56 @@ def test_a_run_goes_on_with_fewer_workers_and_with_more_again(nodes: Any, undist
     assert steps == list(range(1, len(steps) + 1))
 
 
+def test_a_machine_that_is_announced_to_go_costs_no_failure(nodes: Any, undisturbed: Path, tmp_path: Path) -> None:
+    """Follows the tests above: `ray drain-node` leads to a checkpoint at once, and the loss is no failure."""
+    while sum(node.poll() is None for node in nodes.nodes) < 3:
+        nodes.join()
+    run = tmp_path / "run"
+    settings = [f"run.uri={run}", "run.workers=2", "run.placement=spread", "run.max_failures=0"]
+    settings += ["optim.steps=100000", "select.every=100000"]
+    noticing = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
+    driver = raymds(nodes, "finetune", str(undisturbed / "config.yaml"), *settings, "--json", **noticing)
+    assert driver.stdout is not None
+    starts, checkpoints, going = list[int](), list[int](), 0
+    for line in driver.stdout:
+        record = json.loads(line)
+        if record["event"] == "start":
+            starts.append(record["step"])
+        elif record["event"] == "checkpoint" and record["step"]:
+            checkpoints.append(record["step"])
+            if len(starts) == 1:
+                lose(nodes.nodes[going])
+        elif record["event"] == "step" and record["step"] == 20:
+            going = drain(nodes)
+        elif record["event"] == "step" and len(starts) == 2 and record["step"] == checkpoints[0] + 20:
+            driver.send_signal(signal.SIGTERM)
+    _, error = driver.communicate()
+    assert driver.returncode == 143, error
+    assert starts == [0, checkpoints[0]]
+    assert 20 < checkpoints[0] < 5000
+
+
+def drain(nodes: Any) -> int:
+    """Announce the end of a machine with a worker, not the head's; which one of the nodes it is."""
+    listing = ["list", "actors", "--filter", "class_name=RayTrainWorker", "--filter", "state=ALIVE", "--format", "json"]
+    for actor in json.loads(ray_command(nodes, *listing)):
+        above = {process.pid for process in psutil.Process(actor["pid"]).parents()}
+        for number, node in enumerate(nodes.nodes[1:], start=1):
+            if node.pid in above:
+                reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+                told = ["--node-id", actor["node_id"], *reason, "--deadline-remaining-seconds", "60"]
+                ray_command(nodes, "drain-node", "--address", nodes.variables["RAY_ADDRESS"], *told)
+                return number
+    raise AssertionError("no worker on the nodes beside the head")
+
+
+def ray_command(nodes: Any, *arguments: str) -> str:
+    command = [str(Path(sys.executable).with_name("ray")), *arguments]
+    done = subprocess.run(command, env={**os.environ, **nodes.variables}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def wait_for_checkpoint(run: Path, step: int) -> None:
     """Until it is complete; a job's log would tell of it seconds later."""
     end = time.monotonic() + 240
@@ -124,7 +174,11 @@ def lose_a_node_with_a_worker(nodes: list[Any]) -> None:
     for node in (node for node in nodes if node.poll() is None):
         family = [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]
         if any("RayTrainWorker" in " ".join(process.cmdline()) for process in family):
-            for process in family:
-                process.kill()
+            lose(node)
             return
     raise AssertionError("no worker on the nodes beside the head")
+
+
+def lose(node: Any) -> None:
+    for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+        process.kill()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def test_a_cluster_gives_the_table_of_one_process(
     torch.set_num_threads(2)  # a worker has one
     here = classifying.classify(str(fog_run), model, items, silent, cores=1)
     monkeypatch.setattr(classifying, "_PART", 64)  # so that there are parts for several workers
-    seen = []
+    seen: list[dict[str, Any]] = []
     there = classifying.classify(str(fog_run), model, items, seen.append, cores=None)
     assert there.equals(here)
     assert here["error"].null_count == len(here) - 1 == 139

@@ -84,7 +84,7 @@ def test_a_search_that_was_killed_makes_the_trials_that_it_would_have_made(
     assert 4 <= starts[1][1] < STEPS  # from its checkpoint
     # Each proposal is that of a search without a break, from what had ended before it.
     made = config(settings, searched, SPACE)
-    space, trials = parse(made), restored(after)
+    space, trials = parse(made), restored(after, "tune.json")
     for number, trial in enumerate(trials):
         assert trial.params == propose(space, own_setting(made, space), "tpe", 0, 3, trials[:number])
     # And the trial that was cut off ends with the bits of an ordinary cycle of its config.
