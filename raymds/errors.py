@@ -18,6 +18,6 @@ class DivergedError(RaymdsError):
 
 
 class StoppedError(RaymdsError):
-    """A run that was asked to stop did, in a checkpoint. Exit status 143, that of a program ended by SIGTERM."""
+    """A command that was asked to stop did, a run in a checkpoint. Exit status 143, as of one that SIGTERM ended."""
 
     exit_status = 143

@@ -1,5 +1,7 @@
 """The run directory: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `outcome.json`, `certificate.json`, `flips.json`.
 
+What the old model does, measured once, is in `old/`.
+
 A run is finished when its last file, `outcome.json`, is there.
 """
 

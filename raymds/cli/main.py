@@ -15,19 +15,25 @@ from raymds.cli import submit as cli_submit
 from raymds.cli.data import CYCLE_KEYS, OVERRIDES, add_accept_old, add_preset, add_take_over, verb_parser
 from raymds.cli.terminal import Terminal
 from raymds.config import Config, load
-from raymds.errors import RaymdsError, UsageError
+from raymds.errors import RaymdsError, StoppedError, UsageError
 from raymds.run import RunDirectory
 from raymds.store import uri as storage
+from raymds.train.stop import on_sigterm
+
+_STOPPED = "stopped; the same command goes on from what it has written"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status: 0 good, 1 crash, 2 bad usage, 3 old model or below select.require."""
+    """Run a command and return its exit status: 0 good, 1 crash, 2 bad usage, 3 old model or below select.require.
+
+    130 where Ctrl-C ended it, 143 where SIGTERM did, of which training makes a checkpoint first.
+    """
     options = _parse(arguments)
     terminal = Terminal(options.json)
     # What libraries print, Ray of a lost node for instance, is no record.
     aside = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     try:
-        with aside:
+        with aside, on_sigterm(_stop):
             status: int = options.run(options, terminal)
     except RaymdsError as error:
         terminal.stop()
@@ -35,9 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         terminal.stop()
-        print("raymds: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"raymds: {_STOPPED}", file=sys.stderr)
         return 130
     return status
+
+
+def _stop() -> None:
+    """What measures in this process, or prepares, ends where it is; what trains has a handler of its own."""
+    raise StoppedError(_STOPPED)
 
 
 def demo(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -33,6 +33,14 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return x
 
 
+def broadcast(x: Tensor) -> Tensor:
+    """Rank 0's `x` on every rank, detached; what the others give has its shape and type, and any content."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        td.broadcast(x, src=0)
+    return x
+
+
 def all_gather(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """Rows of all ranks in rank order, detached: (b_r, ...) → (B, ...); rank r has `sizes[r]` rows."""
     x = x.detach()

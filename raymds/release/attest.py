@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raymds.data.reader import verified
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.ledger.signature import CERTIFICATE, Envelope, PublicKey, signed_name, subject_digest, unseal
@@ -68,6 +69,9 @@ def _data(uri: str, certificate: dict[str, Any]) -> list[str]:
     try:
         data = DataSet.open(uri)
         data.check()
+        for file in data.files:
+            if storage.is_local(file.uri):
+                verified(file, storage.read(file.uri))
     except UsageError as error:
         return [str(error)]
     digests = certificate.get("digests")

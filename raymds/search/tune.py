@@ -143,7 +143,7 @@ def _trial(given: dict[str, Any]) -> None:
             tune.report({"records": [measured.pop()], "failure": None})
 
     try:
-        driver.cell(config, show, given["shared"], given["monitor"])
+        driver.cell(config, show, given["old"], given["monitor"], trial=True)
     except StoppedError:
         return  # in a checkpoint: the search knows why
     except Exception as error:
@@ -166,7 +166,7 @@ class _Proposals(Searcher):
             return Searcher.FINISHED
         monitor = driver.new_monitor()
         self._running[trial_id] = (trial.number, monitor)
-        given = {"config": self._book.config_of(trial), "shared": self._book.run.path("old"), "monitor": monitor}
+        given = {"config": self._book.config_of(trial), "old": self._book.run.path("old"), "monitor": monitor}
         return {"number": trial.number, **given}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:

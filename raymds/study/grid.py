@@ -23,10 +23,11 @@ _DIED = "its process died more often than run.max_failures allows"
 
 @dataclass(frozen=True)
 class Work:
-    """A cycle; one with `shared`, the directory of the old model's results, is a trial without a test split."""
+    """A cycle of a study."""
 
     config: Config
-    shared: str | None
+    old: str  # folder of the old models' results
+    trial: bool  # without a test split
 
 
 Ended = Callable[[str, str | None], None]  # told a job's name and how it failed, or None
@@ -80,7 +81,7 @@ def _cycle(given: dict[str, Any], jobs: Mapping[str, Work], switch: Any) -> None
     monitor = driver.new_monitor()
     try:
         if not ray.get(switch.enter.remote(name, monitor)):
-            driver.cell(work.config, show, work.shared, monitor, nearest=work.shared is None)
+            driver.cell(work.config, show, work.old, monitor, trial=work.trial, nearest=not work.trial)
     except StoppedError:
         pass  # in a checkpoint: the study knows why
     except Exception as error:

@@ -2,6 +2,7 @@
 
 DIR/cells/DATA/TARGET/METHOD[/RETAINED]/seed-N    the run directory of a cell, an ordinary cycle
 DIR/trials/DATA/TARGET/METHOD/N                   of a setting that is tried, on the first seed, without test
+DIR/old                                           what the old models do, measured by the first cell that needs it
 """
 
 import itertools

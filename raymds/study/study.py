@@ -89,7 +89,7 @@ def _conduct(plan: Plan, show: Show) -> dict[str, Any]:
 def _round(results: Results, left: dict[Job, Config], show: Show) -> bool:
     """Run the jobs that can run now; whether somebody wished the study to stop."""
     plan = results.plan
-    shared = storage.join(plan.uri, "old")
+    old = storage.join(plan.uri, "old")
     jobs = {job.path: job for job in left}
     work, at_once = {}, []
     for job, config in left.items():
@@ -98,7 +98,7 @@ def _round(results: Results, left: dict[Job, Config], show: Show) -> bool:
         except UsageError as error:
             raise named(job, error) from None
         at_once.append(fitting)
-        work[job.path] = grid.Work(placed, shared if isinstance(job, Trial) else None)
+        work[job.path] = grid.Work(placed, old, isinstance(job, Trial))
     cycles = "1 cycle" if len(work) == 1 else f"{len(work)} cycles"
     show({"event": "phase", "phase": f"{cycles} to run, {min(at_once)} at a time"})
 

@@ -61,8 +61,8 @@ class ConstrainedCycle:
         """What may become the outcome: the running mean of the weights since w_old, or the weights themselves."""
         return self._average or self.model
 
-    def measure_old(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """What the old model does on the retained examples, through the transform and the chunks the steps use.
+    def measure_old(self, stop: Callable[[], bool] = lambda: False) -> list[Tensor]:
+        """Set, and return, `old_losses`: of the old model through the transform and the chunks the steps use.
 
         StoppedError where `stop()`.
         """
@@ -75,6 +75,7 @@ class ConstrainedCycle:
             old.values(task, self._config.constraints.loss, np.searchsorted(rows, retained))
             for task, retained in zip(self.tasks.protected, seen, strict=True)
         ]
+        return self.old_losses
 
     def begin(self) -> None:
         """What a first step needs beside the old losses."""

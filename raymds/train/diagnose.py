@@ -3,7 +3,7 @@
 Legend of shapes: m tasks looked at, P trained parameters, S coordinates that gradients are compared in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from raymds.model import ClipWithHeads, class_means
 from raymds.model.precision import trained_in
 from raymds.tasks import Task, Tasks
 from raymds.train.cycle import caption_heads
-from raymds.train.evaluate import Evaluation, evaluate
+from raymds.train.evaluate import Evaluation, evaluate, heed
 from raymds.train.gradients import gradient
 from raymds.train.limits import pools
 from raymds.train.step import distinct_tokens
@@ -43,6 +43,7 @@ class Cast:
     sampler: Sampler
     train: Split
     val: Split
+    stop: Callable[[], bool] = lambda: False  # whether somebody wishes it to stop
 
 
 def diagnose(
@@ -57,6 +58,7 @@ def diagnose(
 
     `old` and `new` are both models' results on val, `old_losses` the old model's values of the examples that λ
     was measured on, `multiplier` λ of METHOD (12) by task. Lengths of gradients are those of all trained parameters.
+    StoppedError on all ranks where `cast.stop()` is true of any.
     """
     loss, limits, names = cast.config.constraints.loss, cast.config.constraints, [t.name for t in cast.tasks.protected]
     looked = sorted(cast.tasks.protected, key=lambda task: -multiplier.get(task.name, 0.0))[:_TASKS]
@@ -107,6 +109,7 @@ class _Gradients:
 
     def of_task(self, task: Task, pool: Rows) -> tuple[Tensor, Tensor]:
         """∇L_k on some of a task's examples, of all parameters and of those of no head alone."""
+        heed(self._cast.stop, self._trunk.device)
         rows = _few(pool)
         total = torch.zeros_like(self._trunk, dtype=self.parameters[0].dtype)
         for share in _shares(rows):
@@ -145,7 +148,7 @@ def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:
     limits, seen = cast.config.constraints, cast.sampler.seen
     rows = np.unique(np.concatenate(seen))
     with trained_in(cast.config.run.precision):  # as the old values were measured
-        now = evaluate(cast.net, cast.train, cast.tasks, limits.temperature, rows, substitutes=True)
+        now = evaluate(cast.net, cast.train, cast.tasks, limits.temperature, rows, substitutes=True, stop=cast.stop)
     found = {}
     for task, old, own in zip(cast.tasks.protected, old_losses, seen, strict=True):
         new = now.values(task, limits.loss, np.searchsorted(rows, own))

@@ -3,9 +3,7 @@
 import contextlib
 import copy
 import os
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
@@ -32,6 +30,7 @@ from raymds.train.follow import Follower
 from raymds.train.net import open_net
 from raymds.train.placement import placed
 from raymds.train.prepared import Prepared, check_examples
+from raymds.train.stop import on_sigterm
 from raymds.train.watch import Monitor
 
 _KEPT = 5  # candidates kept beside the last checkpoint
@@ -98,40 +97,40 @@ def finetune(config: Config, show: Show, take_over: bool = False) -> dict[str, A
     """
     ready = prepare(config, show)
     ready.run.claim(ready.config)
-    outcome = alone(ready.run, lambda: _cycle(ready, show), show, take_over)
+    outcome = alone(ready.run, lambda: _cycle(ready, show, ready.run.path("old")), show, take_over)
     recorded.keep(ready.config, ready.run, show)
     return outcome
 
 
 def cell(
-    config: Config, show: Show, shared: str | None = None, monitor: Any = None, nearest: bool = False
+    config: Config, show: Show, old: str, monitor: Any, *, trial: bool = False, nearest: bool = False
 ) -> dict[str, Any]:
     """As `finetune`, for a search or a study, which holds the lease of what it works on.
 
-    A trial has `shared`, the directory of the old model's results; its outcome is chosen on val and has no certificate.
-    Through `monitor` it may be stopped. With `nearest` a cycle that chooses nothing has a certificate, of the candidate
-    nearest to a choice; its outcome is the old model all the same.
+    `old` is the folder of the old model's results, which cells share. Through `monitor` it may be stopped. The outcome
+    of a `trial` is chosen on val and has no certificate. With `nearest` a cycle that chooses nothing has one, of the
+    candidate nearest to a choice; its outcome is the old model all the same.
     """
-    ready = prepare(config, show, trial=shared is not None)
+    ready = prepare(config, show, trial=trial)
     ready.run.claim(ready.config)
     outcome = ready.run.read_json("outcome.json")
     if outcome is None:
-        outcome = _cycle(ready, show, shared, monitor, nearest)
+        outcome = _cycle(ready, show, old, monitor, trial=trial, nearest=nearest)
         ready.run.write_json("outcome.json", outcome)
     return outcome
 
 
 def _cycle(
-    ready: Prepared, show: Show, shared: str | None = None, monitor: Any = None, nearest: bool = False
+    ready: Prepared, show: Show, old: str, monitor: Any = None, *, trial: bool = False, nearest: bool = False
 ) -> dict[str, Any]:
     """The outcome of a cycle that has none yet; writes certificate.json."""
     config, run, use = ready.config, ready.run, None
-    if not shared:
+    if not trial:
         show({"event": "note", "note": ready.outlook})
         use = recorded.reserve_test(config, run, ready.data)
     spending = recorded.spending(config, use)
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    result, seconds = _fit(spending, run, "run_cycle", keep, show, monitor, shared=shared, nearest=nearest)
+    result, seconds = _fit(spending, run, "run_cycle", keep, show, monitor, old=old, trial=trial, nearest=nearest)
     outcome = conclude(config, run, ready.data, result, use) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     return outcome | {"skipped_images": result["skipped_images"]}
@@ -176,7 +175,7 @@ def _fit(
     keep: CheckpointConfig,
     show: Show,
     monitor: Any = None,
-    **given: str | bool | None,
+    **given: str | bool,
 ) -> tuple[dict[str, Any], float]:
     """Run a loop on the workers, with `given`; (rank 0's result, seconds). Errors of the user's stay themselves."""
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
@@ -201,7 +200,7 @@ def _fit(
         ),
     )
     begin = time.perf_counter()
-    with _on_sigterm(monitor.stop.remote), Follower(monitor, show, config.run):
+    with on_sigterm(monitor.stop.remote), Follower(monitor, show, config.run):
         try:
             result: dict[str, Any] = cast(Any, trainer.fit()).return_value
         except ControllerError as error:
@@ -241,21 +240,8 @@ def quiet_tune(stop: Callable[[], None]) -> Iterator[str]:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
     }
-    with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, _on_sigterm(stop):
+    with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, on_sigterm(stop):
         yield folder
-
-
-@contextlib.contextmanager
-def _on_sigterm(stop: Callable[[], object]) -> Iterator[None]:
-    """SIGTERM, which `ray job stop` sends, calls `stop`; what runs then ends in a checkpoint."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def located(config: Config) -> Config:

@@ -45,17 +45,24 @@ def choose(
 ) -> select.Choice[Any] | None:
     """The choice among the checkpoints that were kept, interpolating where the config allows it."""
 
-    def evaluate_at(candidate: Any, alpha: float) -> select.Record:
-        return measure(select.interpolate(w_old, candidate_of(config, candidate), alpha))
+    def towards(candidate: Any) -> Callable[[float], select.Record]:
+        weights = candidate_of(config, candidate, w_old)
+        return lambda alpha: measure(select.interpolate(w_old, weights, alpha))
 
     candidates = [(report, report.metrics["record"]) for report in candidates_kept()]
-    return select.choose(candidates, evaluate_at if config.select.interpolate else None)
+    return select.choose(candidates, towards if config.select.interpolate else None)
 
 
-def candidate_of(config: Config, candidate: Any) -> dict[str, Tensor]:
-    """The weights of a candidate among the checkpoints that were kept."""
-    _, weights, state = checkpoint.load(uri_of(config, candidate.checkpoint))
-    return cycle.candidate_weights(weights, state)
+def candidate_of(config: Config, candidate: Any, w_old: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a candidate among the checkpoints that were kept, which rank 0 reads for all.
+
+    `w_old`, on the CPU, says on the other ranks which tensors there are.
+    """
+    found, device = w_old, torch.device(ray.train.torch.get_device())
+    if dist.rank() == 0:
+        _, weights, state = checkpoint.load(uri_of(config, candidate.checkpoint))
+        found = cycle.candidate_weights(weights, state)
+    return {name: dist.broadcast(found[name].to(device)).cpu() for name in w_old}
 
 
 def delivered(
@@ -80,8 +87,8 @@ def delivered(
         if trial or not nearest:
             return none
         best = max(kept, key=lambda report: select.score(report.metrics["record"]))
-        return none | certified(config, data, tasks, net, w_old, candidate_of(config, best), emit, chosen=False)
-    weights = select.interpolate(w_old, candidate_of(config, choice.candidate), choice.alpha)
+        return none | certified(config, data, tasks, net, w_old, candidate_of(config, best, w_old), emit, chosen=False)
+    weights = select.interpolate(w_old, candidate_of(config, choice.candidate, w_old), choice.alpha)
     chosen = {"step": choice.candidate.metrics["step"], "alpha": choice.alpha, "record": choice.record}
     if trial:
         published = publish(config, net, weights, "weights.safetensors", developed(config, net, tasks))

@@ -25,6 +25,7 @@ from raymds.method.grouped import Groups
 from raymds.model import ClipWithHeads
 from raymds.tasks import Task, Tasks
 
+_STOPPED = "stopped while measuring; the same command goes on from the last checkpoint"
 _NOT_MEASURED = -2.0  # in place of a class; −1 is an image that can't be decoded
 
 
@@ -152,7 +153,7 @@ def evaluate(
         progress(done)
     gathered = dist.all_gather(results.to(model.mean.device), sizes).cpu().numpy()
     if (gathered[:, 0] == _NOT_MEASURED).any():
-        raise StoppedError("stopped while measuring; the same command goes on from the last checkpoint")
+        raise StoppedError(_STOPPED)
     predicted = {a: gathered[:, 0, column].astype(np.int64) for column, a in enumerate(tasks.classes)}
     return Evaluation(
         labels={a: np.where(gathered[:, 0, 0] < 0, -1, split.labels[a][rows]) for a in tasks.attributes},
@@ -161,3 +162,9 @@ def evaluate(
         first=None if split.prints is None else split.prints.first[rows],
         group=None if split.group is None else split.group[rows],
     )
+
+
+def heed(stop: Callable[[], bool], device: torch.device) -> None:
+    """StoppedError on all ranks where `stop()` is true of any; they all ask."""
+    if dist.all_reduce_sum(torch.tensor(float(stop()), device=device)) > 0:
+        raise StoppedError(_STOPPED)

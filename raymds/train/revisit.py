@@ -17,6 +17,7 @@ from raymds.train.diagnose import Cast, diagnose
 from raymds.train.evaluate import evaluate
 from raymds.train.limits import build_sampler
 from raymds.train.net import open_net
+from raymds.train.old import OldModel
 
 
 def diagnose_run(uri: str) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     net = open_net(config, tasks.heads).to(device)
     train, val = (data.load(split, tasks.vocabularies) for split in ("train", "val"))
     w_old, temperature = net.weights(), config.constraints.temperature
-    old = evaluate(net, val, tasks, temperature)
+    known = OldModel(run.path("old"), config, data, tasks, net).known_val()
+    old = known or evaluate(net, val, tasks, temperature)
     net.freeze(config.model.freeze.image, config.model.freeze.text)
     net.load_weights(candidate_weights(weights, state), uri)
     new = evaluate(net, val, tasks, temperature)

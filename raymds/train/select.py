@@ -10,8 +10,8 @@ from raymds.method.verdict import PerTask, of_task
 from raymds.tasks import Task, Tasks
 from raymds.train.evaluate import Evaluation, paired
 
-ALPHAS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # tried from the largest down
-RESCUES = 2  # candidates tried at all alphas where none may be chosen as it is; one where the rescued has to beat one
+HALVINGS = 5  # measurements of a rescue: α to 1/32
+RESCUES = 2  # candidates tried where none may be chosen as it is; one where the rescued has to beat one
 
 Record = dict[str, Any]  # what METHOD (2), (3), (5) say of a model against the old one, JSON-ready
 C = TypeVar("C")
@@ -63,37 +63,47 @@ def score(record: Record) -> float:
 
 
 def choose(
-    candidates: Sequence[tuple[C, Record]], evaluate_at: Callable[[C, float], Record] | None
+    candidates: Sequence[tuple[C, Record]], towards: Callable[[C], Callable[[float], Record]] | None
 ) -> Choice[C] | None:
     """The feasible candidate with the best target accuracy of those that gained at the target, or None.
 
-    `evaluate_at(candidate, α)` measures w_old + α(w − w_old); where it is given, the others are rescued: `_rescue`.
+    `towards(candidate)` loads it and returns what measures w_old + α(w − w_old); where it is given, the others are
+    rescued: the first that can be, from the nearest to feasible on (the others would end nearer to the old model), and
+    `RESCUES` of them are tried at most.
     """
     best: Choice[C] | None = None
     ordered = sorted(candidates, key=lambda pair: score(pair[1]), reverse=True)
     for candidate, record in ordered:
         if _good(record) and _beats(record, best):
             best = Choice(candidate, 1.0, record)
-    if evaluate_at is None:
+    if towards is None:
         return best
-    return _rescue([candidate for candidate, record in ordered if not _good(record)], evaluate_at, best) or best
+    others = [candidate for candidate, record in ordered if not _good(record)]
+    for candidate in others[: 1 if best else RESCUES]:
+        rescued = _rescue(candidate, towards(candidate), best)
+        if rescued:
+            return rescued
+    return best
 
 
-def _rescue(
-    candidates: Sequence[C], evaluate_at: Callable[[C, float], Record], best: Choice[C] | None
-) -> Choice[C] | None:
-    """The first candidate with an α at which it is feasible and beats the best so far, at the largest such α, or None.
+def _rescue(candidate: C, measure: Callable[[float], Record], best: Choice[C] | None) -> Choice[C] | None:
+    """A candidate at the largest feasible α in (0, 1), by bisection, where it gains and beats the best so far; or None.
 
-    Neither feasibility nor the target's accuracy is taken to be monotone in α, so every α is measured until one does.
-    Each costs a pass over val: the candidates are tried from the nearest to feasible on (the others would end nearer to
-    the old model), the first that is saved ends it, and `RESCUES` candidates are tried at most.
+    `measure(α)` is a pass over val; there are `HALVINGS`. The old model is feasible, and feasibility is taken to end at
+    one α between it and the candidate, which gives that α rounded down to 1/32. Where it ends at several, one of them
+    is found. Whatever is returned was itself measured: it is feasible at its α, and gains there.
     """
-    tried = candidates[: 1 if best else RESCUES]
-    for candidate, alpha in ((candidate, alpha) for candidate in tried for alpha in ALPHAS):
-        between = evaluate_at(candidate, alpha)
+    low, high, rescued = 0.0, 1.0, None
+    for _ in range(HALVINGS):
+        alpha = (low + high) / 2
+        between = measure(alpha)
+        if not between["feasible"]:
+            high = alpha
+            continue
+        low = alpha
         if _good(between) and _beats(between, best):
-            return Choice(candidate, alpha, between)
-    return None
+            rescued = Choice(candidate, alpha, between)
+    return rescued
 
 
 def _good(record: Record) -> bool:

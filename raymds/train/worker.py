@@ -28,12 +28,12 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
 from raymds.train import checkpoint, cycle, ending, pretrain, select
-from raymds.train import old as old_model
 from raymds.train.diagnose import Cast, diagnose
 from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.limits import build_sampler
 from raymds.train.net import open_net
+from raymds.train.old import OldModel
 from raymds.train.step import Training
 
 _NOTICE = 5.0  # seconds between looks for a machine that is about to be taken away
@@ -58,12 +58,12 @@ def run_pretraining(payload: dict[str, Any]) -> dict[str, Any]:
 def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
     """Ray Train entry of `raymds finetune`; rank 0 returns what outcome.json and certificate.json are made of.
 
-    `payload["shared"]` is the directory of the old model's results where the cycle is a trial of a search. Its
-    candidate is chosen on val alone: the test split is for the search's winner. With `payload["nearest"]` the candidate
-    nearest to a choice is measured on test where there is none, for a study of what a method does.
+    `payload["old"]` is the folder of the old model's results. The candidate of a `payload["trial"]` is chosen on val
+    alone: the test split is for the search's winner. With `payload["nearest"]` the candidate nearest to a choice is
+    measured on test where there is none, for a study of what a method does.
     """
     with _started(payload) as (config, emit, device):
-        shared: str | None = payload["shared"]
+        trial: bool = payload["trial"]
         data = DataSet.open(config.data.uri, config.data)
         tasks = resolve(config.task, data.attributes)
         train, val = (data.load(split, tasks.vocabularies) for split in ("train", "val"))
@@ -81,21 +81,21 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         def compare(before: Evaluation, after: Evaluation) -> select.Record:
             return select.compare(before, after, tasks, config.select.tolerance, config.constraints.loss)
 
-        name = old_model.key(config, data.digest, device) if shared else ""
-        known = old_model.recall(shared, name, device) if shared else None
-        if known is None:
+        def measure_val() -> Evaluation:
             emit({"event": "phase", "phase": "measuring the old model"})
-        old = known[0] if known else measure(val)
+            return measure(val)
+
+        def measure_retained() -> list[Tensor]:
+            emit({"event": "phase", "phase": "measuring the old model on the retained examples"})
+            return training.measure_old(emit.told)
+
+        known = OldModel(payload["old"], config, data, tasks, net)
+        old = known.val(measure_val)
         start, measured = _resume(config, training, emit)
         if start == 0:
-            if known:
-                training.old_losses = known[1]
-            else:
-                training.measure_old(emit.told)
+            training.old_losses = known.retained(measure_retained)
             training.begin()
             emit({"event": "eval", "step": 0, **compare(old, old)})
-            if shared and known is None and dist.rank() == 0:
-                old_model.keep(shared, name, old, training.old_losses)
 
         def candidate(step: int) -> dict[str, Any]:
             new = evaluate(training.candidate, val, tasks, config.constraints.temperature, stop=emit.told)
@@ -108,14 +108,14 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         _loop(config, training, train, sampler, start, emit, candidate)
         emit({"event": "phase", "phase": "diagnosing the last candidate"})
         diagnosis = None
-        if not shared:
+        if not trial:
             new = measure(val, training.candidate.weights())
-            cast = Cast(config, tasks, net, sampler, train, val)
+            cast = Cast(config, tasks, net, sampler, train, val, emit.told)
             diagnosis = diagnose(cast, w_old, training.old_losses, training.named(training.multiplier), old, new)
         emit({"event": "phase", "phase": "choosing among candidates"})
         choice = ending.choose(config, w_old, lambda weights: compare(old, measure(val, weights)))
         skipped = ending.skipped({"train": train, "val": val})
-        kind = {"trial": bool(shared), "nearest": payload.get("nearest", False)}
+        kind = {"trial": trial, "nearest": payload["nearest"]}
         result = ending.delivered(config, data, tasks, net, w_old, choice, emit, **kind)
         return result | {"diagnosis": diagnosis, "skipped_images": result.get("skipped_images", {}) | skipped}
 

@@ -74,7 +74,7 @@ def test_every_cell_is_a_run_with_a_certificate_and_no_trial_is(conducted: Path,
     assert all((trial / "outcome.json").exists() and not (trial / "certificate.json").exists() for trial in trials)
     ended = [record["run"] for record in said if record["event"] == "cell"]
     assert len(ended) == len(set(ended)) == 4
-    assert len(list((conducted / "old").glob("*.json"))) == 1
+    assert len(list((conducted / "old").glob("val-*.json"))) == 1
 
 
 def test_the_best_setting_of_a_method_is_what_its_cells_have(conducted: Path) -> None:

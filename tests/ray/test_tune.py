@@ -91,7 +91,7 @@ def test_the_winner_keeps_everything_and_is_certified_once(searched: Path) -> No
 def test_trials_are_cycles_that_share_the_old_model(searched: Path) -> None:
     first = next(r for r in records(searched / "trials" / "000") if r["event"] == "step")["h"]
     assert all(value == 0.0 for value in first.values())  # invariant 1
-    assert len(list((searched / "old").glob("*.json"))) == 1
+    assert len(list((searched / "old").glob("val-*.json"))) == 1
 
 
 def test_the_page_of_a_search_links_the_trials_that_have_one(searched: Path) -> None:

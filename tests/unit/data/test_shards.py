@@ -81,9 +81,19 @@ def test_one_flipped_byte_is_found_and_named(uri: str) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    for use in (lambda d: d.load("train").example(13), lambda d: d.check()):
-        with pytest.raises(UsageError, match=r"train-1\.parquet: shard is damaged: .*the manifest says"):
-            use(DataSet.open(uri))
+    with pytest.raises(UsageError, match=r"train-1\.parquet: shard is damaged: .*the manifest says"):
+        DataSet.open(uri).load("train").example(13)
+
+
+def test_before_a_run_begins_no_shard_is_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes are compared; a flipped byte is found where its shard is used, as above."""
+    path = Path(uri, "train-1.parquet")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    data, read = DataSet.open(uri), list[str]()
+    monkeypatch.setattr(storage, "read", read.append)
+    data.check()
+    assert read == []
 
 
 def test_a_missing_or_cut_shard_is_named(uri: str) -> None:

@@ -18,6 +18,7 @@ TEXTS = ["the weather is foggy.", "a", "driving on a highway on a partly cloudy 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}  # open_clip's own tokens
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "head_width": 16, "patch_size": None}
+TINY = {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT}
 
 
 def trained(classes: Sequence[str] = CLASSES, rank: int = 4) -> ClipWithHeads:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.tasks import Vocabularies
@@ -30,6 +31,12 @@ class Recorder:
     def report(self, metrics: dict[str, Any], checkpoint: Any, *, checkpoint_upload_fn: Any, **_: Any) -> None:
         checkpoint_upload_fn(checkpoint, "")
         self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=checkpoint))
+
+
+def payload_of(config: Config, recorder: Recorder, **given: Any) -> dict[str, Any]:
+    """What a driver gives `worker.run_cycle`; `given` instead of what a single cycle has."""
+    own = {"old": f"{config.run.uri}/old", "trial": False, "nearest": False}
+    return {"config": config, "monitor": recorder} | own | given
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from raymds.scenes.render import ATTRIBUTES
 from raymds.tasks import resolve
 from raymds.train import cycle, ending, limits, measure, worker
 from tests.conftest import overrides, silent, write_scenes
-from tests.unit.train.conftest import Recorder
+from tests.unit.train.conftest import Recorder, payload_of
 
 CLASSES = [f"{attribute}:{label}" for attribute, labels in ATTRIBUTES.items() for label in labels]
 Accuracies = dict[str, tuple[float, float]]  # task -> accuracy, loss
@@ -143,7 +143,7 @@ def test_heads_that_a_cycle_does_not_ask_for_go_through_it_unchanged(
     config = load(Config, None, [*overrides(data_uri, delivered, str(tmp_path / "run")), *more, "optim.lr=1e-2"])
     net = worker._old_net(config, resolve(config.task, DataSet.open(data_uri).attributes), torch.device("cpu"))
     assert net.classes == [f"weather:{label}" for label in ATTRIBUTES["weather"]]
-    worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    worker.run_cycle(payload_of(config, recorder))
     before = read_weights(delivered).tensors
     after = read_weights(ending.checkpoint_uri(config, "step-0000008") + "/weights.safetensors").tensors
     assert after.keys() == before.keys()

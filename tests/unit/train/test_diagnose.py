@@ -1,20 +1,16 @@
 """The figures of a diagnosis, by hand and on the model that has not moved."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from raymds.config import Config
 from raymds.data.shards import DataSet
-from raymds.errors import UsageError
 from raymds.model import load
 from raymds.tasks import resolve
 from raymds.train.cycle import ConstrainedCycle
 from raymds.train.diagnose import Cast, conditioning, cosines, diagnose, stationarity
 from raymds.train.evaluate import evaluate
 from raymds.train.limits import build_sampler
-from raymds.train.revisit import diagnose_run
 
 G = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
 
@@ -66,8 +62,3 @@ def test_the_unchanged_model_violates_nothing_and_its_objective_is_the_old_one(
     assert found["least_residual"] <= 1.0
     assert all(F["old"] == F["new"] for F in found["objective"].values())
     assert found["delta"]["with_heads"] >= found["delta"]["without_heads"] >= 0
-
-
-def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no run"):
-        diagnose_run(str(tmp_path))

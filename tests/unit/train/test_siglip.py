@@ -11,7 +11,7 @@ from raymds.config import Config, load
 from raymds.train import ending, worker
 from tests.conftest import overrides, records
 from tests.towers import write_tower
-from tests.unit.train.conftest import Recorder
+from tests.unit.train.conftest import Recorder, payload_of
 
 
 def test_a_siglip_is_trained_certified_and_exported(
@@ -20,7 +20,7 @@ def test_a_siglip_is_trained_certified_and_exported(
     weights, run, export = write_tower("SigLIP", tmp_path), tmp_path / "run", tmp_path / "export"
     settings = [*overrides(data_uri, weights, str(run)), "model.name=''", "optim.lr=1e-3", "select.interpolate=false"]
     config = load(Config, None, [*settings, "select.tolerance=0.9", "select.require=undecided"])
-    result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    result = worker.run_cycle(payload_of(config, recorder))
     assert all(h == 0.0 for h in next(r["h"] for r in records(run) if r["event"] == "step").values())
     if result["choice"] is None:  # nothing gained at the target: the last candidate is certified all the same
         winner = ending.checkpoint_uri(config, "step-0000008")

@@ -17,11 +17,11 @@ from raymds.method.verdict import refusal
 from raymds.model import load
 from raymds.run import RunDirectory
 from raymds.tasks import resolve
-from raymds.train import checkpoint, ending, select, worker
+from raymds.train import checkpoint, diagnose, ending, select, worker
 from raymds.train.conclude import conclude
 from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate, paired
-from tests.unit.train.conftest import Recorder
+from tests.unit.train.conftest import Recorder, payload_of
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
@@ -30,13 +30,13 @@ def test_the_test_split_is_read_once_after_the_choice(
 ) -> None:
     config.select.average = average
 
-    def last(candidates: Any, evaluate_at: Any) -> Any:
+    def last(candidates: Any, towards: Any) -> Any:
         candidate, record = candidates[-1]
-        assert evaluate_at(candidate, 1.0) == record  # the checkpoint holds the candidate that was measured
+        assert towards(candidate)(1.0) == record  # the checkpoint holds the candidate that was measured
         return select.Choice(candidate, 1.0, record)
 
     monkeypatch.setattr(select, "choose", last)
-    result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    result = worker.run_cycle(payload_of(config, recorder))
     assert result["choice"]["step"] == 8
     data = DataSet.open(config.data.uri)
     tasks, test = resolve(config.task, data.attributes), data.load("test")
@@ -59,6 +59,7 @@ def test_the_test_split_is_read_once_after_the_choice(
         "read train",
         "read val",
         "measuring the old model",
+        "measuring the old model on the retained examples",
         "diagnosing the last candidate",
         "choosing among candidates",
         "certifying on the test split",
@@ -72,8 +73,8 @@ def test_weights_that_may_not_become_the_outcome_have_another_name(
 ) -> None:
     """The worker names the weights and the driver the outcome, by one decision."""
     config.select.require, config.select.tolerance = require, 0.0
-    monkeypatch.setattr(select, "choose", lambda found, evaluate_at: select.Choice(found[-1][0], 1.0, found[-1][1]))
-    result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    monkeypatch.setattr(select, "choose", lambda found, towards: select.Choice(found[-1][0], 1.0, found[-1][1]))
+    result = worker.run_cycle(payload_of(config, recorder))
     assert result["refused"] == refusal(result["certificate"], require, "gain")
     name = "rejected" if result["refused"] else "weights"
     assert result["weights"]["uri"] == f"{config.run.uri}/{name}.safetensors"
@@ -85,18 +86,18 @@ def test_weights_that_may_not_become_the_outcome_have_another_name(
 def test_without_a_choice_the_test_split_is_not_read(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
-    assert worker.run_cycle({"config": config, "monitor": recorder, "shared": None})["choice"] is None
+    monkeypatch.setattr(select, "choose", lambda candidates, towards: None)
+    assert worker.run_cycle(payload_of(config, recorder))["choice"] is None
     assert "read test" not in recorder.events
 
 
 def test_without_a_choice_a_study_has_the_nearest_candidate_measured(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
+    monkeypatch.setattr(select, "choose", lambda candidates, towards: None)
     run = RunDirectory(config.run.uri)
     run.claim(config)
-    result = worker.run_cycle({"config": config, "monitor": recorder, "shared": None, "nearest": True})
+    result = worker.run_cycle(payload_of(config, recorder, nearest=True))
     assert recorder.events[-2:] == ["certifying on the test split", "read test"]
     assert result["choice"] is None
     data = DataSet.open(config.data.uri)
@@ -110,25 +111,24 @@ def test_without_a_choice_a_study_has_the_nearest_candidate_measured(
     rejected = Path(config.run.uri, "rejected.safetensors")  # whatever test says of it
     assert certificate["digests"]["weights"] == sha256(rejected.read_bytes()).hexdigest()
     assert not Path(config.run.uri, "weights.safetensors").exists()
-    weights = ending.candidate_of(config, best)
     tasks = resolve(config.task, data.attributes)
     net = load(config.model.name, str(rejected), tasks.heads, config.model.head_rank, 0)
+    weights = ending.candidate_of(config, best, net.weights())
     assert all(torch.equal(value, weights[name]) for name, value in net.weights().items())
 
 
 def test_a_trial_does_not_read_the_test_split_for_its_nearest_candidate(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(select, "choose", lambda candidates, evaluate_at: None)
-    payload = {"config": config, "monitor": recorder, "shared": str(tmp_path / "old"), "nearest": True}
-    assert "certificate" not in worker.run_cycle(payload)
+    monkeypatch.setattr(select, "choose", lambda candidates, towards: None)
+    assert "certificate" not in worker.run_cycle(payload_of(config, recorder, trial=True, nearest=True))
     assert "read test" not in recorder.events
 
 
 def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, config: Config) -> None:
     recorder.stop_at = 2
     with pytest.raises(StoppedError, match="stopped after step 3, in a checkpoint"):
-        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+        worker.run_cycle(payload_of(config, recorder))
     [report] = recorder.reports
     assert report.metrics == {"step": 3, "score": -1e9}
     assert checkpoint.load(ending.checkpoint_uri(config, "step-0000003"))[0] == 3
@@ -138,7 +138,7 @@ def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, con
 def test_a_stop_while_a_candidate_is_measured_loses_neither_step_nor_candidate(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    payload = {"config": config, "monitor": recorder, "shared": None}
+    payload = payload_of(config, recorder)
     with monkeypatch.context() as patched:
         patched.setattr(Emit, "told", lambda emit: emit._step == 4)
         with pytest.raises(StoppedError, match="stopped while measuring; the same command goes on"):
@@ -167,9 +167,82 @@ def test_a_stop_is_heard_before_the_first_step_and_after_the_last(
     heard = "choosing among candidates" if step else "measuring the old model"
     monkeypatch.setattr(Emit, "told", lambda emit: recorder.events[-1] == heard)
     with pytest.raises(StoppedError, match="stopped while measuring"):
-        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+        worker.run_cycle(payload_of(config, recorder))
     assert recorder.events[-1] == heard
     assert [report.metrics["step"] for report in recorder.reports] == ([4, 8] if step else [])
+
+
+def test_what_the_old_model_does_is_measured_once(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By the run that goes on, that is made again, or that has another seed; to the same bits."""
+    config.select.tolerance = 0.0
+
+    def measured() -> int:
+        return sum(event.startswith("measuring the old model") for event in recorder.events)
+
+    payload = payload_of(config, recorder)
+    recorder.stop_at = 5
+    with pytest.raises(StoppedError, match="after step 6"):
+        worker.run_cycle(payload)
+    assert measured() == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(worker.ray.train, "get_checkpoint", lambda: recorder.reports[-1].checkpoint)
+        recorder.stop_at = 1000
+        worker.run_cycle(payload)
+    assert measured() == 2
+
+    def outcome(uri: str) -> tuple[Any, bytes]:
+        config.run.uri = uri
+        recorder.reports.clear()
+        result = worker.run_cycle(payload)
+        records = [report.metrics for report in recorder.reports]
+        final = Path(ending.checkpoint_uri(config, "step-0000008"), "checkpoint.json")
+        return (records, {**result, "weights": 0}), final.read_bytes()
+
+    with_it = outcome(str(tmp_path / "again"))
+    assert measured() == 2
+    payload["old"] = str(tmp_path / "empty")
+    assert outcome(str(tmp_path / "without")) == with_it
+    assert measured() == 4
+    config.run.seed = 1
+    worker.run_cycle(payload)
+    assert measured() == 5  # other retained examples, the same val
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stop_is_heard_while_the_last_candidate_is_diagnosed(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    """While its losses are measured, and between the gradients of two tasks."""
+    seen = []
+    changes = diagnose._changes
+
+    def noted(cast: Any, old_losses: Any) -> Any:
+        seen.append("losses")
+        found = changes(cast, old_losses)
+        seen.append("gradients")
+        return found
+
+    monkeypatch.setattr(diagnose, "_changes", noted)
+    monkeypatch.setattr(Emit, "told", lambda emit: len(seen) > stopped)
+    with pytest.raises(StoppedError, match="stopped while measuring"):
+        worker.run_cycle(payload_of(config, recorder))
+    assert seen == ["losses", "gradients"][: stopped + 1]
+    assert recorder.events[-1] == "diagnosing the last candidate"
+
+
+def test_a_rescue_reads_each_candidate_once(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    load_it = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda uri: read.append(uri) or load_it(uri))  # type: ignore[func-returns-value]
+    compare = select.compare
+    monkeypatch.setattr(select, "compare", lambda *given: compare(*given) | {"feasible": False})
+    assert worker.run_cycle(payload_of(config, recorder))["choice"] is None
+    assert sorted(read) == [ending.checkpoint_uri(config, f"step-000000{step}") for step in (4, 8)]
+    assert recorder.events[-1] == "choosing among candidates"
 
 
 @pytest.mark.parametrize("there", [b"", b"another: run\n", None])
@@ -178,7 +251,7 @@ def test_a_run_directory_that_a_worker_does_not_see(recorder: Recorder, config: 
     if there is not None:
         stored.parent.mkdir(parents=True, exist_ok=True)
         stored.write_bytes(there)
-    payload = {"config": config, "monitor": recorder, "shared": None, "claimed": sha256(claimed).hexdigest()}
+    payload = payload_of(config, recorder, claimed=sha256(claimed).hexdigest())
     with pytest.raises(UsageError, match=r"run\.uri=.*: is a path of the machine .* does not have it; give a URI"):
         worker.run_cycle(payload)
     assert recorder.events == []
@@ -193,7 +266,7 @@ def test_event_files_are_left_in_the_run_directory_alone(
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     recorder.stop_at = stop_at
     with suppress(StoppedError):
-        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+        worker.run_cycle(payload_of(config, recorder))
     assert list(temporary.glob("raymds-*")) == []
     assert len(list(Path(config.run.uri, "tensorboard").iterdir())) == 1
 
@@ -203,7 +276,7 @@ def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
 ) -> None:
     monkeypatch.setattr(worker, "_NOTICE", 0)
     monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: "in two minutes")
-    worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+    worker.run_cycle(payload_of(config, recorder))
     assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
     assert [report.metrics["step"] for report in ending.candidates_kept()] == [4, 8]
 
@@ -226,4 +299,4 @@ def test_a_step_without_memory_says_which_number_to_lower(
     monkeypatch.setattr(worker.cycle.ConstrainedCycle, "step", step)
     said = r"run\.micro_batch=0: a worker has no memory for 55 images at a time; set run\.micro_batch=13, "
     with pytest.raises(UsageError, match=said):
-        worker.run_cycle({"config": config, "monitor": recorder, "shared": None})
+        worker.run_cycle(payload_of(config, recorder))

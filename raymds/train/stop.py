@@ -1,0 +1,19 @@
+"""SIGTERM, which `ray job stop` sends, as a wish that a command can grant."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def on_sigterm(stop: Callable[[], object]) -> Iterator[None]:
+    """SIGTERM calls `stop`, in the main thread, between two of its instructions."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,65 @@
+"""The diagnosis of a run that was made before: what it measures, and how it is stopped."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raymds.cli.main import main
+from raymds.config import Config
+from raymds.errors import UsageError
+from raymds.run import RunDirectory
+from raymds.train import revisit, worker
+from raymds.train.revisit import diagnose_run
+from tests.unit.train.conftest import Recorder, payload_of
+
+
+@pytest.fixture
+def run(recorder: Recorder, config: Config) -> Path:
+    """A cycle with checkpoints."""
+    config.select.interpolate = False
+    RunDirectory(config.run.uri).claim(config)
+    worker.run_cycle(payload_of(config, recorder))
+    return Path(config.run.uri)
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, note: Callable[[], object]) -> None:
+    """Have `note` called before each measurement on val."""
+    evaluate = revisit.evaluate
+
+    def noting(*given: Any, **more: Any) -> Any:
+        note()
+        return evaluate(*given, **more)
+
+    monkeypatch.setattr(revisit, "evaluate", noting)
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no run"):
+        diagnose_run(str(tmp_path))
+
+
+def test_the_old_model_is_measured_where_the_run_did_not_leave_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    noted(monkeypatch, lambda: measured.append(1))
+    known = diagnose_run(str(run))
+    assert len(measured) == 1
+    shutil.rmtree(run / "old")
+    assert diagnose_run(str(run)) == known
+    assert len(measured) == 3
+    assert not (run / "old").exists()  # a diagnosis writes nothing
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_is_heard_while_it_measures(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int
+) -> None:
+    before = signal.getsignal(number)
+    noted(monkeypatch, lambda: os.kill(os.getpid(), number))
+    assert main(["diagnose", str(run)]) == status
+    assert capsys.readouterr().err == "raymds: stopped; the same command goes on from what it has written\n"
+    assert signal.getsignal(number) == before
