@@ -16,8 +16,8 @@ from typing import Any
 
 from raymds.config import Config, load
 from raymds.data.config import ScenesConfig
+from raymds.log import records
 from raymds.model import ClipWithHeads, pack_weights
-from raymds.run import MetricsLog, RunDirectory
 from raymds.scenes import dataset as scene_set
 from raymds.train import driver
 
@@ -47,13 +47,13 @@ def main() -> None:
         scene_set.make(f"{folder}/data", load(ScenesConfig, "demo-scenes", rows), 2, lambda record: None)
         Path(folder, "old.safetensors").write_bytes(pack_weights(ClipWithHeads("tiny-64", [], 32, 0)))
         given = [f"data.uri={folder}/data", f"model.weights={folder}/old.safetensors", f"run.uri={folder}/run"]
-        given += [f"optim.steps={options.steps}", f"select.every={EVERY}", "select.tolerance=0.99"]
+        given += [f"optim.steps={options.steps}", f"select.every={EVERY}", "run.log_every=1", "select.tolerance=0.99"]
         config = load(Config, "demo", given)
         driver.finetune(config, lambda record: None)
-        records = MetricsLog(RunDirectory(config.run.uri)).records
-    protected = next(len(r["tasks"]) for r in records if r["event"] == "eval")
-    shares = costs(records, config.objective.batch + config.constraints.images_per_task * protected)
-    held = [r["seconds"] for r in records if r["event"] == "checkpoint"]
+        found = list(records(config.run.uri))
+    protected = next(len(r["tasks"]) for r in found if r["event"] == "eval")
+    shares = costs(found, config.objective.batch + config.constraints.images_per_task * protected)
+    held = [r["seconds"] for r in found if r["event"] == "checkpoint"]
     share, pause = 100 * statistics.median(shares), statistics.median(held)
     print(f"a checkpoint every {EVERY} steps: {share:.1f} % of the time of the steps; the loop is held {pause:.3f} s")
     if options.json:

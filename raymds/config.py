@@ -154,6 +154,7 @@ class RunConfig:
     precision: str | None = None  # of training: fp32, tf32, bf16; null: bf16 on GPUs, else fp32
     timeout: float = 600.0  # seconds that workers wait for one of them before they count it as lost
     max_failures: int = 3  # restarts after a lost worker before the run ends
+    log_every: Any = "auto"  # steps between two records of steps in the log; auto: so that a run has some 2,000
     seed: int = 0  # of every random choice
 
 

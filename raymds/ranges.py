@@ -127,6 +127,7 @@ RULES: list[Rule] = [
     ("run.placement", lambda v: v in {"pack", "spread"}, "has to be pack or spread"),
     ("run.timeout", *_POSITIVE),
     ("run.max_failures", *_NOT_NEGATIVE),
+    ("run.log_every", lambda v: v == "auto" or (type(v) is int and v > 0), "has to be auto, or a number of steps"),
     ("run.seed", *_NOT_NEGATIVE),
     ("ledger.uri", *_FILLED),
     ("ledger.author", *_FILLED),

@@ -6,8 +6,6 @@ A run is finished when its last file, `outcome.json`, is there.
 """
 
 import difflib
-import json
-from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
@@ -107,46 +105,6 @@ def _settled(text: str, search: bool, begun_in: str) -> list[str]:
     # A certificate's confidence depends on the uses that the ledger counts, and on nothing else of the section.
     content["ledger"] = (content.pop("ledger", None) or {}).get("uri")
     return yaml.safe_dump(content, sort_keys=False).splitlines()
-
-
-class MetricsLog:
-    """`metrics.jsonl`, rewritten whole so that it is readable at any moment and works in an object store.
-
-    A run that goes on from a checkpoint drops what was logged after it, one that starts over drops everything.
-    """
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._uri = run.path("metrics.jsonl")
-        found = storage.read_or_none(self._uri) or b""
-        self.records: list[dict[str, Any]] = [json.loads(line) for line in found.splitlines()]
-
-    def add(self, record: dict[str, Any]) -> None:
-        """Append a record; a `start` record drops what lies after its step."""
-        if record["event"] == "start":
-            self.records = [kept for kept in self.records if 0 < record["step"] >= kept["step"]]
-        self.records.append(record)
-
-    def flush(self) -> None:
-        """Publish what was added."""
-        storage.write(self._uri, "".join(json.dumps(record) + "\n" for record in self.records).encode())
-
-
-def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a step or an evaluation by name: `loss`, `u/weather:clear`, `delta/weather:clear`."""
-    if record["event"] == "eval":
-        tasks = [record["target"], *record["tasks"]]
-        kinds = ("new", "accuracy"), ("delta", "delta")
-        named = {f"{name}/{task['task']}": task[key] for key, name in kinds for task in tasks}
-        return named | {"devsafety": record["devsafety"]}
-    if record["event"] != "step":
-        return {}
-    found: dict[str, float] = {}
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            found |= {f"{name}/{part}": number for part, number in value.items()}
-        elif isinstance(value, float):
-            found[name] = value
-    return found
 
 
 def digests(config: str, data: str, parent: str, weights: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """What is made once per test session: a small data set, a small old model, a Ray cluster, a run nothing disturbs."""
 
-import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import ray
 import torch
 
+from raymds import log
 from raymds.config import Config, load, to_yaml
 from raymds.data.shards import Row, write_manifest, write_shard
 from raymds.model import ClipWithHeads, pack_weights
@@ -122,7 +122,7 @@ def finetune(settings: list[str], run: str | Path, *more: str, show: Any = silen
 
 def records(run: str | Path) -> list[dict[str, Any]]:
     """What a run has logged."""
-    return [json.loads(line) for line in storage.read(storage.join(str(run), "metrics.jsonl")).splitlines()]
+    return list(log.records(str(run)))
 
 
 def last_checkpoint(run: str | Path, step: int = 8) -> list[bytes]:

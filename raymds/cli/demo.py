@@ -5,8 +5,9 @@ import time
 from raymds.cli.terminal import Terminal
 from raymds.config import Config, load
 from raymds.data.config import ScenesConfig
+from raymds.log import records
 from raymds.report import RunFiles, render
-from raymds.run import MetricsLog, RunDirectory
+from raymds.run import RunDirectory
 from raymds.scenes import dataset as scene_set
 from raymds.store import uri as storage
 from raymds.train import driver
@@ -42,12 +43,12 @@ def tell(directory: str, seed: int, terminal: Terminal) -> int:
     terminal.heading("5/5  certificate and report")
     run, other = RunDirectory(run_uri), RunDirectory(bare_uri)
     certificate = run.read_json("certificate.json")
-    page = render(RunFiles.parse(run.read), RunFiles.parse(other.read))
+    page = render(RunFiles.parse(run), RunFiles.parse(other))
     storage.write(run.path("report.html"), page.encode())
     if certificate is not None:
         terminal.certificate(certificate, f"test split, {100 * certificate['confidence']:g} % joint confidence")
     terminal.say(f"outcome: {outcome['outcome']} model: {outcome['reason']}")
-    last = [record for record in MetricsLog(other).records if record["event"] == "eval"][-1]
+    last = [record for record in records(bare_uri) if record["event"] == "eval"][-1]
     target, worst = last["target"], min(last["tasks"], key=lambda task: task["delta"])
     terminal.say(
         f"without constraints, val at step {last['step']}: {target['task']} {100 * target['delta']:+.1f} points, "

@@ -177,9 +177,9 @@ def report(options: argparse.Namespace, terminal: Terminal) -> int:
     for trial in (run.read_json("tune.json") or {"trials": []})["trials"]:
         if trial["page"]:
             own = RunDirectory(run.path(trial["run"]))
-            storage.write(own.path("report.html"), render(RunFiles.parse(own.read)).encode())
-    beside = RunFiles.parse(RunDirectory(options.beside).read) if options.beside else None
-    page = render(RunFiles.parse(run.read), beside)
+            storage.write(own.path("report.html"), render(RunFiles.parse(own)).encode())
+    beside = RunFiles.parse(RunDirectory(options.beside)) if options.beside else None
+    page = render(RunFiles.parse(run), beside)
     storage.write(run.path("report.html"), page.encode())
     terminal.say(f"report: {run.path('report.html')}")
     tracked = tracking.log(run, page, options.mlflow) if options.mlflow else None

@@ -1,11 +1,16 @@
 """The files of a run directory that the page is made from."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from raymds.errors import UsageError
+from raymds.log import records
 from raymds.report.words import Json
+from raymds.run import RunDirectory
+
+_MOST = 500  # records of steps that are kept: a chart has no more points
 
 
 @dataclass(frozen=True)
@@ -15,47 +20,75 @@ class RunFiles:
     config: str
     """Text of config.yaml."""
     metrics: list[Json]
-    """Records of metrics.jsonl: start, step, eval."""
+    """Records of the log: start, eval, and steps as of `thinned`."""
     outcome: Json | None
     certificate: Json | None
     flips: Json | None
     tune: Json | None = None
-    """Content of tune.json where the directory is a search's, which has no metrics.jsonl of its own."""
+    """Content of tune.json where the directory is a search's, which has no log of its own."""
 
     @classmethod
-    def parse(cls, read: Callable[[str], bytes | None]) -> "RunFiles":
-        """Read a run through `read(name)`, which answers a file's bytes or None where there is no such file.
+    def parse(cls, run: RunDirectory) -> "RunFiles":
+        """Read a run. Of its log no more is in memory at a time than the page shows.
 
-        Raises UsageError where outcome.json, or in a run that is no search metrics.jsonl, is missing, and where a file
-        is broken.
+        Raises UsageError where outcome.json, or in a run that is no search the log, is missing, and where a file is
+        broken.
         """
-        metrics, outcome, tune = read("metrics.jsonl"), read("outcome.json"), read("tune.json")
-        if metrics is None and tune is None:
+        metrics, outcome, tune = thinned(records(run.uri)), run.read("outcome.json"), run.read("tune.json")
+        if not metrics and tune is None:
             raise UsageError("metrics.jsonl is missing: this is no run directory, or the run has not started yet")
         if outcome is None:
             raise UsageError("outcome.json is missing: the run has not finished (or this is no run directory)")
         return cls(
-            config=(read("config.yaml") or b"").decode("utf-8", "replace"),
-            metrics=_lines(metrics or b""),
+            config=(run.read("config.yaml") or b"").decode("utf-8", "replace"),
+            metrics=metrics,
             outcome=_object("outcome.json", outcome),
-            certificate=_object("certificate.json", read("certificate.json")),
-            flips=_object("flips.json", read("flips.json")),
+            certificate=_object("certificate.json", run.read("certificate.json")),
+            flips=_object("flips.json", run.read("flips.json")),
             tune=_object("tune.json", tune),
         )
 
 
-def _lines(text: bytes) -> list[Json]:
-    """The records of metrics.jsonl; a last line cut short by a run that was stopped is no error."""
-    lines = [(number, line) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
-    records = []
-    for number, line in lines:
-        try:
-            records.append(_parsed(line))
-        except ValueError as error:
-            if number == lines[-1][0]:
-                break
-            raise UsageError(f"metrics.jsonl, line {number} is broken: {error}") from error
-    return records
+def thinned(log: Iterable[Json]) -> list[Json]:
+    """Starts, evaluations, and at most 500 records of steps, each the mean of as many consecutive ones, `of`.
+
+    Such a record has the last one's `step`, the means of `u` and `lambda` by task, and the first one's `seconds`:
+    the time of a step is told by a median.
+    """
+    kept: list[Json] = []
+    steps: list[Json] = []
+    waiting: list[Json] = []
+    width = 1
+    for record in log:
+        if record["event"] in {"start", "eval"}:
+            kept.append(record)
+        if record["event"] != "step":
+            continue
+        if len(steps) == _MOST:
+            steps = [_mean(pair) for pair in zip(steps[::2], steps[1::2], strict=True)]
+            width *= 2
+        waiting.append(record)
+        if len(waiting) == width:
+            steps.append(_mean(waiting))
+            waiting = []
+    return kept + steps + ([_mean(waiting)] if waiting else [])
+
+
+def _mean(steps: Sequence[Json]) -> Json:
+    first, last = steps[0], steps[-1]
+    means = {kind: _means([step.get(kind) or {} for step in steps]) for kind in ("u", "lambda")}
+    number = sum(step.get("of", 1) for step in steps)
+    return {"event": "step", "step": last["step"], "of": number, "seconds": first.get("seconds"), **means}
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every task over the steps that sampled it."""
+    found: dict[str, list[float]] = {}
+    for part in values:
+        for task, value in part.items():
+            if value is not None:
+                found.setdefault(task, []).append(value)
+    return {task: math.fsum(numbers) / len(numbers) for task, numbers in found.items()}
 
 
 def _object(name: str, text: bytes | None) -> Json | None:

@@ -4,6 +4,7 @@ Its new model is a version of the registered model `raymds`, with the verdict as
 lost, else the `challenger`.
 """
 
+import itertools
 import json
 import posixpath
 import re
@@ -13,7 +14,8 @@ from typing import Any
 import yaml
 
 from raymds.errors import UsageError
-from raymds.run import MetricsLog, RunDirectory, scalars
+from raymds.log import Summary, records
+from raymds.run import RunDirectory
 
 EXPERIMENT = MODEL = "raymds"
 _PARAMS, _METRICS = 100, 1000  # that MLflow takes in one request
@@ -30,8 +32,7 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
         from mlflow.entities import Metric, Param  # noqa: PLC0415
     except ImportError:
         raise UsageError("--mlflow: MLflow is not installed: pip install mlflow-skinny, or mlflow") from None
-    records = MetricsLog(run).records
-    begin = next((record["time"] for record in records if record["event"] == "start"), 0.0)
+    begin = next((record["time"] for record in records(run.uri) if record["event"] == "start"), 0.0)
     try:
         mlflow.set_tracking_uri(tracking_uri)  # a store of files looks there, too: by default a new mlflow.db
         client = mlflow.MlflowClient(tracking_uri)
@@ -48,13 +49,14 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
         params = [Param(accepted(name), str(value)) for name, value in _flat(config)]
         for first in range(0, len(params), _PARAMS):
             client.log_batch(created, params=params[first : first + _PARAMS])
-        metrics = [
+        summary = Summary()
+        metrics = (
             Metric(accepted(name), value, round(1000 * begin) + record["step"], record["step"])
-            for record in records
-            for name, value in scalars(record).items()
-        ]
-        for first in range(0, len(metrics), _METRICS):
-            client.log_batch(created, metrics=metrics[first : first + _METRICS])
+            for record in records(run.uri)
+            for name, value in summary(record).items()
+        )
+        while batch := list(itertools.islice(metrics, _METRICS)):
+            client.log_batch(created, metrics=batch)
         for name in ("certificate.json", "outcome.json"):
             if (content := run.read(name)) is not None:
                 client.log_text(created, content.decode(), name)

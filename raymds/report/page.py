@@ -46,6 +46,7 @@ def _context(run: RunFiles, beside: RunFiles | None) -> Json:
         **_progress(measured, run.outcome or {}, evals),
         **_histories(steps),
     }  # fmt: skip
+    averaged = charts.averaged(len(steps)) * (steps[0].get("of", 1) if steps else 1)
     found = None if run.tune is None else search.context(run.tune)
     drawn |= found["charts"] if found else {}
     parts = {part: [s["seconds"][part] for s in steps] for part in (steps[0].get("seconds") or {} if steps else {})}
@@ -57,7 +58,7 @@ def _context(run: RunFiles, beside: RunFiles | None) -> Json:
         "grouped": in_groups(run.certificate) if run.certificate else None,
         "started": f"{datetime.fromtimestamp(starts[0]['time'], UTC):%Y-%m-%d %H:%M} UTC" if starts else None,
         "charts": {name: Markup(svg) for name, svg in drawn.items()},  # texts escaped in charts
-        "most_rows": charts.MOST_ROWS, "most_lines": charts.MOST_LINES, "averaged": charts.averaged(len(steps)),
+        "most_rows": charts.MOST_ROWS, "most_lines": charts.MOST_LINES, "averaged": averaged,
         "bounded": any(t.get("upper") is not None for t in measured.tasks),
         "every": evals[1]["step"] - evals[0]["step"] if len(evals) > 1 else None,
         "clock": str(timedelta(seconds=round((run.outcome or {})["seconds"]))),

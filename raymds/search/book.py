@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 from raymds.config import Config
-from raymds.run import MetricsLog, RunDirectory
+from raymds.log import records
+from raymds.run import RunDirectory
 from raymds.search.halving import verdict
 from raymds.search.outcome import outcome, restored
 from raymds.search.sampler import importance, propose
@@ -133,7 +134,7 @@ class Book:
 
 def _history_of(run: RunDirectory) -> tuple[list[Measurement], bool]:
     """What the cycle of a run directory has measured on val, by step, and whether it has ended."""
-    evals = {r["step"]: Measurement.of(r, r["step"]) for r in MetricsLog(run).records if r["event"] == "eval"}
+    evals = {r["step"]: Measurement.of(r, r["step"]) for r in records(run.uri) if r["event"] == "eval"}
     history = [evals[step] for step in sorted(evals) if step > 0]
     concluded = run.read_json("outcome.json")
     if concluded is not None and concluded["outcome"] == "new" and concluded["alpha"] != 1:

@@ -14,7 +14,8 @@ from ray.tune.search import Searcher
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import RaymdsError, StoppedError, UsageError
-from raymds.run import MetricsLog, RunDirectory
+from raymds.log import records
+from raymds.run import RunDirectory
 from raymds.search.book import Book
 from raymds.search.space import Space, parse, trial_config
 from raymds.search.trials import FAILED, FINISHED, Measurement
@@ -250,7 +251,7 @@ def _conclude(book: Book, config: Config, show: Show) -> dict[str, Any]:
         step, alpha, val, weights = (concluded[name] for name in ("step", "alpha", "val", "weights"))
     else:
         step, alpha, weights = won["step"], 1.0, ending.checkpoint_uri(own, f"step-{won['step']:07d}")
-        val = next(r for r in MetricsLog(directory).records if r["event"] == "eval" and r["step"] == step)
+        val = next(r for r in records(directory.uri) if r["event"] == "eval" and r["step"] == step)
     if content["winner"] is None:
         candidate = {"step": step, "alpha": alpha}
         return common | old_outcome(config) | {"reason": content["reason"], "val": val, "candidate": candidate}

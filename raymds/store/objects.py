@@ -7,6 +7,7 @@ run directory can hold them.
 import contextlib
 import functools
 import io
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -105,7 +106,7 @@ def _expired(uri: str, error: OSError, config: StorageConfig) -> bool:
     return False
 
 
-def upload(store: Any, path: str, data: bytes) -> None:
+def upload(store: Any, path: str, data: bytes | mmap.mmap) -> None:
     """One attempt to publish an object; it is there when its stream is closed."""
     inner = store.handler.inner if isinstance(store, pafs.PyFileSystem) else store
     with inner.open_output_stream(path) as stream:

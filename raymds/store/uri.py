@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 import json
+import mmap
 import os
 import uuid
 from collections.abc import Callable
@@ -173,7 +174,7 @@ def read_or_none(uri: str) -> bytes | None:
     return read(uri) if exists(uri) else None
 
 
-def write(uri: str, data: bytes) -> None:
+def write(uri: str, data: bytes | mmap.mmap) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part."""
     filesystem, path = resolve(uri)
     try:
@@ -319,7 +320,7 @@ def _unreadable(uri: str, error: OSError) -> UsageError:
     return UsageError(f"{uri}: can't be read: {store_errors.reason(error)}")
 
 
-def _write_local(target: Path, data: bytes) -> None:
+def _write_local(target: Path, data: bytes | mmap.mmap) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:

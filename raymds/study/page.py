@@ -8,11 +8,12 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from raymds.config import to_yaml
+from raymds.log import records
 from raymds.report import charts as run_charts
 from raymds.report.drawing import alone
+from raymds.report.files import thinned
 from raymds.report.page import series_of
 from raymds.report.words import points, setting
-from raymds.run import MetricsLog, RunDirectory
 from raymds.store import uri as storage
 from raymds.study import charts
 from raymds.study.plan import Cell
@@ -122,8 +123,8 @@ def _multipliers(results: Results) -> Iterator[tuple[str, str, str]]:
         cell = Cell(data, target, plan.main, plan.study.seeds[0], most)
         if cell not in results.cells:
             continue
-        log = MetricsLog(RunDirectory(storage.join(plan.uri, cell.path)))
-        steps = [record for record in log.records if record["event"] == "step"]
+        log = thinned(records(storage.join(plan.uri, cell.path)))
+        steps = [record for record in log if record["event"] == "step"]
         series, told = series_of(steps, "lambda")
         if told:
             at, panels, words = [step["step"] for step in steps], run_charts.panels_of(series), f"{target} on {data}"

@@ -4,7 +4,8 @@ from typing import Any
 
 from raymds.config import Config
 from raymds.data.shards import DataSet
-from raymds.run import MetricsLog, RunDirectory, digests
+from raymds.log import records
+from raymds.run import RunDirectory, digests
 from raymds.store import uri as storage
 from raymds.train import recorded, select
 from raymds.train.advice import advise, says
@@ -64,7 +65,7 @@ def _found(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
     diagnosis = result.get("diagnosis")
     if diagnosis is None:
         return {}
-    evals = {r["step"]: r for r in MetricsLog(run).records if r["event"] == "eval"}
+    evals = {r["step"]: r for r in records(run.uri) if r["event"] == "eval"}
     diagnosis |= {"says": says(diagnosis)}
     return {"diagnosis": diagnosis, "advice": advise(diagnosis, [evals[step] for step in sorted(evals)])}
 
@@ -97,7 +98,7 @@ def _new(choice: dict[str, Any], result: dict[str, Any], more: str = "") -> dict
 
 def effort(run: RunDirectory, config: Config, seconds: float) -> dict[str, Any]:
     """What an outcome says of the work: steps, seconds, workers, images per second (the median step's)."""
-    speeds = sorted(r["images_per_second"] for r in MetricsLog(run).records if r["event"] == "step")
+    speeds = sorted(r["images_per_second"] for r in records(run.uri) if r["event"] == "step")
     return {
         "steps": config.optim.steps,
         "seconds": seconds,

@@ -19,6 +19,7 @@ from raymds import lease
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import RaymdsError, UsageError
+from raymds.log import join
 from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
@@ -54,6 +55,7 @@ def pretrain(config: Config, show: Show, take_over: bool = False) -> dict[str, A
 
     def work() -> dict[str, Any]:
         result, seconds = _fit(config, run, "run_pretraining", CheckpointConfig(num_to_keep=1), show)
+        join(run.uri)
         outcome = {"schema": SCHEMA, **effort(run, config, seconds)}
         return outcome | {"weights": result["weights"], "skipped_images": result["skipped_images"]}
 
@@ -131,6 +133,7 @@ def _cycle(
     spending = recorded.spending(config, use)
     keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
     result, seconds = _fit(spending, run, "run_cycle", keep, show, monitor, old=old, trial=trial, nearest=nearest)
+    join(run.uri)
     outcome = conclude(config, run, ready.data, result, use) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
     return outcome | {"skipped_images": result["skipped_images"]}

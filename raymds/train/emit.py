@@ -1,26 +1,29 @@
 """Where the records of a run's workers go: its log, its boards, and whoever watches."""
 
+import math
 import time
 from typing import Any, Self
 
 import ray
 
 from raymds.config import Config
+from raymds.log import MetricsLog
 from raymds.method import dist
-from raymds.run import MetricsLog, RunDirectory
+from raymds.run import RunDirectory
 from raymds.train.seeing import Boards
 
-_FLUSH = 10.0  # seconds between publications of metrics.jsonl, beside those that precede each checkpoint
-_FLUSH_SHARE = 50  # at least so many times what a publication takes: the log of a long run is large
+_FLUSH = 10.0  # seconds between publications of the log, beside those that precede each checkpoint
+_FLUSH_SHARE = 50  # at least so many times what a publication takes
+_STEPS = 2000  # records of steps that a run's log has, where `run.log_every` is auto
 
 
 class Emit:
     """Rank 0's records: to the run's log, and to the monitor for whoever watches."""
 
     def __init__(self, config: Config, monitor: Any) -> None:
-        self._monitor = monitor
+        self._monitor, self._config = monitor, config
         run = RunDirectory(config.run.uri)
-        self._log = MetricsLog(run) if dist.rank() == 0 else None
+        self._log = MetricsLog(run.uri) if dist.rank() == 0 else None
         self._boards = Boards(run) if dist.rank() == 0 else None
         self._flushed, self._interval = time.monotonic(), _FLUSH
         self._beat: Any = None
@@ -29,12 +32,16 @@ class Emit:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._boards is not None:
-            self._boards.close()
+    def __exit__(self, failure: object, *_: object) -> None:
+        try:
+            if failure is None:
+                self.flush()
+        finally:
+            if self._boards is not None:
+                self._boards.close()
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """Record something; phases are shown, not logged."""
+        """Record something; phases and some of the steps are shown, not logged."""
         if self._log is None:
             return
         self.aside(record)
@@ -44,15 +51,18 @@ class Emit:
     def aside(self, record: dict[str, Any]) -> None:
         """Record something from a background thread, or while the log is being published."""
         self._monitor.push.remote(record)
-        if self._log is not None and self._boards is not None and record["event"] != "phase":
+        if self._log is not None and self._boards is not None and logged(record, self._config):
             self._log.add(record)
             self._boards.add(record)
 
-    def flush(self) -> None:
-        """Publish the log. Before a checkpoint is committed, so that a run resumed from it has all that led to it."""
+    def flush(self, seal: bool = False) -> None:
+        """Publish the log. Before a checkpoint is committed, so that a run resumed from it has all that led to it.
+
+        With `seal` what comes next begins a new part of the log: before a checkpoint, so that the parts are bounded.
+        """
         if self._log is not None and self._boards is not None:
             begin = time.monotonic()
-            self._log.flush()
+            self._log.flush(seal)
             self._boards.flush()
             self._flushed = time.monotonic()
             self._interval = max(_FLUSH, _FLUSH_SHARE * (self._flushed - begin))
@@ -67,3 +77,12 @@ class Emit:
     def told(self) -> bool:
         """As `beat`, while a rank measures."""
         return self.beat(self._step)
+
+
+def logged(record: dict[str, Any], config: Config) -> bool:
+    """Whether a record goes to the log and the boards: of steps every `run.log_every`-th, the first, and candidates."""
+    if record["event"] != "step":
+        return bool(record["event"] != "phase")
+    step, steps, every = record["step"], config.optim.steps, config.run.log_every
+    every = math.ceil(steps / _STEPS) if every == "auto" else every
+    return step in {1, steps} or step % every == 0 or step % config.select.every == 0

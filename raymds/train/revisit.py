@@ -7,7 +7,8 @@ import torch
 from raymds.config import Config, load
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
-from raymds.run import MetricsLog, RunDirectory
+from raymds.log import records
+from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.tasks import resolve
 from raymds.train import checkpoint, ending
@@ -31,7 +32,7 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     config = load(Config, run.path("config.yaml"), [], ("task.target", "model.weights"))
     config.run.uri = uri
     objects.configure(config.storage)
-    log = MetricsLog(run).records
+    log = [record for record in records(run.uri) if record["event"] in {"eval", "checkpoint"}]
     made = [record for record in log if record["event"] == "checkpoint"]
     if not made:
         raise UsageError(f"{uri}: has reached no checkpoint yet; the same command that began it goes on with it")

@@ -8,7 +8,8 @@ from typing import Any
 from ray.util.metrics import Gauge
 from tensorboardX import SummaryWriter
 
-from raymds.run import RunDirectory, scalars
+from raymds.log import Summary, scalars
+from raymds.run import RunDirectory
 from raymds.store import uri as storage
 
 _GAUGES = {
@@ -25,7 +26,7 @@ class Boards:
     """Takes rank 0's records, whose numbers are those of all ranks."""
 
     def __init__(self, run: RunDirectory) -> None:
-        self._run = run
+        self._run, self._summary = run, Summary()
         self._folder = tempfile.TemporaryDirectory(prefix="raymds-events-")
         self._writer: SummaryWriter | None = None
         self._gauges = {
@@ -37,9 +38,10 @@ class Boards:
         """Show a record's numbers; a `start` record hides what an earlier attempt wrote after its step."""
         if record["event"] == "start":
             self._writer = SummaryWriter(self._folder.name, purge_step=record["step"] + 1)
-        for name, value in scalars(record).items():
+        for name, value in self._summary(record).items():
             if self._writer is not None:
                 self._writer.add_scalar(name, value, record["step"])
+        for name, value in scalars(record).items():
             kind, _, task = name.partition("/")
             gauge = self._gauges.get(name) or self._gauges.get(kind)
             if gauge is not None:

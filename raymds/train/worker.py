@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,7 +91,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
 
         known = OldModel(payload["old"], config, data, tasks, net)
         old = known.val(measure_val)
-        start, measured = _resume(config, training, emit)
+        start, measured = _resume(config, training, emit, [task.name for task in tasks.protected])
         if start == 0:
             training.old_losses = known.retained(measure_retained)
             training.begin()
@@ -159,8 +159,11 @@ def _require_shared(config: Config, payload: dict[str, Any]) -> None:
         )
 
 
-def _resume(config: Config, training: Training, emit: Emit) -> tuple[int, bool]:
-    """Steps already taken, from the last committed checkpoint, whose state is taken over; whether it was measured."""
+def _resume(config: Config, training: Training, emit: Emit, tasks: Sequence[str] = ()) -> tuple[int, bool]:
+    """Steps already taken, from the last committed checkpoint, whose state is taken over; whether it was measured.
+
+    `tasks` are the protected ones that the steps' records have values of.
+    """
     found, step, uri = ray.train.get_checkpoint(), 0, ""
     if found is not None:
         uri = ending.uri_of(config, found)
@@ -168,7 +171,8 @@ def _resume(config: Config, training: Training, emit: Emit) -> tuple[int, bool]:
         training.model.load_weights(weights, uri)
         training.load_state_dict(state)
     workers = dist.world_size()
-    emit({"event": "start", "step": step, "steps": config.optim.steps, "workers": workers, "time": time.time()})
+    begin = {"step": step, "steps": config.optim.steps, "workers": workers, "time": time.time()}
+    emit({"event": "start", **begin, **({"tasks": tasks} if tasks else {})})
     return step, not uri.endswith(_UNMEASURED)
 
 
@@ -268,7 +272,7 @@ def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, A
     """Take a checkpoint, which a thread writes where Ray keeps them, and tell Ray once it is written."""
     begin, step, written = time.perf_counter(), metrics["step"], None
     name = f"step-{step:07d}{suffix}"
-    emit.flush()
+    emit.flush(seal=True)
     if dist.rank() == 0:
         uri = ending.checkpoint_uri(config, name)
         files = checkpoint.pack(step, training.model, training.state_dict())

@@ -10,6 +10,7 @@ import pytest
 
 from raymds.cli import main as cli
 from raymds.data.shards import DataSet
+from raymds.log import records
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -87,5 +88,4 @@ def test_places365_into_the_dressing_room_preset(official: Any, tmp_path: Path) 
     assert "dressing room" in found.attributes["scene"]
     (run,) = tmp_path.glob("run-*")
     assert len(json.loads((run / "outcome.json").read_text())["val"]["tasks"]) == 364
-    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert next(len(record["h"]) for record in steps if record["event"] == "step") == 240
+    assert next(len(record["h"]) for record in records(str(run)) if record["event"] == "step") == 240

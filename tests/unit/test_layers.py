@@ -14,7 +14,7 @@ FLOORS = [  # from the ground up; ARCHITECTURE.md says what lives where
     {"method"},
     {"store", "ranges", "overrides"},
     {"config", "model"},
-    {"data", "tasks", "run", "lease", "ledger"},
+    {"data", "tasks", "run", "log", "lease", "ledger"},
     {"train", "release", "scenes", "ingest", "report"},
     {"search", "study"},
     {"cycles"},

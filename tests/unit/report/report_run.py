@@ -5,11 +5,15 @@ import io
 import json
 import math
 import random
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from raymds.method.verdict import verdict_of
+from raymds.report import RunFiles
+from raymds.run import RunDirectory
 
 TARGET = "weather:foggy"
 CLASSES = {
@@ -37,6 +41,14 @@ def run(verdict: str = "certified", solver: str = "squared_hinge") -> dict[str, 
         "metrics.jsonl": "".join(json.dumps(record) + "\n" for record in records).encode(),
         **{name: json.dumps(value).encode() for name, value in made.items()},
     }
+
+
+def parsed(files: dict[str, bytes]) -> RunFiles:
+    """What the page takes from files."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            Path(folder, name).write_bytes(content)
+        return RunFiles.parse(RunDirectory(folder))
 
 
 def outcome(verdict: str, solver: str) -> dict[str, Any]:

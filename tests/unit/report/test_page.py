@@ -20,7 +20,7 @@ ROSE = "Foggy recognition rose from 41.2 % to 63.0 % on 1,000 test images"
 
 
 def parsed(**looks: str) -> RunFiles:
-    return RunFiles.parse(report_run.run(**looks).get)
+    return report_run.parsed(report_run.run(**looks))
 
 
 def changed(run: RunFiles, name: str, change: Callable[[Any], None]) -> RunFiles:
@@ -189,25 +189,25 @@ def test_a_missing_file_is_named(name: str, says: str) -> None:
     files = report_run.run()
     del files[name]
     with pytest.raises(UsageError, match=f"{re.escape(name)}.*{says}"):
-        RunFiles.parse(files.get)
+        report_run.parsed(files)
 
 
 def test_a_last_line_cut_short_is_ignored_and_an_earlier_one_is_an_error() -> None:
     files = report_run.run()
-    whole = RunFiles.parse(files.get)
+    whole = report_run.parsed(files)
     files["metrics.jsonl"] += b'{"event": "step", "step": 301, "lo'
-    assert RunFiles.parse(files.get) == whole
+    assert report_run.parsed(files) == whole
     lines = files["metrics.jsonl"].split(b"\n")
     lines[6] = lines[6][:40]
     files["metrics.jsonl"] = b"\n".join(lines)
     with pytest.raises(UsageError, match=r"metrics\.jsonl, line 7 is broken"):
-        RunFiles.parse(files.get)
+        report_run.parsed(files)
 
 
 @pytest.mark.parametrize("name", ["outcome.json", "certificate.json", "flips.json"])
 def test_a_broken_file_is_named(name: str) -> None:
     with pytest.raises(UsageError, match=f"{re.escape(name)} is broken"):
-        RunFiles.parse((report_run.run() | {name: b'{"schema": 1'}).get)
+        report_run.parsed(report_run.run() | {name: b'{"schema": 1'})
 
 
 def test_a_missing_field_is_named() -> None:

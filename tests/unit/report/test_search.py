@@ -23,7 +23,7 @@ def parsed(won: bool = True, change: Callable[[Any], None] = lambda tune: None) 
     made = report_search.run(won)
     tune = json.loads(made["tune.json"])
     change(tune)
-    return RunFiles.parse((made | {"tune.json": json.dumps(tune).encode()}).get)
+    return report_run.parsed(made | {"tune.json": json.dumps(tune).encode()})
 
 
 def rows(page: str) -> list[list[str]]:
@@ -87,19 +87,19 @@ def test_a_search_of_which_no_trial_measured_anything_still_has_a_page() -> None
 def test_metrics_may_be_missing_only_in_a_search() -> None:
     made = report_search.run()
     assert "metrics.jsonl" not in made
-    assert RunFiles.parse(made.get).metrics == []
+    assert report_run.parsed(made).metrics == []
     del made["tune.json"]
     with pytest.raises(UsageError, match=r"metrics\.jsonl is missing"):
-        RunFiles.parse(made.get)
+        report_run.parsed(made)
     with pytest.raises(UsageError, match=r"tune\.json is broken"):
-        RunFiles.parse((made | {"tune.json": b'{"schema": 1'}).get)
+        report_run.parsed(made | {"tune.json": b'{"schema": 1'})
 
 
 def test_an_unfinished_search_and_a_missing_field_are_named() -> None:
     made = report_search.run()
     del made["outcome.json"]
     with pytest.raises(UsageError, match=r"outcome\.json is missing"):
-        RunFiles.parse(made.get)
+        report_run.parsed(made)
     with pytest.raises(UsageError, match="counts"):
         render(parsed(change=lambda tune: tune.pop("counts")))
 
@@ -108,7 +108,7 @@ def test_a_page_says_nothing_of_steps_that_a_search_does_not_have() -> None:
     page = render(parsed())
     for absent in ("Over the steps", "No constraint was measured", "Where a step's time goes"):
         assert absent not in page
-    assert "The search" not in render(RunFiles.parse(report_run.run().get))
+    assert "The search" not in render(report_run.parsed(report_run.run()))
 
 
 def test_the_table_has_the_feasible_first_by_target_then_the_others_by_retention_then_the_failed() -> None:

@@ -1,13 +1,12 @@
-"""Files appear whole or not at all; the run directory and its log."""
+"""Files appear whole or not at all; the run directory."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
-from raymds.run import MetricsLog, RunDirectory, code_digest
+from raymds.run import RunDirectory, code_digest
 from raymds.store import uri as storage
 
 
@@ -100,21 +99,6 @@ def test_a_run_does_not_depend_on_what_a_search_would_try(tmp_path: Path) -> Non
     without = to_yaml(config).partition("search:")[0]  # as runs stored it before there were searches
     (tmp_path / "config.yaml").write_text(without)
     run.claim(config)
-
-
-def test_a_resumed_run_drops_what_was_logged_after_its_checkpoint(tmp_path: Path) -> None:
-    run = RunDirectory(str(tmp_path))
-    log = MetricsLog(run)
-    for record in [{"event": "start", "step": 0}, *({"event": "step", "step": n} for n in range(1, 6))]:
-        log.add(record)
-    log.flush()
-    again = MetricsLog(run)
-    again.add({"event": "start", "step": 3})
-    again.flush()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(r["event"], r["step"]) for r in lines] == [
-        ("start", 0), ("step", 1), ("step", 2), ("step", 3), ("start", 3),
-    ]  # fmt: skip
 
 
 def test_the_code_digest_is_stable_and_has_the_version() -> None:
