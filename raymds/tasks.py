@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -55,7 +56,7 @@ class Tasks:
         """Names of all classes of all label sets, in the order of the model's heads."""
         return [f"{attribute}:{label}" for attribute, labels in self.classes.items() for label in labels]
 
-    @property
+    @cached_property
     def label_sets(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """attribute -> class -> its sentences, in the order of the classes."""
         return {a: dict(zip(labels, self.prompts[a], strict=True)) for a, labels in self.classes.items()}

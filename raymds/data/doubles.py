@@ -53,8 +53,13 @@ class Prints:
     @cached_property
     def first(self) -> NDArray[np.int64]:
         """Of each row the first one that has the same pixels, itself where there is none before: (n,)."""
-        _, first, which = np.unique(self.pixels, return_index=True, return_inverse=True)
-        return np.where(self.known, first[which], np.arange(len(self.pixels)))
+        found, ordered = np.arange(len(self.pixels)), np.sort(self.pixels)  # many times as fast as with positions
+        again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        if len(again):
+            rows = np.flatnonzero(np.isin(self.pixels, again))
+            _, first, which = np.unique(self.pixels[rows], return_index=True, return_inverse=True)
+            found[rows] = np.where(self.known[rows], rows[first[which]], rows)
+        return found
 
     @classmethod
     def of(cls, table: Any) -> "Prints | None":

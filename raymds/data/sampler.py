@@ -9,6 +9,7 @@ Legend of shapes: P positives, N negatives, K sampled tasks, b examples per task
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ Rows = NDArray[np.int64]
 
 _POSITIVE, _NEGATIVE, _TASKS, _RETAINED, _EXAMPLES = range(5)  # streams of random numbers
 _SHARDS = 6  # the order of the shards, for retained examples or below one of the others
+_KEPT = 32  # batches that are asked for again: the loader looks about ten steps ahead
 _HELD, _SPLIT = 7, 8  # draws from the held-out part of the retained examples, and which are held out
 
 
@@ -73,6 +75,7 @@ class Sampler:
     negative_blocks: Blocks | None = None
     held: Sequence[Rows] | None = None  # per protected task, those that λ is measured on; None: the same ones
     _orders: dict[tuple[int, ...], dict[int, Rows]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _batches: dict[int, Batch] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def seen(self) -> Sequence[Rows]:
@@ -80,22 +83,31 @@ class Sampler:
         return self.retained if self.held is None else self.held
 
     def batch(self, step: int) -> Batch:
-        """The global batch of a step."""
+        """The global batch of a step, drawn once: the loader asks for it a few steps ahead, the step itself again."""
+        if step not in self._batches:
+            if len(self._batches) == _KEPT:
+                del self._batches[next(iter(self._batches))]
+            self._batches[step] = self._drawn(step)
+        return self._batches[step]
+
+    def _drawn(self, step: int) -> Batch:
         tasks = self._tasks(step)
-
-        def of_tasks(pools: Sequence[Rows], stream: int) -> Rows:
-            drawn = [self._draw(pools[k], self.images_per_task, step, stream, int(k)) for k in tasks]
-            return np.concatenate([np.empty(0, np.int64), *drawn])
-
         return Batch(
             step=step,
             positive=self._draw(self.positive, self.positives, step, _POSITIVE, blocks=self.positive_blocks),
             negative=self._draw(self.negative, self.negatives, step, _NEGATIVE, blocks=self.negative_blocks),
             tasks=tasks,
-            example=of_tasks(self.retained, _EXAMPLES),
+            example=self._of_tasks[0].draw(tasks, step),
             example_task=np.repeat(tasks, self.images_per_task),
-            held=None if self.held is None else of_tasks(self.held, _HELD),
+            held=None if self.held is None else self._of_tasks[1].draw(tasks, step),
         )
+
+    @cached_property
+    def _of_tasks(self) -> list["_Pools"]:
+        """The pools of retained examples, and of held-out ones."""
+        count = self.images_per_task
+        trained = _Pools(self.retained, count, (self.seed, _EXAMPLES))
+        return [trained] if self.held is None else [trained, _Pools(self.held, count, (self.seed, _HELD))]
 
     def _tasks(self, step: int) -> Rows:
         """Windows that go round one permutation until every task was in as many, then round another one.
@@ -112,8 +124,7 @@ class Sampler:
         if count == 0:
             return pool[:0]
         if len(pool) < count:
-            epochs = [(self.seed, *stream, step, again) for again in range(-(-count // len(pool)))]
-            return np.concatenate([pool[_order(len(pool), blocks, key)] for key in epochs])[:count]
+            return _again(pool, count, (self.seed, *stream, step), blocks)
         epoch, position = divmod(step, len(pool) // count)
         orders = self._orders.setdefault(stream, {})
         if epoch not in orders:
@@ -121,6 +132,44 @@ class Sampler:
                 del orders[next(iter(orders))]
             orders[epoch] = _order(len(pool), blocks, (self.seed, *stream, epoch))
         return pool[orders[epoch][position * count : (position + 1) * count]]
+
+
+class _Pools:
+    """Pools of many tasks, drawn from as `Sampler` draws: each in the order of its epoch, one behind the other.
+
+    A draw is one look-up for all tasks; one by one they would take longer than a step of a small model.
+    """
+
+    def __init__(self, pools: Sequence[Rows], count: int, key: tuple[int, ...]) -> None:
+        """`count` rows per task and draw; `key` and a task's number are the seed of its orders."""
+        sizes = np.array([len(pool) for pool in pools], dtype=np.int64)
+        self._pools, self._count, self._key = pools, count, key
+        self._start = np.cumsum(sizes) - sizes
+        self._draws = sizes // max(count, 1)  # of an epoch; 0: of a pool smaller than a draw
+        self._epoch = np.full(len(pools), -1)  # that a pool's order in `_rows` is of
+        self._rows = np.concatenate([np.empty(0, np.int64), *pools])
+
+    def draw(self, tasks: Rows, step: int) -> Rows:
+        """`count` rows of each task, task by task: (K,) → (K·b,)."""
+        epoch, position = np.divmod(step, np.maximum(self._draws[tasks], 1))
+        whole = self._draws[tasks] > 0
+        for k in tasks[whole & (epoch != self._epoch[tasks])].tolist():
+            pool, start = self._pools[k], self._start[k]
+            order = _permutation(len(pool), (*self._key, k, step // int(self._draws[k])))
+            self._rows[start : start + len(pool)] = pool[order]
+        self._epoch[tasks] = epoch
+        first = np.where(whole, self._start[tasks] + position * self._count, 0)
+        found = self._rows[first[:, None] + np.arange(self._count)]
+        for i in np.flatnonzero(~whole).tolist():
+            k = int(tasks[i])
+            found[i] = _again(self._pools[k], self._count, (*self._key, k, step))
+        return found.reshape(-1)
+
+
+def _again(pool: Rows, count: int, key: tuple[int, ...], blocks: Blocks | None = None) -> Rows:
+    """A draw from a pool smaller than it: an epoch, and as much of further ones as it takes."""
+    epochs = [(*key, again) for again in range(-(-count // len(pool)))]
+    return np.concatenate([pool[_order(len(pool), blocks, own)] for own in epochs])[:count]
 
 
 def retain(pool: Rows, count: int, seed: int, task: int, blocks: Blocks | None = None) -> Rows:
@@ -131,8 +180,7 @@ def retain(pool: Rows, count: int, seed: int, task: int, blocks: Blocks | None =
     """
     order = _permutation(len(pool), (seed, _RETAINED, task))
     if blocks:
-        place = _permutation(blocks.shards, (seed, _SHARDS))
-        order = order[np.argsort(place[blocks.shard[order]], kind="stable")]
+        order = order[_stable(_places(blocks.shards, seed)[blocks.shard[order]])]
     return np.sort(pool[order[:count]])
 
 
@@ -146,14 +194,18 @@ def hold_out(
     it is `share` of its rows and, so that each part has what a step draws from it, `draw` at least; a task with too few
     examples for that is not split.
     """
-    place = _permutation(int(unit.max()) + 1, (seed, _SPLIT))[unit]
-    wanted = [np.empty(0, np.int64)]
+    place_of = _permutation(int(unit.max()) + 1, (seed, _SPLIT))
+    place = place_of[unit]
+    wanted, kept = [np.empty(0, np.int64)], np.zeros(len(place_of), dtype=bool)
+    kept[unit[never]] = True
     for rows in retained:
-        free = rows[~np.isin(unit[rows], unit[never])]
+        free = rows[~kept[unit[rows]]]
         count = min(max(round(len(rows) * share), draw), len(rows) - draw)
         if len(rows) >= 2 * draw and len(free) >= count:
             wanted.append(free[np.argsort(place[free], kind="stable")[:count]])
-    apart = np.isin(unit, unit[np.concatenate(wanted)])
+    chosen = np.zeros(len(place_of), dtype=bool)
+    chosen[unit[np.concatenate(wanted)]] = True
+    apart = chosen[unit]
     parts = [(rows[~apart[rows]], rows[apart[rows]]) for rows in retained]
     whole = [min(len(trained), len(held)) < draw for trained, held in parts]
     return (
@@ -172,8 +224,20 @@ def _order(n: int, blocks: Blocks | None, key: tuple[int, ...]) -> Rows:
     order = _permutation(n, key)
     if blocks:
         place = _permutation(blocks.shards, (*key, _SHARDS))
-        order = order[np.argsort(place[blocks.shard[order]] // blocks.window, kind="stable")]
+        order = order[_stable((place // blocks.window)[blocks.shard[order]])]
     return order
+
+
+@lru_cache(1)
+def _places(shards: int, seed: int) -> Rows:
+    """The order in which retained examples visit the shards, the same of all tasks."""
+    return _permutation(shards, (seed, _SHARDS))
+
+
+def _stable(numbers: Rows) -> Rows:
+    """The order of numbers from 0, equal ones as they come; those of 16 bits are sorted in linear time."""
+    small = len(numbers) and numbers.max() < 2**16
+    return np.argsort(numbers.astype(np.uint16) if small else numbers, kind="stable")
 
 
 def _permutation(n: int, key: tuple[int, ...]) -> Rows:

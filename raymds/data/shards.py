@@ -11,6 +11,7 @@ A mix of data sets has a manifest and labels of its own; its shards are those of
 
 import itertools
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class DataSet:
 
     def count(self, split: str, attribute: str, label: str) -> int:
         """Rows of a split that have this class."""
-        return sum(shard.classes.get(attribute, {}).get(label, 0) for shard in self.splits[split])
+        return self._counts[split].get((attribute, label), 0)
 
     def split_digest(self, split: str) -> str:
         """Digest of a split's content: the same wherever its shards lie, in whatever order."""
@@ -167,6 +168,11 @@ class DataSet:
             window=0 if total <= budget else max(1, budget * len(shards) // total),
             skip_corrupt=self.reading.on_corrupt == "skip",
         )
+
+    @cached_property
+    def _counts(self) -> dict[str, dict[tuple[str, str], int]]:
+        """Split -> attribute and class -> rows: a manifest of many shards and classes is gone through once."""
+        return {split: _summed(shards) for split, shards in self.splits.items()}
 
     @cached_property
     def _reader(self) -> Reader:
@@ -313,6 +319,16 @@ def where(uri: str, splits: Mapping[str, Sequence[Shard]], found: doubles.Row) -
 
 def _file(uri: str, shard: Shard) -> File:
     return File(storage.within(uri, shard.file), shard.bytes, shard.sha256)
+
+
+def _summed(shards: Sequence[Shard]) -> dict[tuple[str, str], int]:
+    found: dict[str, dict[str, int]] = {}
+    for shard in shards:
+        for attribute, classes in shard.classes.items():
+            own = found.setdefault(attribute, defaultdict(int))
+            for label, rows in classes.items():
+                own[label] += rows
+    return {(attribute, label): rows for attribute, own in found.items() for label, rows in own.items()}
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ class ClipWithHeads(nn.Module):
         self.clip = _create(self.identity, seed)
         self.tokenizer = tokenizer = _tokenizer(self.identity)
         # Prompts come at every step and captions at every epoch; in Python they take a tenth of a small model's step.
-        self._token_row = lru_cache(_CACHED)(lambda text: tokenizer([text])[0])
+        self._token_row = lru_cache(_CACHED)(lambda text: tokenizer([text])[0].long().numpy().tobytes())
         text = self.clip.text
         # What stands behind a class's last token can't change it where the tower is causal.
         self._cut = text.attn_mask is not None and text.pool_type in {"argmax", "eos"}
@@ -85,12 +85,17 @@ class ClipWithHeads(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token rows (U, L); cut after the longest text's end where the tower is causal: that changes nothing."""
-        tokens = torch.stack([self._token_row(text) for text in texts])
+        tokens = self._whole(texts)
         if not self._cut:
             return tokens
         text = self.clip.text
         end = tokens.argmax(dim=1) if text.pool_type == "argmax" else (tokens == text.eos_id).int().argmax(dim=1)
         return tokens[:, : int(end.max()) + 1]
+
+    def _whole(self, texts: Sequence[str]) -> Tensor:
+        """Token rows at full context; put together as bytes, as thousands of tensors take their time."""
+        rows = bytearray().join(self._token_row(text) for text in texts)
+        return torch.frombuffer(rows, dtype=torch.int64).view(len(texts), -1)
 
     def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
         """Raw uint8 pixels (B, 3, H, W) → (B, D)."""
@@ -116,9 +121,9 @@ class ClipWithHeads(nn.Module):
 
         Each attribute is computed by itself: its bits depend on no other attribute that happens to be asked for.
         """
-        found, device = {}, self.mean.device
+        found, device, number = {}, self.mean.device, self.heads.number
         for attribute, labels in label_sets.items():
-            heads = [self.heads.names.index(f"{attribute}:{label}") for label in labels]
+            heads = [number[f"{attribute}:{label}"] for label in labels]
             tokens = self.tokenize([text for sentences in labels.values() for text in sentences]).to(device)
             row_T = torch.arange(len(tokens), device=device)
             head_T = torch.tensor(heads, device=device).repeat_interleave(len(tokens) // len(heads))
@@ -136,10 +141,10 @@ class ClipWithHeads(nn.Module):
         device = self.mean.device
         chunk = _CHUNK.get(device.type, _CHUNK_GPU)
         parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
-        for start in range(0, len(pixels_BCHW), chunk):
-            part = pixels_BCHW[start : start + chunk]
-            padding = part.new_zeros((chunk - len(part), *part.shape[1:]))
-            with self._measured():
+        with self._measured():
+            for start in range(0, len(pixels_BCHW), chunk):
+                part = pixels_BCHW[start : start + chunk]
+                padding = part.new_zeros((chunk - len(part), *part.shape[1:]))
                 features = self.encode_image(torch.cat([part, padding]).to(device))
                 for name, matrix in classifiers.items():
                     parts[name].append((features @ matrix.T)[: len(part)])
@@ -232,7 +237,7 @@ class ClipWithHeads(nn.Module):
         UsageError where even the whole context gives something else.
         """
         texts = ["a", "the weather is foggy.", "driving on a highway on a partly cloudy day"]
-        want = self.clip.encode_text(torch.stack([self._token_row(text) for text in texts]).to(self.mean.device), True)
+        want = self.clip.encode_text(self._whole(texts).to(self.mean.device), True)
         for cut in dict.fromkeys((self._cut, False)):
             self._cut = cut
             got = nn.functional.normalize(self._projected(self._trunk(self.tokenize(texts).to(want.device))), dim=-1)

@@ -23,6 +23,7 @@ class TaskHeads(nn.Module):
         """Untrained: B = 0, and A a function of seed and class alone, so the order of classes is no matter."""
         super().__init__()
         self.names = [*classes, SHARED]
+        self.number = {name: i for i, name in enumerate(self.names)}
         A = [_directions(name, width, rank, seed) for name in self.names]
         self._untrained = dict(zip(self.names, A, strict=True))
         self.A = nn.Parameter(torch.stack(A))  # (C, W, r)

@@ -1,8 +1,7 @@
 """The step of the constrained cycle: objective, constraints, aggregator, update (METHOD 2 to 5)."""
 
 import copy
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,14 +51,29 @@ class ConstrainedCycle:
         self._scale = Scale(config, self._aggregator)
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
-        self.old_losses: list[Tensor] = []  # per task the old model's values of the examples that λ sees
+        self._old_values, self._old_losses = torch.empty(0, dtype=torch.float64), list[Tensor]()
+        # Task and row of each of those values as one number, in ascending order, by which a step finds them.
+        self._seen = np.concatenate([k * len(split) + rows for k, rows in enumerate(sampler.seen)])
         self.multiplier = torch.zeros(len(tasks.protected), dtype=torch.float64)  # running mean of λ
         self._labels = torch.tensor([task.label for task in tasks.protected])
+        self._names = [task.name for task in tasks.protected]
+        attributes = list(tasks.classes)
+        self._attribute = np.array([attributes.index(task.attribute) for task in tasks.protected])  # its number
 
     @property
     def candidate(self) -> ClipWithHeads:
         """What may become the outcome: the running mean of the weights since w_old, or the weights themselves."""
         return self._average or self.model
+
+    @property
+    def old_losses(self) -> list[Tensor]:
+        """Per task the old model's values of the examples that λ sees, (n_k,) in fp64: parts of one tensor."""
+        return self._old_losses
+
+    @old_losses.setter
+    def old_losses(self, losses: Sequence[Tensor]) -> None:
+        self._old_values = torch.cat(list(losses))
+        self._old_losses = list(torch.split(self._old_values, [len(part) for part in losses]))
 
     def measure_old(self, stop: Callable[[], bool] = lambda: False) -> list[Tensor]:
         """Set, and return, `old_losses`: of the old model through the transform and the chunks the steps use.
@@ -133,7 +147,7 @@ class ConstrainedCycle:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Optimiser, u, μ, s, old losses, the running mean of the weights, EWC's Fisher information."""
-        old = {f"old_losses.{k}": losses for k, losses in enumerate(self.old_losses)}
+        old = {f"old_losses.{k}": losses.clone() for k, losses in enumerate(self.old_losses)}
         average = {_AVERAGE + name: value for name, value in self._average.weights().items()} if self._average else {}
         fisher = dict(zip((_FISHER + name for name in self._learner.names), self._fisher, strict=bool(self._fisher)))
         estimators = self._aggregator.state_dict() | {"log_s": self._log_s.cpu(), "lambda": self.multiplier}
@@ -144,7 +158,7 @@ class ConstrainedCycle:
         self._learner.load_state_dict(tensors)
         self._aggregator.load_state_dict(tensors)
         self._log_s, self.multiplier = tensors["log_s"].clone(), tensors["lambda"].clone()
-        self.old_losses = [tensors[f"old_losses.{k}"].clone() for k in range(len(self.tasks.protected))]
+        self.old_losses = [tensors[f"old_losses.{k}"] for k in range(len(self.tasks.protected))]
         names = [name for name in self._learner.names if _FISHER + name in tensors]
         self._fisher = [tensors[_FISHER + name].to(self.model.mean.device) for name in names]
         if self._average:
@@ -162,10 +176,7 @@ class ConstrainedCycle:
         cosine_bC = self.model.cosines(self.model.classifiers(label_sets), pixels)
         cosine_bC = {name: cosine.cpu() for name, cosine in cosine_bC.items()}
         new = self._example_losses(cosine_bC, batch.example_task, self._loss.values)
-        old = torch.zeros_like(new, dtype=torch.float64)
-        for k in np.unique(batch.example_task):
-            here = np.flatnonzero(batch.example_task == k)
-            old[here] = self.old_losses[k][np.searchsorted(self.sampler.seen[k], rows[here])]
+        old = self._old_values[np.searchsorted(self._seen, batch.example_task * len(self._split) + rows)]
         change = self._loss.change(new.double(), old)
         sums = constraints.task_sums(change, torch.from_numpy(batch.example_task), len(self._labels))
         return sums.to(self.model.mean.device)
@@ -176,10 +187,10 @@ class ConstrainedCycle:
         """`loss` of each example within the label set of its task: per attribute (b, C) → (b,)."""
         first = next(iter(cosine_bC.values()))
         losses = first.new_zeros(len(first))
-        attributes = np.array([self.tasks.protected[k].attribute for k in task_b], dtype=object)
         labels = self._labels[torch.from_numpy(task_b)].to(first.device)
         for name, cosine in cosine_bC.items():
-            here = torch.from_numpy(np.flatnonzero(attributes == name)).to(first.device)
+            number = list(self.tasks.classes).index(name)
+            here = torch.from_numpy(np.flatnonzero(self._attribute[task_b] == number)).to(first.device)
             temperature = self._config.constraints.temperature
             losses = losses.index_copy(0, here, loss(cosine[here], labels[here], temperature))
         return losses
@@ -226,8 +237,8 @@ class ConstrainedCycle:
 
     def _attributes(self, task_b: Rows) -> list[str]:
         """Whose label sets some tasks have."""
-        named = {self.tasks.protected[k].attribute for k in np.unique(task_b)}
-        return [name for name in self.tasks.classes if name in named]
+        named = set(self._attribute[task_b].tolist())
+        return [name for number, name in enumerate(self.tasks.classes) if number in named]
 
     def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, float]:
         """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""
@@ -271,8 +282,9 @@ class ConstrainedCycle:
 
     def named(self, values: Tensor) -> dict[str, float]:
         """Values per task name, tasks without one left out."""
-        pairs = zip(self.tasks.protected, values.tolist(), strict=True)
-        return {task.name: value for task, value in pairs if not math.isnan(value)}
+        values = values.cpu()
+        known = (~values.isnan()).nonzero()[:, 0]
+        return dict(zip((self._names[k] for k in known.tolist()), values[known].tolist(), strict=True))
 
 
 def caption_heads(config: Config, split: Split, tasks: Tasks, positive: Rows, negative: Rows) -> Tensor:

@@ -108,8 +108,11 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     if share:
         trained, held = hold_out(retained, share, limits.images_per_task, seed, positive, split.unit)
         # Nor as negatives: what stands in no other part of a step is measured honestly.
-        apart = np.setdiff1d(np.concatenate(held), np.concatenate(trained))
-        negative = negative[~np.isin(split.unit[negative], split.unit[apart])]
+        apart = np.zeros(len(split), dtype=bool)
+        apart[np.concatenate(held)], apart[np.concatenate(trained)] = True, False
+        beside = np.zeros(int(split.unit.max()) + 1, dtype=bool)
+        beside[split.unit[apart]] = True
+        negative = negative[~beside[split.unit[negative]]]
     return Sampler(
         seed=seed,
         positive=positive,
