@@ -57,7 +57,7 @@ class Terminal:
             handler(record)
 
     def _record(self, record: Record) -> None:
-        """A line for machines; of a job's steps some, without what each task has, which metrics.jsonl keeps."""
+        """A line for machines; of a job's steps some, without what each task has, which the log keeps."""
         if self._thin and record["event"] == "step":
             if time.monotonic() - self._last < _JOB_SECONDS and record["step"] < self._steps:
                 return

@@ -24,6 +24,8 @@ from raymds.run import RunDirectory
         ("constraints.tasks_per_step=0", r"constraints\.tasks_per_step=0: has to be all or above 0"),
         ("constraints.tasks_per_step=some", r"constraints\.tasks_per_step=some: has to be all"),
         ("optim.warmup=24000", r"optim\.warmup=24000: has to be below optim\.steps=24000"),
+        ("run.log_every=0", r"run\.log_every=0: has to be auto, or a number of steps"),
+        ("run.log_every=often", r"run\.log_every=often: has to be auto, or a number of steps"),
         ("run.workers=200", r"objective\.batch=256: gives 128 positives .* fewer than run\.workers=200"),
         ("select.confidence=95", r"select\.confidence=95\.0: has to lie between 0 and 1"),
         ("select.tolerance=1", r"select\.tolerance=1: has to be a fraction"),

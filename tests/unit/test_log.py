@@ -16,7 +16,7 @@ from raymds.log import MetricsLog, Summary, join, records, scalars
 from raymds.store import uri as storage
 
 TASKS = ["w:a", "w:b", "w:c"]
-LAST = 4
+LAST = 6
 
 
 def start(step: int, tasks: list[str] = TASKS) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def stepped(step: int) -> dict[str, Any]:
 
 
 def work(run: str, begin: int, reached: Callable[[int], None] = lambda step: None) -> None:
-    """What a run's process does with its log: a checkpoint, `reached`, every second step, and other flushes between."""
+    """What a run's process does with its log: a checkpoint, `reached`, every third step, and other flushes between."""
     log = MetricsLog(run)
     log.add(start(begin))
     for step in range(begin + 1, LAST + 1):
@@ -46,7 +46,7 @@ def work(run: str, begin: int, reached: Callable[[int], None] = lambda step: Non
         log.flush()
         if step == 3:
             log.add({"event": "pause", "seconds": 2.0})
-        if step % 2 == 0:
+        if step % 3 == 0:
             log.add({"event": "eval", "step": step, "devsafety": 0.0})
             log.flush(seal=True)
             reached(step)
@@ -59,7 +59,7 @@ def told(run: str) -> list[tuple[str, int]]:
     return [(record["event"], record["step"]) for record in records(run) if record["event"] in {"step", "eval"}]
 
 
-ALL = [found for step in range(1, LAST + 1) for found in [("step", step)] + [("eval", step)] * (step % 2 == 0)]
+ALL = [found for step in range(1, LAST + 1) for found in [("step", step)] + [("eval", step)] * (step % 3 == 0)]
 
 
 def files(run: str | Path) -> list[str]:
@@ -96,8 +96,8 @@ def test_a_part_is_written_while_it_is_open_and_then_never_again(
     names = [name for name, _ in written]
     assert list(dict.fromkeys(names)) == [
         "0000000.jsonl",
-        "0000002.jsonl",
-        "0000004.jsonl",
+        "0000003.jsonl",
+        "0000006.jsonl",
         "metrics.jsonl",
     ]
     assert names == sorted(names)
@@ -110,7 +110,7 @@ def test_a_part_is_written_while_it_is_open_and_then_never_again(
 def test_what_is_read_of_a_run_that_goes_on_is_what_it_published(tmp_path: Path) -> None:
     seen: list[list[tuple[str, int]]] = []
     work(str(tmp_path), 0, lambda step: seen.append(told(str(tmp_path))))
-    assert seen == [ALL[: ALL.index(("eval", step)) + 1] for step in (2, 4)]
+    assert seen == [ALL[: ALL.index(("eval", step)) + 1] for step in (3, 6)]
     assert told(str(tmp_path / "nothing")) == []
 
 
@@ -159,8 +159,8 @@ def test_killed_at_any_moment_and_again_it_has_every_record_once(
             run = str(tmp_path / f"{first}-{second}")
             last = [0]
             if begun == "older":
-                older(run, 3)
-                last = [2]
+                older(run, 4)
+                last = [3]
 
             def reached(step: int, last: list[int] = last) -> None:
                 last[0] = step
@@ -178,10 +178,20 @@ def test_killed_at_any_moment_and_again_it_has_every_record_once(
             work(run, last[0])
             assert files(run) == ["metrics.jsonl"]
             assert [found for found in told(run) if found[0] == "step"] == [("step", n) for n in range(1, LAST + 1)]
-            expected = [("eval", step) for step in (2, 4)][begun == "older" :]
+            expected = [("eval", step) for step in (3, 6)][begun == "older" :]
             assert [found for found in told(run) if found[0] == "eval"] == expected
             second += 1
         first += 1
+
+
+def test_what_a_kill_left_beside_the_whole_log_is_no_part_of_it(tmp_path: Path) -> None:
+    work(str(tmp_path), 0)
+    part = "".join(json.dumps(record) + "\n" for record in (start(0), stepped(1)))
+    storage.write(str(tmp_path / "metrics" / "0000000.jsonl"), part.encode())
+    assert told(str(tmp_path)) == ALL
+    join(str(tmp_path))
+    assert told(str(tmp_path)) == ALL
+    assert files(tmp_path) == ["metrics.jsonl"]
 
 
 def test_a_run_that_starts_over_drops_everything(tmp_path: Path) -> None:
@@ -239,7 +249,7 @@ def test_where_deleting_is_forbidden_nothing_is_doubled(tmp_path: Path, monkeypa
     monkeypatch.setattr(storage, "delete", forbidden)
     work(str(tmp_path), 0)
     assert told(str(tmp_path)) == ALL
-    work(str(tmp_path), 2)
+    work(str(tmp_path), 3)
     assert told(str(tmp_path)) == ALL
     work(str(tmp_path), 0)
     assert told(str(tmp_path)) == ALL
@@ -247,8 +257,8 @@ def test_where_deleting_is_forbidden_nothing_is_doubled(tmp_path: Path, monkeypa
 
 def test_records_of_an_older_version_are_read_beside_those_of_this_one(tmp_path: Path) -> None:
     run = str(tmp_path)
-    older(run, 3)
-    work(run, 2)
+    older(run, 4)
+    work(run, 3)
     found = [record for record in records(run) if record["event"] == "step"]
     assert found == [stepped(step) for step in range(1, LAST + 1)]
 

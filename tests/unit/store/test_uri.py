@@ -86,7 +86,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_run_directory_belongs_to_one_config(tmp_path: Path) -> None:
     run = RunDirectory(str(tmp_path))
     run.claim(load(Config, None, ["optim.lr=1e-5"]))
-    run.claim(load(Config, None, ["optim.lr=1e-5"]))
+    run.claim(load(Config, None, ["optim.lr=1e-5", "run.log_every=10", "run.workers=2"]))
     with pytest.raises(UsageError, match=r"holds a run with another config \(-\s+lr: 1.0e-05; \+\s+lr: 2.0e-05\)"):
         run.claim(load(Config, None, ["optim.lr=2e-5"]))
 
