@@ -48,6 +48,10 @@ class Emit:
         if time.monotonic() - self._flushed > self._interval:
             self.flush()
 
+    def phase(self, what: str) -> None:
+        """Show what is done now."""
+        self({"event": "phase", "phase": what})
+
     def aside(self, record: dict[str, Any]) -> None:
         """Record something from a background thread, or while the log is being published."""
         self._monitor.push.remote(record)

@@ -110,7 +110,7 @@ def certified(
 
     Publishes the weights, under another name where the old model stays; where they are not `chosen` it does anyway.
     """
-    emit({"event": "phase", "phase": "certifying on the test split"})
+    emit.phase("certifying on the test split")
     test = data.load("test", tasks.vocabularies)
 
     temperature, loss = config.constraints.temperature, config.constraints.loss

@@ -37,9 +37,17 @@ class OldModel:
     Rank 0 alone reads and writes; all ranks have what it has.
     """
 
-    def __init__(self, folder: str, config: Config, data: DataSet, tasks: Tasks, net: ClipWithHeads) -> None:
-        """`net` is the old model, on the device that it is measured on."""
-        self._folder, self._device = folder, net.mean.device
+    def __init__(
+        self,
+        folder: str,
+        config: Config,
+        data: DataSet,
+        tasks: Tasks,
+        net: ClipWithHeads,
+        tell: Callable[[str], None] = lambda what: None,
+    ) -> None:
+        """`net` is the old model, on the device that it is measured on; `tell` is told what is measured."""
+        self._folder, self._device, self._tell = folder, net.mean.device, tell
         self._val, self._retained = names(config, data.digest, tasks, net) if dist.rank() == 0 else ("", "")
 
     def known_val(self) -> Evaluation | None:
@@ -51,6 +59,7 @@ class OldModel:
         """The results on val, from `measure` where they are not known."""
         found = self.known_val()
         if found is None:
+            self._tell("measuring the old model")
             found = measure()
             self._keep(self._val, _packed(found))
         return found
@@ -60,6 +69,7 @@ class OldModel:
         found = self._recall(self._retained)
         if found is not None:
             return [found[str(k)] for k in range(len(found))]
+        self._tell("measuring the old model on the retained examples")
         losses = measure()
         self._keep(self._retained, {str(k): loss for k, loss in enumerate(losses)})
         return losses

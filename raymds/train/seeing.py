@@ -7,7 +7,6 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 from tensorboardX import SummaryWriter
-from tensorboardX.proto.summary_pb2 import Summary as Event
 
 from raymds.log import Summary, scalars
 from raymds.run import RunDirectory
@@ -30,7 +29,6 @@ class Boards:
         self._run, self._summary = run, Summary()
         self._folder = tempfile.TemporaryDirectory(prefix="raymds-events-")
         self._writer: SummaryWriter | None = None
-        self._latest: dict[str, float] = {}  # since the last flush
         self._gauges = {
             name: Gauge(f"raymds_{name.replace('/', '_')}", description=text, tag_keys=("run", "task"))
             for name, text in _GAUGES.items()
@@ -40,21 +38,17 @@ class Boards:
         """Show a record's numbers; a `start` record hides what an earlier attempt wrote after its step."""
         if record["event"] == "start":
             self._writer = SummaryWriter(self._folder.name, purge_step=record["step"] + 1)
-        numbers = self._summary(record)
-        self._latest |= scalars(record)
-        if self._writer is not None and numbers:
-            # One event for all of them: the writer's queue takes a tenth of a millisecond for each.
-            values = [Event.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-            self._writer.file_writer.add_summary(Event(value=values), record["step"])
-
-    def flush(self) -> None:
-        """Publish the event file in the run directory; tell Ray, which passes them on as rarely, the latest numbers."""
-        for name, value in self._latest.items():
+        for name, value in self._summary(record).items():
+            if self._writer is not None:
+                self._writer.add_scalar(name, value, record["step"])
+        for name, value in scalars(record).items():
             kind, _, task = name.partition("/")
             gauge = self._gauges.get(name) or self._gauges.get(kind)
             if gauge is not None:
                 gauge.set(value, {"run": self._run.uri, "task": "" if name in self._gauges else task})
-        self._latest.clear()
+
+    def flush(self) -> None:
+        """Publish the event file in the run directory."""
         if self._writer is not None:
             self._writer.flush()
             for file in Path(self._folder.name).iterdir():

@@ -72,48 +72,46 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         sampler = build_sampler(train, tasks, config)
         train.pin(np.unique(np.concatenate([sampler.positive, *sampler.retained, *(sampler.held or ())])))
         training = cycle.ConstrainedCycle(net, train, tasks, sampler, config)
+        last: Evaluation | None = None  # of the last candidate
 
-        def measure(split: Split, weights: dict[str, Tensor] | None = None) -> Evaluation:
-            if weights is not None:
-                net.load_weights(weights, "candidate")
-            return evaluate(net, split, tasks, config.constraints.temperature, stop=emit.told)
+        def measure(which: model.ClipWithHeads) -> Evaluation:
+            return evaluate(which, val, tasks, config.constraints.temperature, stop=emit.told)
 
         def compare(before: Evaluation, after: Evaluation) -> select.Record:
             return select.compare(before, after, tasks, config.select.tolerance, config.constraints.loss)
 
-        def measure_val() -> Evaluation:
-            emit({"event": "phase", "phase": "measuring the old model"})
-            return measure(val)
-
-        def measure_retained() -> list[Tensor]:
-            emit({"event": "phase", "phase": "measuring the old model on the retained examples"})
-            return training.measure_old(emit.told)
-
-        known = OldModel(payload["old"], config, data, tasks, net)
-        old = known.val(measure_val)
+        known = OldModel(payload["old"], config, data, tasks, net, emit.phase)
+        old = known.val(lambda: measure(net))
         start, measured = _resume(config, training, emit, [task.name for task in tasks.protected])
         if start == 0:
-            training.old_losses = known.retained(measure_retained)
+            training.old_losses = known.retained(lambda: training.measure_old(emit.told))
             training.begin()
             emit({"event": "eval", "step": 0, **compare(old, old)})
 
         def candidate(step: int) -> dict[str, Any]:
-            new = evaluate(training.candidate, val, tasks, config.constraints.temperature, stop=emit.told)
-            record = compare(old, new)
+            nonlocal last
+            last = measure(training.candidate)
+            record = compare(old, last)
             emit({"event": "eval", "step": step, **record})
             return {"step": step, "record": record, "score": select.score(record)}
 
         if not measured:
             _report(config, training, emit, candidate(start))
         _loop(config, training, train, sampler, start, emit, candidate)
-        emit({"event": "phase", "phase": "diagnosing the last candidate"})
+        emit.phase("diagnosing the last candidate")
         diagnosis = None
         if not trial:
-            new = measure(val, training.candidate.weights())
+            net.load_weights(training.candidate.weights(), "candidate")
+            new = last or measure(net)
             cast = Cast(config, tasks, net, sampler, train, val, emit.told)
             diagnosis = diagnose(cast, w_old, training.old_losses, training.named(training.multiplier), old, new)
-        emit({"event": "phase", "phase": "choosing among candidates"})
-        choice = ending.choose(config, w_old, lambda weights: compare(old, measure(val, weights)))
+        emit.phase("choosing among candidates")
+
+        def between(weights: dict[str, Tensor]) -> select.Record:
+            net.load_weights(weights, "candidate")
+            return compare(old, measure(net))
+
+        choice = ending.choose(config, w_old, between)
         skipped = ending.skipped({"train": train, "val": val})
         kind = {"trial": trial, "nearest": payload["nearest"]}
         result = ending.delivered(config, data, tasks, net, w_old, choice, emit, **kind)

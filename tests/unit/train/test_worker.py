@@ -210,6 +210,21 @@ def test_what_the_old_model_does_is_measured_once(
     assert measured() == 5  # other retained examples, the same val
 
 
+def test_a_run_measures_each_model_on_val_once(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one and two candidates; the diagnosis has the last one's results."""
+    config.select.interpolate, measured = False, []
+
+    def noted(net: Any, *given: Any, **more: Any) -> Evaluation:
+        measured.append(net)
+        return evaluate(net, *given, **more)
+
+    monkeypatch.setattr(worker, "evaluate", noted)
+    assert worker.run_cycle(payload_of(config, recorder))["diagnosis"]
+    assert len(measured) == 3
+
+
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stop_is_heard_while_the_last_candidate_is_diagnosed(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, stopped: int
