@@ -97,6 +97,7 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
     """
     device, limits = net.mean.device, config.constraints
     cuda = device.type == "cuda"
+    cpu = [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]  # last bits may differ with either
     parts: dict[str, Any] = {
         "model": asdict(config.model) | {"weights": storage.sha256(storage.read(str(config.model.weights)))},
         "identity": net.identity.to_json(),
@@ -104,7 +105,7 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
         "on_corrupt": config.data.on_corrupt,
         "label_sets": [tasks.classes, tasks.prompts, tasks.vocabularies, tasks.attributes],
         "temperature": limits.temperature,
-        "device": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if cuda else cpu,
         "code": [code_digest(), torch.__version__],
     }
     share = share_held(config)
