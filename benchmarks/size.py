@@ -6,13 +6,15 @@ A manifest and a labels file of random rows are made, without images, and each s
 with fewer than 20 rows a class none. Published batches: 256 pairs and all 5 tasks × 10 images, else 64 pairs and 240
 tasks × 2 images.
 
-- start: seconds until the first batch could be drawn: manifest, labels, tasks, counts of all classes, sampler, first
-  batch; `labels file` is the part that reads and decodes it, which no program could leave out; `pinning` comes on top
-  for a split that does not fit in data.memory; MiB is the peak of the process.
-- step: medians in milliseconds, of `sampler.batch`, of the constrained step with towers that compute nothing and a
-  model of a few hundred numbers, and of its records on their way to TensorBoard and Ray's metrics (without Ray).
-- read: 8 ranks stream the split through `Loader`: what a rank fetches of the split while it uses an eighth of the rows,
-  as a multiple of the bytes that it uses, and how many times all of them together read what is used.
+Times are those of the processor, as a busy machine's clock counts what others do.
+
+- start: seconds until the first batch could be drawn: manifest, tasks, counts of all classes, labels, sampler, first
+  batch; `labels file` is what reading and decoding that file alone takes, `beyond labels file` all but that; `pinning`
+  comes on top for a split that does not fit in data.memory. MiB: the peak, above that of a process that has imported.
+- step: medians in milliseconds: of `sampler.batch`; of the constrained step, `whole step` with towers that compute
+  nothing, `step` without the calls into model and optimiser; of its records on their way to TensorBoard and Ray.
+- read: one of 8 ranks streams the split through `Loader`: the bytes that it fetches by those that it uses, and what
+  share of the split it pins, positives and retained examples, beforehand.
 """
 
 import argparse
@@ -43,9 +45,10 @@ from raymds.data.reader import Columns, File, Reader
 from raymds.data.sampler import Batch, Sampler
 from raymds.data.shards import DataSet, Shard
 from raymds.data.split import Example, Split
+from raymds.log import MetricsLog
 from raymds.model import ClipWithHeads
 from raymds.model.identity import Asked, identify
-from raymds.run import MetricsLog, RunDirectory
+from raymds.run import RunDirectory
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
 from raymds.train import cycle, limits, prepared, seeing
@@ -53,7 +56,7 @@ from raymds.train import cycle, limits, prepared, seeing
 CLASSES, ROWS = (5, 364, 5000), (10_000, 100_000, 1_000_000, 10_000_000)
 LEAST = 20  # rows of a class
 PER_SHARD, SHARD_BYTES = 128, 8 * 10**6  # as images of 60 KB are ingested
-RANKS, STREAMED = 8, 40  # ranks, and steps of each
+RANKS, WINDOW, STREAMED = 8, 4, 5  # ranks; shards that are shuffled together; windows that go by
 PRINTS = 24  # bytes of a row's prints in a labels file
 
 
@@ -190,8 +193,10 @@ def steps(config: Config, parts: tuple[Split, Tasks, Sampler], count: int, clock
     training.old_losses = [torch.zeros(len(rows), dtype=torch.float64) for rows in sampler.seen]
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory(folder)
-        log, boards = MetricsLog(run), seeing.Boards(run)
-        boards.add({"event": "start", "step": 0})
+        log, boards = MetricsLog(run.uri), seeing.Boards(run)
+        begin = {"event": "start", "step": 0, "tasks": [task.name for task in tasks.protected]}
+        log.add(begin)
+        boards.add(begin)
         for step in range(count + 2):
             with clock("batch"):
                 batch = sampler.batch(step)
@@ -229,30 +234,28 @@ class Counting(Reader):
         return Columns([""] * PER_SHARD, [memoryview(b" ")] * PER_SHARD, [""] * PER_SHARD)
 
 
-def streamed(split: Split, sampler: Sampler, memory: int, clock: Clock) -> dict[str, float]:
-    """What 8 ranks read, of as many bytes that they use; how many bytes rank 0 pins."""
-    files = [file for file, _ in split.files]
-    found: list[tuple[int, int]] = []
+def streamed(split: Split, sampler: Sampler, clock: Clock) -> dict[str, float]:
+    """What one of 8 ranks fetches, by what it uses of that; how much of the split it pins beforehand.
+
+    In windows of a few shards, so that whole ones go by within a benchmark: the ratio does not depend on how large.
+    """
+    split = dataclasses.replace(split, window=WINDOW)
+    sampler = dataclasses.replace(sampler, negative_blocks=split.blocks(sampler.negative))
+    reader = Counting([file for file, _ in split.files], 2 * WINDOW * SHARD_BYTES)
+    own = dataclasses.replace(split, reader=reader, shard=0, _pinned={})
     rows = np.unique(np.concatenate([sampler.positive, *sampler.retained, *(sampler.held or ())]))
-    pinned = 0
-    for rank in range(RANKS):
-        reader = Counting(files, memory)
-        own = dataclasses.replace(split, reader=reader, shard=0, _pinned={})
-        if rank:  # what is pinned is the same on every rank
-            own._pinned.update(dict.fromkeys(rows.tolist(), Example("", memoryview(b" "), "")))
-        else:
-            with clock("pinning"):
-                own.pin(rows)
-            pinned, reader.fetched = reader.fetched, 0
-        source = Loader(own, lambda step, rank=rank: sampler.batch(step).share(rank, RANKS), NO_FIT, 0)
-        used = 0
-        for step in range(STREAMED):
-            batch = source.get(step).batch
-            used += len(np.setdiff1d(batch.negative, rows)) * SHARD_BYTES // PER_SHARD
-        source.close()
-        found.append((reader.fetched, used))
-    fetched, used = np.array(found).T
-    return {"rank": float(np.median(fetched / used)), "pinned_share": pinned / (len(files) * SHARD_BYTES)}
+    with clock("pinning"):
+        own.pin(rows)
+    pinned, reader.fetched = reader.fetched, 0
+    source = Loader(own, lambda step: sampler.batch(step).share(0, RANKS), NO_FIT, 0)
+    used = 0
+    for step in range(-(-STREAMED * WINDOW * PER_SHARD // sampler.negatives)):
+        used += len(np.setdiff1d(source.get(step).batch.negative, rows))
+    source.close()
+    return {
+        "fetched/used": reader.fetched / (used * SHARD_BYTES / PER_SHARD),
+        "pinned": pinned / (len(split.files) * SHARD_BYTES),
+    }
 
 
 class _NoFit:
@@ -288,7 +291,7 @@ def alone(uri: str, classes: int, count: int) -> dict[str, Any]:
     read: dict[str, float] = {}
     if parts[0].window:
         loader.load = no_image
-        read = streamed(parts[0], parts[2], config.data.memory * 2**20, clock)
+        read = streamed(parts[0], parts[2], clock)
         start["pinning"] = clock.seconds["pinning"][0]
     times = {name: [1000 * t for t in clock.seconds[name][2:]] for name in ("batch", "step", "records", "whole step")}
     return {

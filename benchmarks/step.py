@@ -78,26 +78,27 @@ def data_set(folder: str, shape: Shape, size: int) -> str:
 class Published:
     """The published step, transcribed plainly: METHOD (10) to (12) without any saving."""
 
-    def __init__(self, config: Config, tasks: Tasks, *, constrained: bool) -> None:
-        self.net = load_model(config.model.name, None, tasks.heads, None, 0)
+    def __init__(self, config: Config, tasks: Tasks, *, constrained: bool, device: str = "cpu") -> None:
+        self.net = load_model(config.model.name, None, tasks.heads, None, 0).to(device)
         self._learner, self._config, self._tasks = Learner(self.net, config), config, tasks
         self._constrained = constrained
         self._old: Tensor | None = None
         self._log_s: Tensor | None = None
 
     def _texts(self, texts: list[str]) -> Tensor:
-        embedded: Tensor = self.net.clip.encode_text(self.net.tokenizer(texts), normalize=True)
+        embedded: Tensor = self.net.clip.encode_text(self.net.tokenizer(texts).to(self.net.mean.device), normalize=True)
         return embedded
 
     def step(self, loaded: Loaded) -> None:
         """One step, with every image and every text in the graph."""
         pairs, count = loaded.pairs, len(loaded.batch.positive)
         images = torch.cat([pairs, loaded.examples]) if self._constrained else pairs
-        image, text = self.net.encode_image(images), self._texts(list(loaded.captions))
+        device = self.net.mean.device
+        image, text = self.net.encode_image(images.to(device)), self._texts(list(loaded.captions))
         loss = self._objective(image[: len(pairs)], text, count)
         if self._constrained:
             prompts = self._texts([row[0] for row in self._tasks.prompts["kind"]])
-            label = torch.tensor([self._tasks.protected[k].label for k in loaded.batch.example_task])
+            label = torch.tensor([self._tasks.protected[k].label for k in loaded.batch.example_task], device=device)
             cosines = image[len(pairs) :] @ prompts.T
             losses = nn.functional.cross_entropy(cosines / self._config.constraints.temperature, label)
             self._old = losses.detach() if self._old is None else self._old
@@ -124,13 +125,18 @@ def steps_of(config: Config, data: DataSet) -> tuple[dict[str, Callable[[Loaded]
         ours = cycle.ConstrainedCycle(net, train, tasks, sampler, config)
         ours.measure_old()
         active = round(violated * len(tasks.protected))
-        for k, losses in enumerate(ours.old_losses):
-            losses.add_(-10 if k < active else 10)  # as if the old model had been far better, or far worse
+        violate(ours, active)
         kinds[f"ours, {name}"] = ours.step
     kinds["published"] = Published(config, tasks, constrained=True).step
     kinds["plain"] = Published(config, tasks, constrained=False).step
     loader = Loader(train, sampler.batch, Published(config, tasks, constrained=False).net.preprocess, 0, ahead=0)
     return kinds, loader
+
+
+def violate(ours: cycle.ConstrainedCycle, active: int) -> None:
+    """As if the old model had been far better on the first `active` tasks, and far worse on the others."""
+    for k, losses in enumerate(ours.old_losses):
+        losses.add_(-10 if k < active else 10)
 
 
 def configured(folder: str, shape: Shape, model: str, steps: int) -> Config:

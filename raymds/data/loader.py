@@ -28,6 +28,7 @@ Pixels = NDArray[np.uint8]  # (3, S, S)
 _AUGMENT = 5  # stream of random numbers, beside those of the sampler
 _PARALLEL = 64  # images per background call
 _BATCH = 256  # images evaluated together
+_PART = 16  # of those images per background call
 _BATCHES_AHEAD = 2
 _FETCH_AHEAD = 8  # steps whose shards are fetched before they are asked for
 
@@ -140,15 +141,19 @@ def clean_pixels(split: Split, rows: Sequence[int] | Rows, fit: Preprocess, *, s
 
 
 def clean_batches(split: Split, rows: Rows, fit: Preprocess, *, substitutes: bool) -> Iterator[tuple[Rows, Tensor]]:
-    """Rows through the clean transform, batch after batch, each decoded while the one before is used."""
+    """Rows through the clean transform, batch after batch, each decoded while the one before is used.
+
+    As many threads decode as PyTorch computes with: those are the cores of this worker.
+    """
     blocks = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
-    with ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
-        decoding: deque[Future[Tensor]] = deque()
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool:
+        decoding: deque[list[Future[Tensor]]] = deque()
         for number, block in enumerate(blocks):
             split.ahead(np.concatenate(blocks[number : number + 1 + _BATCHES_AHEAD]))
             for coming in blocks[number + len(decoding) : number + 1 + _BATCHES_AHEAD]:
-                decoding.append(pool.submit(clean_pixels, split, coming, fit, substitutes=substitutes))
-            yield block, decoding.popleft().result()
+                parts = [coming[i : i + _PART] for i in range(0, len(coming), _PART)]
+                decoding.append([pool.submit(clean_pixels, split, p, fit, substitutes=substitutes) for p in parts])
+            yield block, torch.cat([part.result() for part in decoding.popleft()])
 
 
 def load(

@@ -90,9 +90,10 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
 
         def candidate(step: int) -> dict[str, Any]:
             nonlocal last
+            begin = time.perf_counter()
             last = measure(training.candidate)
             record = compare(old, last)
-            emit({"event": "eval", "step": step, **record})
+            emit({"event": "eval", "step": step, **record, "seconds": time.perf_counter() - begin})
             return {"step": step, "record": record, "score": select.score(record)}
 
         if not measured:

@@ -4,9 +4,12 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from raymds.log import MetricsLog
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -55,3 +58,44 @@ def test_a_search(figures: Any) -> None:
 
 def test_scenes(figures: Any) -> None:
     assert figures("scenes", "--size", "16")
+
+
+def test_size(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process; a split of 200 shards does not fit in the memory that it has by default."""
+    size = importlib.import_module("size")
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        uri, classes, steps = command[-3:]
+        return SimpleNamespace(stdout=json.dumps(size.alone(uri, int(classes), int(steps))))
+
+    monkeypatch.setattr(size.subprocess, "run", run)
+    monkeypatch.setattr(size.loader, "load", size.loader.load)  # put back afterwards
+    (found,) = figures("size", "--classes", "5", "--rows", "25600", "--steps", "1").values()
+    assert found["start"].keys() >= {"labels file", "manifest", "counts", "sampler", "pinning"}
+    assert found["step"].keys() == {"batch", "step", "records", "whole step"}
+    assert found["read"]["fetched/used"] >= 1
+
+
+def test_measure(figures: Any, tmp_path: Path) -> None:
+    log = MetricsLog(str(tmp_path / "run"))
+    log.add({"event": "start", "step": 0})
+    log.add({"event": "eval", "step": 0})
+    log.add({"event": "step", "step": 1, "seconds": {"data": 1.0, "forward": 5.0}})
+    log.add({"event": "eval", "step": 1, "seconds": 2.0})
+    log.flush()
+    found = figures("measure", str(tmp_path / "run"), "--images", "40", "--size", "64", "--repeats", "1")
+    assert found["run"] == {"steps": 6.0, "val": 2.0, "share": 0.25}
+    rate = found["images_per_second"]
+    assert found["of the slower"] == pytest.approx(rate["evaluate"] / min(rate["decoding"], rate["model"]))
+
+
+def test_gpu(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, with towers that are traced for a compiler and then run as they are."""
+    monkeypatch.setattr(importlib.import_module("gpu"), "BACKEND", "eager")
+    options = "--device", "cpu", "--model", "tiny-64", "--shapes", "5", "--scale", "0.05", "--steps", "1"
+    found = figures("gpu", *options)["5"]
+    assert list(found) == ["published", "fp32", "tf32", "bf16", "compile", "all on"]
+    for name in list(found)[1:]:
+        assert found[name]["h"] == 0
+        assert found[name]["cosine"] > (0.99 if name in {"bf16", "all on"} else 1 - 1e-6)
+        assert 0 < found[name]["outside"] < 1

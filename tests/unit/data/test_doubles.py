@@ -137,3 +137,14 @@ def test_an_image_under_several_rows_is_one_example(config: Config, tmp_path: Pa
         ]
         assert found.rows(task).tolist() == [3 * i for i in own]
         assert len(found.correct(task)) == len(own)
+
+
+def test_the_first_row_of_each_image_is_what_a_loop_finds() -> None:
+    """Among few values, many stand twice; a row that could not be decoded is like no other."""
+    dice = np.random.default_rng(0)
+    for values in (1, 7, 10**9):
+        pixels, known = dice.integers(values, size=300).astype(np.uint64), dice.random(300) < 0.8
+        pixels[~known] = 0
+        found = Prints(pixels, np.zeros((300, 2), np.uint64), known).first
+        for row in range(300):
+            assert found[row] == (pixels.tolist().index(pixels[row]) if known[row] else row)

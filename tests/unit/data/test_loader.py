@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from raymds.config import AugmentConfig
+from raymds.data import loader
 from raymds.data.loader import Loader, clean_pixels, decode, load
 from raymds.data.reader import Columns, File
 from raymds.data.sampler import Batch, Sampler
@@ -177,3 +178,14 @@ def test_what_pillow_raises_of_its_own_is_a_value_error(monkeypatch: pytest.Monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="decompression bomb"):
         decode(buffer.getvalue())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_measured_comes_whole_and_in_order(train: Split, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    monkeypatch.setattr(loader, "_BATCH", 20)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    rows = np.arange(50)[::-1]
+    found = list(loader.clean_batches(train, rows, FIT, substitutes=False))
+    assert [len(block) for block, _ in found] == [20, 20, 10]
+    for block, pixels in found:
+        assert torch.equal(pixels, torch.stack([clean_pixels(train, [int(row)], FIT)[0] for row in block]))

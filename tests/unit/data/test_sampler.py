@@ -1,6 +1,7 @@
 """The global batch: a pure function of (seed, step), dealt to any number of ranks without loss."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -207,3 +208,55 @@ def test_a_pool_smaller_than_its_draw_comes_equally_often_in_every_step() -> Non
     assert min(np.bincount(most, minlength=3)) > 5  # which one comes less often changes from step to step
     exact = replace(drawn, positives=6)
     assert np.bincount(exact.batch(0).positive).tolist() == [2, 2, 2]
+
+
+def naive(made: Sampler, pools: Sequence[np.ndarray], stream: int, step: int) -> list[int]:
+    """A step's examples task by task: every pool shuffled by (seed, stream, task, epoch), one draw after the other."""
+    rows: list[int] = []
+    for k in made.batch(step).tasks.tolist():
+        pool, count = pools[k].tolist(), made.images_per_task
+        draws = len(pool) // count
+        again = range(-(-count // len(pool)))
+        keys = [(made.seed, stream, k, step // draws)] if draws else [(made.seed, stream, k, step, i) for i in again]
+        order = [
+            pool[i]
+            for key in keys
+            for i in np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(len(pool))
+        ]
+        start = step % draws * count if draws else 0
+        rows += order[start : start + count]
+    return rows
+
+
+@pytest.mark.parametrize("tasks_per_step", [0, 2, 5])
+def test_examples_of_all_tasks_are_those_drawn_one_by_one(tasks_per_step: int) -> None:
+    """Pools of many sizes, one smaller than a draw; steps in order, and back and forth."""
+    pools = [np.arange(100 * k, 100 * k + size) for k, size in enumerate((7, 2, 11, 3, 9))]
+    held = [pool + 5000 for pool in pools[::-1]]
+    made = Sampler(
+        seed=4, positive=np.arange(8), negative=np.arange(8), retained=pools, positives=2, negatives=2,
+        tasks_per_step=tasks_per_step, images_per_task=3, held=held,
+    )  # fmt: skip
+    for step in (*range(12), 3, 40, 0, 41, 2):
+        batch = made.batch(step)
+        assert batch.example.tolist() == naive(made, pools, 4, step)
+        assert batch.held is not None and batch.held.tolist() == naive(made, held, 7, step)
+
+
+def test_a_batch_is_drawn_once_and_again_when_it_is_long_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, drawn = sampler(), list[int]()
+    inner = Sampler._drawn
+    monkeypatch.setattr(Sampler, "_drawn", lambda self, step: (drawn.append(step), inner(self, step))[1])
+    for step in range(100):  # as the loader, the step and its records ask
+        for ahead in (8, 2, 0, 0):
+            made.batch(step + ahead)
+    assert len(drawn) == len(set(drawn)) == 108
+    assert np.array_equal(made.batch(0).positive, sampler().batch(0).positive)
+
+
+def test_an_order_of_more_shards_than_16_bits_count_is_the_same() -> None:
+    """Two shards are next to each other in either, so their rows come in the pool's order."""
+    pool = np.arange(3 * 70_000)
+    blocks = Blocks(np.repeat(np.arange(70_000), 3), 70_000, 1)
+    kept = retain(pool, 30, 5, 0, blocks)
+    assert len(np.unique(blocks.shard[kept])) == 10

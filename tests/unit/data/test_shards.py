@@ -237,3 +237,12 @@ def test_a_manifest_without_a_date_is_read_and_one_with_none_is_damaged(uri: str
     del manifest["created"]
     path.write_text(json.dumps(manifest))
     assert DataSet.open(uri).created is None
+
+
+def test_classes_are_counted_as_their_labels_say(uri: str) -> None:
+    data = DataSet.open(uri)
+    for split in data.splits:
+        labels = data.load(split).labels
+        for attribute, classes in data.attributes.items():
+            for number, label in enumerate([*classes, "no such class"]):
+                assert data.count(split, attribute, label) == (labels[attribute] == number).sum()

@@ -257,3 +257,13 @@ def test_a_standard_architecture_builds() -> None:
     net = ClipWithHeads("ViT-S-32-alt", CLASSES, 4, seed=0)
     assert net.image_size == 224
     assert net.heads.A.shape == (3, 256, 4)
+
+
+def test_tokens_of_many_texts_are_the_tokenizers(net: ClipWithHeads) -> None:
+    """Also where some of them are known from before."""
+    texts = [*TEXTS, *(f"{text} again" for text in TEXTS), TEXTS[0]]
+    for some in (TEXTS[:1], texts):
+        want = net.tokenizer(some)
+        tokens = net.tokenize(some)
+        assert torch.equal(tokens, want[:, : tokens.shape[1]])
+        assert not want[:, tokens.shape[1] :].any()
