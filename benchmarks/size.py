@@ -252,10 +252,9 @@ def streamed(split: Split, sampler: Sampler, clock: Clock) -> dict[str, float]:
     for step in range(-(-STREAMED * WINDOW * PER_SHARD // sampler.negatives)):
         used += len(np.setdiff1d(source.get(step).batch.negative, rows))
     source.close()
-    return {
-        "fetched/used": reader.fetched / (used * SHARD_BYTES / PER_SHARD),
-        "pinned": pinned / (len(split.files) * SHARD_BYTES),
-    }
+    # Where a class has few rows, all of them are pinned, and nothing is left to be fetched.
+    ratio = {"fetched/used": reader.fetched / (used * SHARD_BYTES / PER_SHARD)} if used else {}
+    return ratio | {"pinned": pinned / (len(split.files) * SHARD_BYTES)}
 
 
 class _NoFit:
