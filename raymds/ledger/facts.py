@@ -9,6 +9,7 @@ import yaml
 from raymds.errors import UsageError
 from raymds.ledger.entry import fits
 from raymds.ledger.signature import parse
+from raymds.method.verdict import not_certifiable
 from raymds.store import uri as storage
 
 _MEASURED = ("old", "new", "delta", "lower", "verdict")
@@ -143,7 +144,12 @@ def _manifest(data: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _tasks(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"target": found["target"]["task"], "protected": [task["task"] for task in found["tasks"]]}
+    without = not_certifiable(found)
+    return {
+        "target": found["target"]["task"],
+        "protected": [task["task"] for task in found["tasks"]],
+        **({"not_certifiable": without} if without else {}),
+    }
 
 
 def _capabilities(certificate: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from raymds.model import ClipWithHeads, class_means
 from raymds.model.precision import trained_in
 from raymds.tasks import Tasks
 from raymds.train.baselines import TABLE, Context, fisher_information
-from raymds.train.evaluate import evaluate
+from raymds.train.evaluate import constraint_values
 from raymds.train.limits import Scale, aggregator
 from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
 
@@ -49,12 +49,12 @@ class ConstrainedCycle:
         self._start = [p.detach().clone() for p in self._learner.parameters] if self._baseline else []
         self._fisher: list[Tensor] = []
         self._aggregator = aggregator(config, tasks, sampler)
-        self._scale = Scale(config, self._aggregator)
+        self._scale = Scale(config, self._aggregator, len(tasks.protected))
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
         self.old_losses: list[Tensor] = []  # per task the old model's values of the examples that λ sees
-        self.multiplier = torch.zeros(len(tasks.protected), dtype=torch.float64)  # running mean of λ
-        self._labels = torch.tensor([task.label for task in tasks.protected])
+        self.multiplier = torch.zeros(len(tasks.constrained), dtype=torch.float64)  # running mean of λ
+        self._labels = torch.tensor([task.label for task in tasks.constrained])
 
     @property
     def candidate(self) -> ClipWithHeads:
@@ -62,19 +62,13 @@ class ConstrainedCycle:
         return self._average or self.model
 
     def measure_old(self, stop: Callable[[], bool] = lambda: False) -> None:
-        """What the old model does on the retained examples, through the transform and the chunks the steps use.
+        """What the old model does on the rows that λ sees, through the transform and the chunks the steps use.
 
         StoppedError where `stop()`.
         """
-        seen = self.sampler.seen
-        rows = np.unique(np.concatenate(seen))
-        temperature = self._config.constraints.temperature
+        limits = self._config.constraints
         with trained_in(self._config.run.precision):  # like for like
-            old = evaluate(self.model, self._split, self.tasks, temperature, rows, substitutes=True, stop=stop)
-        self.old_losses = [
-            old.values(task, self._config.constraints.loss, np.searchsorted(rows, retained))
-            for task, retained in zip(self.tasks.protected, seen, strict=True)
-        ]
+            self.old_losses = constraint_values(self.model, self._split, self.tasks, self.sampler.seen, limits, stop)
 
     def begin(self) -> None:
         """What a first step needs beside the old losses."""
@@ -143,7 +137,7 @@ class ConstrainedCycle:
         self._learner.load_state_dict(tensors)
         self._aggregator.load_state_dict(tensors)
         self._log_s, self.multiplier = tensors["log_s"].clone(), tensors["lambda"].clone()
-        self.old_losses = [tensors[f"old_losses.{k}"].clone() for k in range(len(self.tasks.protected))]
+        self.old_losses = [tensors[f"old_losses.{k}"].clone() for k in range(len(self.tasks.constrained))]
         names = [name for name in self._learner.names if _FISHER + name in tensors]
         self._fisher = [tensors[_FISHER + name].to(self.model.mean.device) for name in names]
         if self._average:
@@ -161,13 +155,26 @@ class ConstrainedCycle:
         cosine_bC = self.model.cosines(self.model.classifiers(label_sets), pixels)
         cosine_bC = {name: cosine.cpu() for name, cosine in cosine_bC.items()}
         new = self._example_losses(cosine_bC, batch.example_task, self._loss.values)
-        old = torch.zeros_like(new, dtype=torch.float64)
-        for k in np.unique(batch.example_task):
-            here = np.flatnonzero(batch.example_task == k)
-            old[here] = self.old_losses[k][np.searchsorted(self.sampler.seen[k], rows[here])]
+        old = self._old_values(rows, batch.example_task)
         change = self._loss.change(new.double(), old)
+        answers = self._of_answers(batch.example_task)
+        if answers.any():
+            nats = self._example_losses(cosine_bC, batch.example_task, constraints.zero_shot_losses)
+            change = constraints.drift(nats.double(), old).where(answers, change)
         sums = constraints.task_sums(change, torch.from_numpy(batch.example_task), len(self._labels))
         return sums.to(self.model.mean.device)
+
+    def _old_values(self, rows: Rows, task_b: Rows) -> Tensor:
+        """The old model's value of each row, which its task's λ sees: (b,) in fp64."""
+        old = torch.zeros(len(rows), dtype=torch.float64)
+        for k in np.unique(task_b):
+            here = np.flatnonzero(task_b == k)
+            old[here] = self.old_losses[k][np.searchsorted(self.sampler.seen[k], rows[here])]
+        return old
+
+    def _of_answers(self, task_b: Rows) -> Tensor:
+        """Which examples are held by the old model's answer, as their task has no data: (b,)."""
+        return torch.from_numpy(task_b >= len(self.tasks.protected))
 
     def _example_losses(
         self, cosine_bC: Mapping[str, Tensor], task_b: Rows, loss: Callable[[Tensor, Tensor, float], Tensor]
@@ -175,7 +182,7 @@ class ConstrainedCycle:
         """`loss` of each example within the label set of its task: per attribute (b, C) → (b,)."""
         first = next(iter(cosine_bC.values()))
         losses = first.new_zeros(len(first))
-        attributes = np.array([self.tasks.protected[k].attribute for k in task_b], dtype=object)
+        attributes = np.array([self.tasks.constrained[k].attribute for k in task_b], dtype=object)
         labels = self._labels[torch.from_numpy(task_b)].to(first.device)
         for name, cosine in cosine_bC.items():
             here = torch.from_numpy(np.flatnonzero(attributes == name)).to(first.device)
@@ -186,7 +193,16 @@ class ConstrainedCycle:
     def _cross_entropies(self, loaded: Loaded, image: Tensor, prompts: Tensor, active: Tensor) -> Tensor:
         """L of the active examples, with their gradient, from their embeddings (a, D): (a,)."""
         cosines = {name: image @ prompts[self.tasks.columns(name)].T for name in self.tasks.classes}
-        return self._example_losses(cosines, loaded.batch.example_task[active.numpy()], constraints.zero_shot_losses)
+        task_a, rows = loaded.batch.example_task[active.numpy()], loaded.batch.example[active.numpy()]
+        losses = self._example_losses(cosines, task_a, constraints.zero_shot_losses)
+        answers = self._of_answers(task_a).nonzero()[:, 0]
+        if not len(answers):
+            return losses
+        here, task_a = answers.to(losses.device), task_a[answers.numpy()]
+        cosines = {name: cosine[here] for name, cosine in cosines.items()}
+        log_odds = self._example_losses(cosines, task_a, constraints.log_odds)
+        old = self._old_values(rows[answers.numpy()], task_a).to(losses.device)
+        return losses.index_copy(0, here, constraints.answer_losses(log_odds, old))
 
     def _example_weights(self, loaded: Loaded, multiplier: Tensor) -> Tensor:
         """Weight of each local example in METHOD (12): λ_k·τ₀ / (sampled tasks · examples of task k): (b,)."""
@@ -225,7 +241,7 @@ class ConstrainedCycle:
 
     def _attributes(self, task_b: Rows) -> list[str]:
         """Whose label sets some tasks have."""
-        named = {self.tasks.protected[k].attribute for k in np.unique(task_b)}
+        named = {self.tasks.constrained[k].attribute for k in np.unique(task_b)}
         return [name for name in self.tasks.classes if name in named]
 
     def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, float]:
@@ -270,7 +286,7 @@ class ConstrainedCycle:
 
     def named(self, values: Tensor) -> dict[str, float]:
         """Values per task name, tasks without one left out."""
-        pairs = zip(self.tasks.protected, values.tolist(), strict=True)
+        pairs = zip(self.tasks.constrained, values.tolist(), strict=True)
         return {task.name: value for task, value in pairs if not math.isnan(value)}
 
 

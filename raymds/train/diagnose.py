@@ -21,7 +21,7 @@ from raymds.model import ClipWithHeads, class_means
 from raymds.model.precision import trained_in
 from raymds.tasks import Task, Tasks
 from raymds.train.cycle import caption_heads
-from raymds.train.evaluate import Evaluation, evaluate
+from raymds.train.evaluate import Evaluation, constraint_values
 from raymds.train.gradients import gradient
 from raymds.train.limits import pools
 from raymds.train.step import distinct_tokens
@@ -53,7 +53,7 @@ def diagnose(
     old: Evaluation,
     new: Evaluation,
 ) -> dict[str, Any]:
-    """JSON-ready figures of the network's weights; the network holds `w_old` afterwards.
+    """JSON-ready figures of the network's weights; the network holds `w_old` afterwards. Of tasks with examples alone.
 
     `old` and `new` are both models' results on val, `old_losses` the old model's values of the examples that λ
     was measured on, `multiplier` λ of METHOD (12) by task. Lengths of gradients are those of all trained parameters.
@@ -70,7 +70,7 @@ def diagnose(
     violations = torch.tensor([seen[task.name] for task in looked])
     # (12) has λ_k·τ₀/m before each task's gradient.
     lambdas = torch.tensor([multiplier.get(task.name, 0.0) for task in looked], dtype=torch.float64)
-    weight = lambdas * limits.temperature / len(names)
+    weight = lambdas * limits.temperature / len(cast.tasks.constrained)
     found = {
         "loss": {"name": loss, "unit": LOSSES[loss].unit},
         "part": "retained" if cast.sampler.held is None else "held_out",
@@ -142,15 +142,11 @@ class _Gradients:
 
 def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:
     """h of every task on the examples that λ was measured on, ε left out."""
-    limits, seen = cast.config.constraints, cast.sampler.seen
-    rows = np.unique(np.concatenate(seen))
+    limits, loss = cast.config.constraints, LOSSES[cast.config.constraints.loss]
     with trained_in(cast.config.run.precision):  # as the old values were measured
-        now = evaluate(cast.net, cast.train, cast.tasks, limits.temperature, rows, substitutes=True)
-    found = {}
-    for task, old, own in zip(cast.tasks.protected, old_losses, seen, strict=True):
-        new = now.values(task, limits.loss, np.searchsorted(rows, own))
-        found[task.name] = float(LOSSES[limits.loss].change(new, old).mean())
-    return found
+        now = constraint_values(cast.net, cast.train, cast.tasks, cast.sampler.seen, limits)
+    of = zip(cast.tasks.protected, now, old_losses, strict=False)
+    return {task.name: float(loss.change(new, old).mean()) for task, new, old in of}
 
 
 def stationarity(g_F: Tensor, G: Tensor, weight: Tensor) -> dict[str, Any]:
