@@ -135,14 +135,14 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
 
 
 def new_rows(split: Split, task: Task, target: Task) -> Rows:
-    """Rows on which a task without data is held: those where the old model's answer is not what is to be changed.
+    """Rows on which a task without data is held: those that show another class of its attribute.
 
-    Rows that show the target are left out where it is a class of the same attribute. So is what there may be of the
-    class itself: its examples are not to be kept.
+    The target's class is none of those, as what the old model says of it is to be changed. Nor are rows whose class is
+    undefined: they might show either, and examples of the class itself are not to be kept.
     """
     labels = split.labels[task.attribute]
-    corrected = labels == target.label if task.attribute == target.attribute else np.zeros(len(split), bool)
-    return np.flatnonzero(~corrected & (labels != task.label))
+    shown = (labels >= 0) & (labels != task.label)
+    return np.flatnonzero(shown & (labels != target.label) if task.attribute == target.attribute else shown)
 
 
 def pools(split: Split, target: Task) -> tuple[Rows, Rows]:
