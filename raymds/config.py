@@ -74,10 +74,11 @@ class TaskConfig:
 
     target: str = ""  # attribute:class; a slice of it is attribute:class@attribute:class,…
     protect: list[str] = field(default_factory=list)  # attributes (all their classes but the target), or as the target
-    retained: int = 1000  # retained examples per protected task, at most
+    retained: int = 1000  # retained examples per protected task, at most; of one without data, new images
     prompts: dict[str, Any] = field(default_factory=dict)  # attribute -> sentence with {} for the class, or several
     classes: dict[str, list[str]] = field(default_factory=dict)  # attribute -> its label set, where not all of them
     phrases: dict[str, dict[str, str]] = field(default_factory=dict)  # attribute -> class -> words for it in prompts
+    without_data: list[str] = field(default_factory=list)  # classes, attributes: held by the old model's answers alone
 
 
 @dataclass
@@ -311,6 +312,11 @@ def check(config: Config) -> None:
         )
     if limits.solver in BASELINES and isinstance(limits.beta, dict):
         raise UsageError(f"constraints.beta: has to be one number where constraints.solver is {limits.solver}")
+    if limits.solver in BASELINES and config.task.without_data:
+        raise UsageError(
+            f"task.without_data={config.task.without_data}: constraints.solver={limits.solver} is no rule for λ and "
+            "holds no class without examples; leave one of the two out"
+        )
     if limits.solver in BASELINES and config.run.micro_batch:
         raise UsageError(
             f"run.micro_batch={config.run.micro_batch}: constraints.solver={limits.solver} looks at whole batches; "

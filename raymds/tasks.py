@@ -39,11 +39,17 @@ class Tasks:
     classes: dict[str, tuple[str, ...]]  # label sets: attribute -> classes, in the order of the heads
     prompts: dict[str, tuple[tuple[str, ...], ...]]  # attribute -> the sentences of each class, as many of every one
     vocabularies: dict[str, tuple[str, ...]]  # of all attributes of the data set, an attribute's label set first
+    without_data: tuple[Task, ...] = ()  # held by what the old model says of new images; not certifiable
 
     @property
     def all(self) -> tuple[Task, ...]:
-        """The target, then the protected tasks."""
+        """The target, then the protected tasks: what is measured."""
         return (self.target, *self.protected)
+
+    @property
+    def constrained(self) -> tuple[Task, ...]:
+        """What has a constraint: the protected tasks, then those without data."""
+        return (*self.protected, *self.without_data)
 
     @property
     def attributes(self) -> list[str]:
@@ -90,9 +96,15 @@ def resolve(config: TaskConfig, vocabularies: Vocabularies) -> Tasks:
         if found == [target]:
             raise UsageError(f"task.protect: {item} is the target; a target can't be protected in the same cycle")
         protected.update({task.name: task for task in found if task != target})
+    without = _without_data(config, label_sets, target)
+    protected = {name: task for name, task in protected.items() if name not in without}
     if not protected:
-        raise UsageError("task.protect: names no task; list attributes (weather) or classes (weather:rainy)")
-    attributes = list(dict.fromkeys(task.attribute for task in (target, *protected.values())))
+        raise UsageError(
+            "task.protect: names no task"
+            + (" beside those of task.without_data, and without any nothing can be certified" if without else "")
+            + "; list attributes (weather) or classes (weather:rainy)"
+        )
+    attributes = list(dict.fromkeys(task.attribute for task in (target, *protected.values(), *without.values())))
     classes = {attribute: label_sets[attribute] for attribute in attributes}
     for attribute, labels in classes.items():
         if len(labels) < 2:
@@ -101,19 +113,48 @@ def resolve(config: TaskConfig, vocabularies: Vocabularies) -> Tasks:
                 f"from; mix in data with other classes, or list those of the data set: {', '.join(ordered[attribute])}"
             )
     prompts = {attribute: _sentences(config, attribute, classes[attribute]) for attribute in attributes}
-    return Tasks(target, tuple(protected.values()), classes, prompts, ordered)
+    return Tasks(target, tuple(protected.values()), classes, prompts, ordered, tuple(without.values()))
 
 
 PER_TASK = ("select.tolerance", "constraints.slack", "constraints.beta")
 
 
 def check_per_task(config: Config, tasks: Tasks) -> None:
-    """UsageError where a value by task has a key that is no protected task, none of their attributes, not default."""
-    valid = ["default", *dict.fromkeys(task.attribute for task in tasks.protected), *(t.name for t in tasks.protected)]
+    """UsageError where a value by task has a key that is no protected task, none of their attributes, not default.
+
+    A task without data has a constraint, so slack and beta may name it; it is not measured, so tolerance may not.
+    """
     for key in PER_TASK:
+        of = tasks.protected if key == "select.tolerance" else tasks.constrained
+        valid = ["default", *dict.fromkeys(task.attribute for task in of), *(task.name for task in of)]
         value = attrgetter(key)(config)
         for name in value if isinstance(value, Mapping) else ():
             _known(str(name), valid, key, "protected task")
+
+
+def _without_data(config: TaskConfig, label_sets: Vocabularies, target: Task) -> dict[str, Task]:
+    """The tasks of `task.without_data`; an attribute means all its classes but the target, as in `task.protect`."""
+    key, without = "task.without_data", dict[str, Task]()
+    for item in config.without_data:
+        attribute, _, label = item.partition("@")[0].partition(":")
+        if label and attribute in label_sets and label not in label_sets[attribute]:
+            labels = label_sets[attribute]
+            near = difflib.get_close_matches(label, labels, n=1)
+            raise UsageError(
+                f"{key}: {label!r} is no class of {attribute}, which has {', '.join(labels)}; "
+                + (f"did you mean {near[0]!r}? " if near else "")
+                + f"One that the data set no longer has is to be listed in task.classes.{attribute}, too"
+            )
+        found = _tasks(item, label_sets, label_sets, key)
+        if found == [target]:
+            raise UsageError(f"{key}: {item} is the target, which needs examples; leave it out")
+        if found[0].where:
+            raise UsageError(
+                f"{key}: {item} is a slice, and without examples there are no rows of it; name the class, "
+                f"{item.partition('@')[0]}"
+            )
+        without.update({task.name: task for task in found if task != target})
+    return without
 
 
 def _label_sets_first(config: TaskConfig, vocabularies: Vocabularies) -> dict[str, tuple[str, ...]]:
@@ -135,7 +176,8 @@ def _label_set(config: TaskConfig, attribute: str, vocabularies: Vocabularies) -
         return tuple(label for label in vocabulary if label != OTHER)
     given, key = config.classes[attribute], f"task.classes.{attribute}"
     for label in given:
-        _known(label, vocabulary, key, f"class of {attribute}")
+        if f"{attribute}:{label}" not in config.without_data:  # one that the data set no longer has is said twice
+            _known(label, vocabulary, key, f"class of {attribute}")
         if given.count(label) > 1:
             raise UsageError(f"{key}: names {label!r} twice; leave one of the two out")
     if len(given) < 2:

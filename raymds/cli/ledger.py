@@ -7,6 +7,7 @@ from typing import Any
 from raymds.cli.data import verb_parser
 from raymds.cli.terminal import Terminal
 from raymds.errors import UsageError
+from raymds.method.verdict import NOT_CERTIFIABLE, not_certifiable
 from raymds.text import visible
 
 _SHORT = 12  # characters of a digest for people
@@ -23,9 +24,13 @@ def show(options: argparse.Namespace, terminal: Terminal) -> int:
     for entry in entries:
         terminal.show({"event": "entry", **entry.to_json()})
         terminal.say(_line(entry))
-    kept = record.protected(entries, datetime.now(UTC).date())
+    today = datetime.now(UTC).date()
+    kept, both = record.protected(entries, today), record.protected(entries, today, weakly=True)
+    weak = {name: number for name, number in both.items() if name not in kept}
     terminal.say(visible(f"protected: {', '.join(kept) or 'nothing'}"))
-    return _end(entries, terminal, {"protected": kept})
+    if weak:
+        terminal.say(visible(f"{NOT_CERTIFIABLE}: {', '.join(weak)}"))
+    return _end(entries, terminal, {"protected": kept, "not_certifiable": weak})
 
 
 def verify(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -236,9 +241,10 @@ def _said(kind: str, content: dict[str, Any]) -> str:
         made = content["certificate"]
         verdict = made["verdict"] if made else "not certified"
         model = content["weights"]["sha256"][:_SHORT]
-        return (
-            f"{content['target']}: {content['outcome']} model {model}, {verdict}, {len(content['protected'])} protected"
-        )
+        said = f"{content['target']}: {content['outcome']} model {model}, {verdict}"
+        said += f", {len(content['protected'])} protected"
+        without = not_certifiable(content)
+        return f"{said}, {len(without)} {NOT_CERTIFIABLE}" if without else said
     if kind == "use":
         return f"use {content['number']} of test split {content['split'][:_SHORT]}"
     if kind == "waive":

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from raymds.method.verdict import images, in_groups
+from raymds.method.verdict import NOT_CERTIFIABLE, images, in_groups, not_certifiable
 
 Mode = Literal["live", "plain", "json"]
 Record = dict[str, Any]
@@ -123,6 +123,8 @@ class Terminal:
                 f"[{_MARKS[verdict]}]{verdict}[/]" if verdict else "target",
                 end_section=verdict is None,
             )
+        for name in not_certifiable(certificate):
+            table.add_row(Text(name), *["–"] * 6, NOT_CERTIFIABLE)
         self.console.print(table)
         grouped = in_groups(certificate)
         if grouped:
@@ -139,6 +141,8 @@ class Terminal:
             for entry in summary["tasks"]:
                 allowed = f"{100 * entry['tolerance']:g}" if "tolerance" in entry else "target"
                 table.add_row(Text(entry["task"]), *(str(entry[split]) for split in ("train", "val", "test")), allowed)
+            for name in not_certifiable(summary):
+                table.add_row(Text(name), *["–"] * 3, NOT_CERTIFIABLE)
             self.console.print(table)
             if "trials" in summary:
                 self.say(f"{summary['trials']} trials, {summary['trials_at_once']} at a time")
@@ -158,6 +162,8 @@ class Terminal:
         for entry in measured["tasks"]:
             numbers = str(entry["n"]), f"{100 * entry['accuracy']:.1f}", f"{entry['loss']:.3f}"
             table.add_row(Text(entry["task"]), *numbers)
+        for name in not_certifiable(measured):
+            table.add_row(Text(name), "–", NOT_CERTIFIABLE, "–")
         self.console.print(table)
 
     def table(self, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

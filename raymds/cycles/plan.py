@@ -79,6 +79,7 @@ class Plan:
             raise named(cycle, error) from None
         # What all cycles protect may be what one of them develops.
         config.task.protect = [name for name in config.task.protect if name != config.task.target]
+        config.task.without_data = [name for name in config.task.without_data if name != config.task.target]
         return config
 
 

@@ -29,9 +29,9 @@ class Batch:
     step: int
     positive: Rows  # (P,) rows that show the target
     negative: Rows  # (N,)
-    tasks: Rows  # (K,) sampled protected tasks, of all ranks
+    tasks: Rows  # (K,) sampled constrained tasks, of all ranks
     example: Rows  # (K·b,) retained examples, task by task: those that are trained on
-    example_task: Rows  # (K·b,) protected task of each
+    example_task: Rows  # (K·b,) constrained task of each
     held: Rows | None = None  # (K·b,) likewise: those that λ is measured on, where they are others
 
     def share(self, rank: int, ranks: int) -> "Batch":
@@ -66,20 +66,20 @@ class Sampler:
     seed: int
     positive: Rows
     negative: Rows
-    retained: Sequence[Rows]  # per protected task: those that are trained on
+    retained: Sequence[Rows]  # per constrained task: those that are trained on
     positives: int
     negatives: int
     tasks_per_step: int
     images_per_task: int
     positive_blocks: Blocks | None = None
     negative_blocks: Blocks | None = None
-    held: Sequence[Rows] | None = None  # per protected task, those that λ is measured on; None: the same ones
+    held: Sequence[Rows] | None = None  # per constrained task, those that λ is measured on; None: the same ones
     _orders: dict[tuple[int, ...], dict[int, Rows]] = field(default_factory=dict, init=False, compare=False, repr=False)
     _batches: dict[int, Batch] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def seen(self) -> Sequence[Rows]:
-        """Per protected task the retained examples that λ is measured on."""
+        """Per constrained task the retained examples that λ is measured on."""
         return self.retained if self.held is None else self.held
 
     def batch(self, step: int) -> Batch:

@@ -26,6 +26,7 @@ SHAPES: dict[str, Any] = {  # kind -> fields of its content; [shape]: a list of 
         "data": {"digest": str, "manifest": (_FILE, NoneType)},
         "target": str,
         "protected": [str],
+        "not_certifiable": [str],  # held without examples
         "certificate": (_CERTIFICATE, NoneType),  # None where test was not measured
         "capabilities": dict,  # task -> what the certificate says of it
         "settings": dict,
@@ -35,6 +36,7 @@ SHAPES: dict[str, Any] = {  # kind -> fields of its content; [shape]: a list of 
     "use": {"split": str, "number": int, "confidence": float, "spent": float},
     "waive": {"capability": str, "reason": str, "expires": str},
 }
+LATER: dict[str, dict[str, Any]] = {"cycle": {"not_certifiable": []}}  # what may be left out, as in older entries
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def decode(data: bytes, where: str) -> Entry:
     head = opened.predicate
     if opened.statement["predicateType"] != signature.ENTRY or not fits(head, _HEAD):
         raise UsageError(f"{where}: is no entry of a ledger that this raymds can read")
-    if head["kind"] not in SHAPES or not fits(head["content"], SHAPES[head["kind"]]):
+    content = {**LATER.get(head["kind"], {}), **head["content"]}
+    if head["kind"] not in SHAPES or not fits(content, SHAPES[head["kind"]]):
         raise UsageError(
             f"{where}: is a {head['kind']} entry that this raymds can't read; use the version that wrote it"
         )

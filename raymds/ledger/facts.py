@@ -9,6 +9,7 @@ import yaml
 from raymds.errors import UsageError
 from raymds.ledger.entry import fits
 from raymds.ledger.signature import parse
+from raymds.method.verdict import not_certifiable
 from raymds.store import uri as storage
 
 _MEASURED = ("old", "new", "delta", "lower", "verdict")
@@ -41,7 +42,8 @@ def of_run(run: str, code: str | None = None) -> dict[str, Any]:
     outcome, config = parse(storage.read(where), where), _config(run)
     if fits(outcome, {"weights": {"uri": str, "sha256": str}}):  # of a pretraining
         return {"weights": outcome["weights"]}
-    if not fits(outcome, _OUTCOME) or outcome["outcome"] not in {"new", "old"} or config["model"]["weights"] is None:
+    read = fits(outcome, _OUTCOME) and fits(outcome["val"].get("not_certifiable", []), [str])
+    if not read or outcome["outcome"] not in {"new", "old"} or config["model"]["weights"] is None:
         raise UsageError(f"{where}: is not the outcome of a cycle that this raymds can read")
     place = storage.join(run, "certificate.json")
     made = _certificate(place) if storage.exists(place) else None
@@ -115,7 +117,7 @@ def _check_delivered(made: Mapping[str, Any], where: str) -> None:
 
 def _certificate(uri: str) -> dict[str, Any]:
     found = parse(storage.read(uri), uri)
-    if not fits(found, _CERTIFICATE):
+    if not fits(found, _CERTIFICATE) or not fits(found.get("not_certifiable", []), [str]):
         raise UsageError(f"{uri}: is no certificate that this raymds can read; give the certificate.json of a run")
     return dict(found)
 
@@ -143,7 +145,12 @@ def _manifest(data: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _tasks(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"target": found["target"]["task"], "protected": [task["task"] for task in found["tasks"]]}
+    without = not_certifiable(found)
+    return {
+        "target": found["target"]["task"],
+        "protected": [task["task"] for task in found["tasks"]],
+        **({"not_certifiable": without} if without else {}),
+    }
 
 
 def _capabilities(certificate: Mapping[str, Any] | None) -> dict[str, Any]:

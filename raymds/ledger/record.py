@@ -18,14 +18,15 @@ from raymds.text import visible
 _WEIGHTS = {b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}  # first bytes of PyTorch's files
 
 
-def protected(entries: Sequence[Entry], today: date) -> dict[str, int]:
+def protected(entries: Sequence[Entry], today: date, *, weakly: bool = False) -> dict[str, int]:
     """Capabilities that may not be lost, each with the entry that first said so.
 
-    Those are all that a cycle protected, and all targets that were developed, but for what is waived.
+    Those are all that a cycle protected, and all targets that were developed, but for what is waived. With `weakly`
+    also those that a cycle held without examples, which no certificate shows.
     """
     found: dict[str, int] = {}
     for entry in entries:
-        for capability in _named(entry):
+        for capability in [*_named(entry), *(_without_data(entry) if weakly else [])]:
             found.setdefault(capability, entry.number)
     waived = waivers(entries, today)
     return {name: number for name, number in found.items() if name not in waived}
@@ -55,6 +56,11 @@ def _named(entry: Entry) -> list[str]:
         return []
     developed = [entry.content["target"]] if entry.content["outcome"] == "new" else []
     return [*developed, *entry.content["protected"]]
+
+
+def _without_data(entry: Entry) -> list[str]:
+    """What a cycle's entry calls not certifiable."""
+    return list(entry.content.get("not_certifiable", ())) if entry.kind == "cycle" else []
 
 
 def uses(entries: Sequence[Entry]) -> tuple[Counter[str], dict[int, int]]:
@@ -121,7 +127,7 @@ def waive(ledger: Ledger, capability: str, reason: str, expires: str) -> Entry:
         raise UsageError(f"--expires {expires}: is over; give a day from {today} on")
     if not reason.strip():
         raise UsageError("--reason: is empty; say why the capability may be lost")
-    known = protected([entry for entry in ledger.entries() if entry.kind != "waive"], date.max)
+    known = protected([entry for entry in ledger.entries() if entry.kind != "waive"], date.max, weakly=True)
     if capability not in known:
         near = difflib.get_close_matches(capability, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"it protects {', '.join(map(visible, known)) or 'nothing'}"

@@ -51,6 +51,31 @@ def zero_shot_losses(cosine_BC: Tensor, label_B: Tensor, temperature: float) -> 
     return -(cosine_BC / temperature).log_softmax(dim=1).gather(1, label_B[:, None])[:, 0]
 
 
+def log_odds(cosine_BC: Tensor, label_B: Tensor, temperature: float) -> Tensor:
+    """log p(y)/(1 − p(y)) under the same softmax, whose sigmoid is p(y): (B, C), (B,) → (B,)."""
+    logit_BC = cosine_BC / temperature
+    others_BC = logit_BC.scatter(1, label_B[:, None], -float("inf"))
+    return logit_BC.gather(1, label_B[:, None])[:, 0] - others_BC.logsumexp(dim=1)
+
+
+def drift(new_B: Tensor, old_B: Tensor) -> Tensor:
+    """|p_new(k|x) − p_old(k|x)| from both models' −log p(k|x), of a class k without examples: (B,), (B,) → (B,).
+
+    Bounded, and exactly 0 for equals. What rises on one image does not pay for what falls on another, as without labels
+    nobody knows which of the two is a gain.
+    """
+    return ((-new_B).exp() - (-old_B).exp()).abs()
+
+
+def answer_losses(log_odds_B: Tensor, old_B: Tensor) -> Tensor:
+    """What pulls p(k|x) back: cross-entropy of "k or not" with the old model's answer in place of the label; (B,).
+
+    `old_B` is the old model's −log p(k|x). The slope in the log odds is p(k|x) − p_old(k|x): 0 at the old model, and
+    largest where p(k|x) is lost, where that of `drift` is 0 too.
+    """
+    return log_odds_B.logaddexp(log_odds_B.new_zeros(())) - (-old_B).exp().to(log_odds_B) * log_odds_B
+
+
 def wrong(cosine_BC: Tensor, label_B: Tensor) -> Tensor:
     """1 where the nearest prompt is another class's, else 0: (B, C), (B,) → (B,)."""
     return (cosine_BC.argmax(dim=1) != label_B).to(cosine_BC)

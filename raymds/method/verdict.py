@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 Verdict = Literal["violated", "undecided", "retained", "certified"]
 VERDICTS: tuple[str, ...] = ("violated", "undecided", "retained", "certified")  # from the worst to the best
+NOT_CERTIFIABLE = "not certifiable"  # what stands in the place of a verdict where a task has no examples
 PerTask = float | Mapping[str, float]  # a number for all tasks, or one by task, by attribute and `default`
 _NAMED = 5  # tasks that a reason names; a hundred would hide what it says
 
@@ -64,6 +65,11 @@ def refusal(certificate: Mapping[str, Any], require: str, require_target: str) -
 def images(entry: Mapping[str, Any]) -> str:
     """A task's test images in words: `1200`, or `1200 in 40 groups`."""
     return f"{entry['n']} in {entry['groups']} groups" if "groups" in entry else str(entry["n"])
+
+
+def not_certifiable(found: Mapping[str, Any]) -> list[str]:
+    """Tasks without data of a certificate or a record on val: neither kept nor lost, as nothing of them is measured."""
+    return list(found.get("not_certifiable", ()))
 
 
 def in_groups(certificate: Mapping[str, Any]) -> str | None:

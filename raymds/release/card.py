@@ -12,7 +12,7 @@ from open_clip.pretrained import get_pretrained_cfg
 
 from raymds import __version__
 from raymds.config import Config
-from raymds.method.verdict import images, in_groups
+from raymds.method.verdict import NOT_CERTIFIABLE, images, in_groups, not_certifiable
 from raymds.release.delivered import Delivered
 from raymds.release.markdown import escaped, table
 from raymds.release.recogniser import Recogniser
@@ -110,6 +110,8 @@ def _certificate(certificate: Mapping[str, Any] | None) -> list[str]:
         )
         for task in (target, *certificate["tasks"])
     ]  # fmt: skip
+    none = "–", "–", "–", "–", "–", "–", "–", NOT_CERTIFIABLE
+    rows += [(escaped(name), *none) for name in not_certifiable(certificate)]
     names = ("task", "n", "old %", "new %", "Δ points", "lower", "upper", "flips −/+", "verdict")
     return [
         "## Certificate",

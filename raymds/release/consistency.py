@@ -10,7 +10,7 @@ from raymds.data.shards import TIME
 from raymds.errors import UsageError
 from raymds.method.certificate import SCHEMA, PairedCounts
 from raymds.method.grouped import lower_mean
-from raymds.method.verdict import VERDICTS, of_task, verdict_of, worst
+from raymds.method.verdict import VERDICTS, not_certifiable, of_task, verdict_of, worst
 
 Certificate = Mapping[str, Any]
 Rule = tuple[Callable[[Any], bool], str]
@@ -42,6 +42,7 @@ _VERDICT: Rule = (lambda v: v in VERDICTS, f"one of {', '.join(VERDICTS)}")
 _SHARE: Rule = (_number(0, 1), "a fraction from 0 to 1")
 _CHANGE: Rule = (_number(-1, 1), "a fraction from −1 to 1")
 _TEXT: Rule = (lambda v: isinstance(v, str) and v != "", "a text")
+_TEXTS: Rule = (lambda v: isinstance(v, list) and all(isinstance(t, str) and t for t in v), "a list of texts")
 _OBJECT: Rule = (lambda v: isinstance(v, dict), "an object")
 _COUNT: Rule = (_whole(0, _MOST), "a number of images")
 _ENTRY: dict[str, Rule] = {
@@ -87,7 +88,8 @@ def check(content: Certificate, where: str) -> None:
     for i, entry in enumerate([content["target"], *content["tasks"]]):
         if "groups" in entry:
             _fields(entry, {"groups": (_whole(1, entry["n"]), "1 to n")}, where, f"tasks[{i - 1}]." if i else "target.")
-    names = [content["target"]["task"], *(task["task"] for task in content["tasks"])]
+    _fields({"not_certifiable": [], **content}, {"not_certifiable": _TEXTS}, where, "")
+    names = [content["target"]["task"], *(task["task"] for task in content["tasks"]), *not_certifiable(content)]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise UsageError(f"{where}: has the task {twice!r} twice; make the certificate again")

@@ -9,7 +9,7 @@ from raymds.data.shards import TIME
 from raymds.errors import UsageError
 from raymds.ledger.facts import weights_of
 from raymds.ledger.signature import PublicKey, key_id
-from raymds.method.verdict import VERDICTS, below
+from raymds.method.verdict import NOT_CERTIFIABLE, VERDICTS, below, not_certifiable
 from raymds.release.attest import unsigned
 from raymds.release.consistency import Certificate, check, contradictions
 from raymds.release.policy import Policy
@@ -144,14 +144,24 @@ def _numbers(certificate: Certificate) -> Iterator[Finding]:
 
 def _protect(certificate: Certificate, policy: Policy) -> Iterator[Finding]:
     """That nothing is left out; the target, which has to gain, is not."""
-    names = {task["task"] for task in certificate["tasks"]}
+    names, without = {task["task"] for task in certificate["tasks"]}, not_certifiable(certificate)
     if not names:
         yield Finding("protect", "", "a protected task", "none", False)
+
+    def said(task: str) -> str:
+        return f"{task} ({NOT_CERTIFIABLE})" if task in without else task
+
     for name in policy.protect:
         wanted = {name} if ":" in name else _classes(name, certificate)
         missing = wanted - names - {certificate["target"]["task"]}
-        found = f"without {', '.join(sorted(missing))}" if missing else "protected" if wanted else "not in it"
+        found = (
+            f"without {', '.join(map(said, sorted(missing)))}" if missing else "protected" if wanted else "not in it"
+        )
         yield Finding("protect", name, "protected", found, found == "protected")
+    for name in without:
+        # Not asked for, and said all the same: first among what has passed.
+        if not {name, name.partition(":")[0]} & set(policy.protect):
+            yield Finding("protect", name, "not asked for", NOT_CERTIFIABLE, True, -1.0)
 
 
 def _classes(attribute: str, certificate: Certificate) -> set[str]:

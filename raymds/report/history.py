@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from raymds.errors import UsageError
+from raymds.method.verdict import NOT_CERTIFIABLE, not_certifiable
 from raymds.report.history_charts import Point, capabilities
 from raymds.report.words import Json, attribute, count, label, percent, points
 
@@ -39,6 +40,8 @@ def _context(cycles: Sequence[Json]) -> Json:
     for task, at in series.items():
         groups.setdefault(attribute(task), {})[task] = at
     numbers = [cycle["number"] for cycle in ordered]
+    without = [(task, cycle["number"]) for cycle in ordered for task in not_certifiable(cycle["certificate"] or {})]
+    listed = {**series, **{task: series.get(task, []) for task, _ in without}}
     return {
         "rows": [_row(cycle) for cycle in ordered],
         "sentence": _sentence(ordered, len(series)),
@@ -48,7 +51,8 @@ def _context(cycles: Sequence[Json]) -> Json:
         ],
         "most": MOST_DRAWN,
         "numbers": numbers,
-        "cells": [(task, [{p.cycle: p for p in at}.get(n) for n in numbers]) for task, at in series.items()],
+        "cells": [(task, [{p.cycle: p for p in at}.get(n) for n in numbers]) for task, at in listed.items()],
+        "without": without, "unmeasured": NOT_CERTIFIABLE,
         "waivers": [(cycle["number"], *_waiver(waiver)) for cycle in ordered for waiver in cycle["waivers"]],
         "left": list(_left(ordered)),
         "models": [(cycle, cycle["outcome"] == "new") for cycle in ordered],

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from raymds.errors import UsageError
 from raymds.method.solvers import SOLVERS
-from raymds.method.verdict import in_groups
+from raymds.method.verdict import NOT_CERTIFIABLE, in_groups
 from raymds.report import charts, search
 from raymds.report.files import RunFiles
 from raymds.report.standing import stands
@@ -53,6 +53,7 @@ def _context(run: RunFiles, beside: RunFiles | None) -> Json:
     seconds = {part: statistics.median(values) for part, values in parts.items()}
     drawn["split"] = charts.split(seconds) if any(seconds.values()) else ""
     return {
+        "unmeasured": NOT_CERTIFIABLE,
         "word": word, "sentence": sentence, "measured": measured,
         "outcome": run.outcome, "certificate": run.certificate,
         "grouped": in_groups(run.certificate) if run.certificate else None,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raymds.errors import UsageError
+from raymds.method.verdict import not_certifiable
 from raymds.report.files import RunFiles
 from raymds.report.words import Json, count, label, losses, named, percent, points
 
@@ -26,6 +27,8 @@ class Measured:
     """Target, tasks and DevSafety of the same model on the validation split."""
     trial: int | None
     """Of a search: the one that the figures are of."""
+    not_certifiable: list[str]
+    """Tasks without data, of which nothing is measured."""
 
     @property
     def where(self) -> str:
@@ -50,7 +53,18 @@ def measured_of(run: RunFiles) -> Measured:
     tasks = [{"tolerance": common} | task for task in found["tasks"]]
     allowed = {float(task["tolerance"]) for task in tasks}
     tolerance = allowed.pop() if len(allowed) == 1 else None
-    return Measured(split, found["target"], tasks, found["devsafety"], tolerance, role, step, val, outcome.get("trial"))
+    return Measured(
+        split,
+        found["target"],
+        tasks,
+        found["devsafety"],
+        tolerance,
+        role,
+        step,
+        val,
+        outcome.get("trial"),
+        not_certifiable(found),
+    )
 
 
 def verdict(run: RunFiles) -> tuple[str, str]:

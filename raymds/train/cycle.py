@@ -17,9 +17,9 @@ from raymds.model import ClipWithHeads, class_means
 from raymds.model.precision import trained_in
 from raymds.tasks import Tasks
 from raymds.train.baselines import TABLE, Context, fisher_information
-from raymds.train.evaluate import evaluate
+from raymds.train.evaluate import constraint_values
 from raymds.train.limits import Scale, aggregator
-from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
+from raymds.train.step import Learner, Stopwatch, caption_heads, distinct_tokens, finite
 
 _AVERAGE = "average."  # of the names of its tensors in a checkpoint's state
 _FISHER = "fisher."
@@ -48,17 +48,17 @@ class ConstrainedCycle:
         self._start = [p.detach().clone() for p in self._learner.parameters] if self._baseline else []
         self._fisher: list[Tensor] = []
         self._aggregator = aggregator(config, tasks, sampler)
-        self._scale = Scale(config, self._aggregator)
+        self._scale = Scale(config, self._aggregator, len(tasks.protected))
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
         self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
         self._old_values, self._old_losses = torch.empty(0, dtype=torch.float64), list[Tensor]()
         # Task and row of each of those values as one number, in ascending order, by which a step finds them.
         self._seen = np.concatenate([k * len(split) + rows for k, rows in enumerate(sampler.seen)])
-        self.multiplier = torch.zeros(len(tasks.protected), dtype=torch.float64)  # running mean of λ
-        self._labels = torch.tensor([task.label for task in tasks.protected])
-        self._names = [task.name for task in tasks.protected]
+        self.multiplier = torch.zeros(len(tasks.constrained), dtype=torch.float64)  # running mean of λ
+        self._labels = torch.tensor([task.label for task in tasks.constrained])
+        self._names = [task.name for task in tasks.constrained]
         attributes = list(tasks.classes)
-        self._attribute = np.array([attributes.index(task.attribute) for task in tasks.protected])  # its number
+        self._attribute = np.array([attributes.index(task.attribute) for task in tasks.constrained])  # its number
 
     @property
     def candidate(self) -> ClipWithHeads:
@@ -80,15 +80,9 @@ class ConstrainedCycle:
 
         StoppedError where `stop()`.
         """
-        seen = self.sampler.seen
-        rows = np.unique(np.concatenate(seen))
-        temperature = self._config.constraints.temperature
+        limits = self._config.constraints
         with trained_in(self._config.run.precision):  # like for like
-            old = evaluate(self.model, self._split, self.tasks, temperature, rows, substitutes=True, stop=stop)
-        self.old_losses = [
-            old.values(task, self._config.constraints.loss, np.searchsorted(rows, retained))
-            for task, retained in zip(self.tasks.protected, seen, strict=True)
-        ]
+            self.old_losses = constraint_values(self.model, self._split, self.tasks, self.sampler.seen, limits, stop)
         return self.old_losses
 
     def begin(self) -> None:
@@ -158,7 +152,7 @@ class ConstrainedCycle:
         self._learner.load_state_dict(tensors)
         self._aggregator.load_state_dict(tensors)
         self._log_s, self.multiplier = tensors["log_s"].clone(), tensors["lambda"].clone()
-        self.old_losses = [tensors[f"old_losses.{k}"] for k in range(len(self.tasks.protected))]
+        self.old_losses = [tensors[f"old_losses.{k}"] for k in range(len(self.tasks.constrained))]
         names = [name for name in self._learner.names if _FISHER + name in tensors]
         self._fisher = [tensors[_FISHER + name].to(self.model.mean.device) for name in names]
         if self._average:
@@ -176,10 +170,22 @@ class ConstrainedCycle:
         cosine_bC = self.model.cosines(self.model.classifiers(label_sets), pixels)
         cosine_bC = {name: cosine.cpu() for name, cosine in cosine_bC.items()}
         new = self._example_losses(cosine_bC, batch.example_task, self._loss.values)
-        old = self._old_values[np.searchsorted(self._seen, batch.example_task * len(self._split) + rows)]
+        old = self._old_of(rows, batch.example_task)
         change = self._loss.change(new.double(), old)
+        answers = self._of_answers(batch.example_task)
+        if answers.any():
+            nats = self._example_losses(cosine_bC, batch.example_task, constraints.zero_shot_losses)
+            change = constraints.drift(nats.double(), old).where(answers, change)
         sums = constraints.task_sums(change, torch.from_numpy(batch.example_task), len(self._labels))
         return sums.to(self.model.mean.device)
+
+    def _old_of(self, rows: Rows, task_b: Rows) -> Tensor:
+        """The old model's value of each row, which its task's λ sees: (b,) in fp64."""
+        return self._old_values[np.searchsorted(self._seen, task_b * len(self._split) + rows)]
+
+    def _of_answers(self, task_b: Rows) -> Tensor:
+        """Which examples are held by the old model's answer, as their task has no data: (b,)."""
+        return torch.from_numpy(task_b >= len(self.tasks.protected))
 
     def _example_losses(
         self, cosine_bC: Mapping[str, Tensor], task_b: Rows, loss: Callable[[Tensor, Tensor, float], Tensor]
@@ -198,7 +204,16 @@ class ConstrainedCycle:
     def _cross_entropies(self, loaded: Loaded, image: Tensor, prompts: Tensor, active: Tensor) -> Tensor:
         """L of the active examples, with their gradient, from their embeddings (a, D): (a,)."""
         cosines = {name: image @ prompts[self.tasks.columns(name)].T for name in self.tasks.classes}
-        return self._example_losses(cosines, loaded.batch.example_task[active.numpy()], constraints.zero_shot_losses)
+        task_a, rows = loaded.batch.example_task[active.numpy()], loaded.batch.example[active.numpy()]
+        losses = self._example_losses(cosines, task_a, constraints.zero_shot_losses)
+        answers = self._of_answers(task_a).nonzero()[:, 0]
+        if not len(answers):
+            return losses
+        here, task_a = answers.to(losses.device), task_a[answers.numpy()]
+        cosines = {name: cosine[here] for name, cosine in cosines.items()}
+        log_odds = self._example_losses(cosines, task_a, constraints.log_odds)
+        old = self._old_of(rows[answers.numpy()], task_a).to(losses.device)
+        return losses.index_copy(0, here, constraints.answer_losses(log_odds, old))
 
     def _example_weights(self, loaded: Loaded, multiplier: Tensor) -> Tensor:
         """Weight of each local example in METHOD (12): λ_k·τ₀ / (sampled tasks · examples of task k): (b,)."""
@@ -285,19 +300,6 @@ class ConstrainedCycle:
         values = values.cpu()
         known = (~values.isnan()).nonzero()[:, 0]
         return dict(zip((self._names[k] for k in known.tolist()), values[known].tolist(), strict=True))
-
-
-def caption_heads(config: Config, split: Split, tasks: Tasks, positive: Rows, negative: Rows) -> Tensor:
-    """The head of each pair's caption, (P + N,): its class's own; −1, the shared one, of a class without a head.
-
-    With `objective.head: shared` those of all negatives are the shared one.
-    """
-    target = tasks.target.attribute
-    label = torch.from_numpy(split.labels[target][np.concatenate([positive, negative])]).long()
-    head = torch.where((label < 0) | (label >= len(tasks.classes[target])), -1, label + tasks.columns(target).start)
-    if config.objective.head == "shared":
-        head[len(positive) :] = -1
-    return head
 
 
 def candidate_weights(weights: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:

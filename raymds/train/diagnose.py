@@ -4,7 +4,7 @@ Legend of shapes: m tasks looked at, P trained parameters, S coordinates that gr
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,10 @@ from raymds.method.constraints import LOSSES
 from raymds.model import ClipWithHeads, class_means
 from raymds.model.precision import trained_in
 from raymds.tasks import Task, Tasks
-from raymds.train.cycle import caption_heads
-from raymds.train.evaluate import Evaluation, evaluate, heed
+from raymds.train.evaluate import Evaluation, constraint_values, heed
 from raymds.train.gradients import gradient
 from raymds.train.limits import pools
-from raymds.train.step import distinct_tokens
+from raymds.train.step import caption_heads, distinct_tokens
 
 _IMAGES = 64  # retained examples of each task, and pairs of the objective of each kind, whose gradient is taken
 _TASKS = 24  # tasks whose gradients are compared, at most: those with the largest multipliers
@@ -54,7 +53,7 @@ def diagnose(
     old: Evaluation,
     new: Evaluation,
 ) -> dict[str, Any]:
-    """JSON-ready figures of the network's weights; the network holds `w_old` afterwards.
+    """JSON-ready figures of the network's weights; the network holds `w_old` afterwards. Of tasks with examples alone.
 
     `old` and `new` are both models' results on val, `old_losses` the old model's values of the examples that λ
     was measured on, `multiplier` λ of METHOD (12) by task. Lengths of gradients are those of all trained parameters.
@@ -72,7 +71,7 @@ def diagnose(
     violations = torch.tensor([seen[task.name] for task in looked])
     # (12) has λ_k·τ₀/m before each task's gradient.
     lambdas = torch.tensor([multiplier.get(task.name, 0.0) for task in looked], dtype=torch.float64)
-    weight = lambdas * limits.temperature / len(names)
+    weight = lambdas * limits.temperature / len(cast.tasks.constrained)
     found = {
         "loss": {"name": loss, "unit": LOSSES[loss].unit},
         "part": "retained" if cast.sampler.held is None else "held_out",
@@ -144,16 +143,13 @@ class _Gradients:
 
 
 def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:
-    """h of every task on the examples that λ was measured on, ε left out."""
-    limits, seen = cast.config.constraints, cast.sampler.seen
-    rows = np.unique(np.concatenate(seen))
+    """h of every protected task on the examples that λ was measured on, ε left out."""
+    limits, loss = cast.config.constraints, LOSSES[cast.config.constraints.loss]
+    tasks, m = replace(cast.tasks, without_data=()), len(cast.tasks.protected)
     with trained_in(cast.config.run.precision):  # as the old values were measured
-        now = evaluate(cast.net, cast.train, cast.tasks, limits.temperature, rows, substitutes=True, stop=cast.stop)
-    found = {}
-    for task, old, own in zip(cast.tasks.protected, old_losses, seen, strict=True):
-        new = now.values(task, limits.loss, np.searchsorted(rows, own))
-        found[task.name] = float(LOSSES[limits.loss].change(new, old).mean())
-    return found
+        now = constraint_values(cast.net, cast.train, tasks, cast.sampler.seen[:m], limits, cast.stop)
+    of = zip(tasks.protected, now, old_losses[:m], strict=True)
+    return {task.name: float(loss.change(new, old).mean()) for task, new, old in of}
 
 
 def stationarity(g_F: Tensor, G: Tensor, weight: Tensor) -> dict[str, Any]:

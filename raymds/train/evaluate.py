@@ -3,7 +3,7 @@
 Legend of shapes: B images, C classes of a label set, D embedding width, n rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,28 @@ class Evaluation:
         return torch.from_numpy(self.loss[task.attribute][rows])
 
 
+def constraint_values(
+    model: ClipWithHeads,
+    split: Split,
+    tasks: Tasks,
+    seen: Sequence[Rows],
+    limits: ConstraintsConfig,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Tensor]:
+    """What the constraints compare of each row that λ is measured on, per constrained task: (n_k,) in fp64.
+
+    Values of `constraints.loss`, and −log p(k|x) of a task without data. StoppedError where `stop()`.
+    """
+    rows = np.unique(np.concatenate(seen[: len(tasks.protected)]))
+    found = evaluate(model, split, tasks, limits.temperature, rows, substitutes=True, stop=stop)
+    own = zip(tasks.protected, seen, strict=False)
+    values = [found.values(task, limits.loss, np.searchsorted(rows, some)) for task, some in own]
+    for task, some in zip(tasks.without_data, seen[len(values) :], strict=True):
+        asked = evaluate(model, split, tasks, limits.temperature, some, substitutes=True, as_class=task, stop=stop)
+        values.append(torch.from_numpy(asked.loss[task.attribute]))
+    return values
+
+
 def paired(old: Evaluation, new: Evaluation, task: Task, loss: str) -> PairedCounts:
     """How a task's rows moved from the old model to the new one; `loss` names what its loss columns hold."""
     before, after = old.correct(task), new.correct(task)
@@ -101,7 +123,13 @@ def evidence(data: DataSet, split: str, tasks: Tasks, limits: ConstraintsConfig,
     measured = {"split": split, "label_sets": label_sets(tasks), "temperature": limits.temperature, "loss": loss}
     measured["tensors"] = models
     parts = [{key: part[key] for key in ("uri", "digest", "rows")} for part in data.parts]
-    return {"measured": measured, "data": {"uri": data.uri, "created": data.created, "parts": parts}}
+    found = {"measured": measured, "data": {"uri": data.uri, "created": data.created, "parts": parts}}
+    return found | not_certifiable(tasks)
+
+
+def not_certifiable(tasks: Tasks) -> dict[str, list[str]]:
+    """The tasks that no certificate can say anything of, under that name; empty where there is none."""
+    return {"not_certifiable": [task.name for task in tasks.without_data]} if tasks.without_data else {}
 
 
 def label_sets(tasks: Tasks) -> dict[str, dict[str, list[str]]]:
@@ -118,13 +146,15 @@ def evaluate(
     rows: Rows | None = None,
     *,
     substitutes: bool = False,
+    as_class: Task | None = None,
     progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
     """Evaluate rows (all, unless given) of a split; ranks share the work, every rank gets the whole result.
 
     `temperature` is τ₀ of METHOD (1). A row that can't be decoded, where the split skips those, has no label in the
-    result; with `substitutes` it has the result of its substitute, as in the steps of training. `progress(done)` is
+    result; with `substitutes` it has the result of its substitute, as in the steps of training. With `as_class` the
+    losses are those of this task's class whatever a row shows: −log p(k|x) of METHOD 3's softmax. `progress(done)` is
     told how many rows this rank has finished. StoppedError on all ranks where `stop()` is true of any.
     """
     rows = np.arange(len(split)) if rows is None else rows
@@ -143,6 +173,8 @@ def evaluate(
         for column, attribute in enumerate(tasks.classes):
             cosine = cosine_BC[attribute].cpu()
             label = torch.from_numpy(split.labels[attribute][block]).long()
+            if as_class and as_class.attribute == attribute:
+                label = torch.full_like(label, as_class.label)
             known = (label >= 0) & (label < cosine.shape[1])
             loss = zero_shot_losses(cosine, label.where(known, 0), temperature)
             here[:, 0, column] = cosine.argmax(dim=1).double()

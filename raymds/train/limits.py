@@ -26,7 +26,7 @@ def aggregator(config: Config, tasks: Tasks, sampler: Sampler) -> ConstraintAggr
     In the objective's units η is per run, so that neither the number of steps nor how many tasks a step samples
     changes how far μ rises.
     """
-    limits, names = config.constraints, [task.name for task in tasks.protected]
+    limits, names = config.constraints, [task.name for task in tasks.constrained]
     relative, m = limits.units == "objective", len(names)
     K = m if limits.tasks_per_step == "all" else limits.tasks_per_step
     settings = Settings(
@@ -51,11 +51,14 @@ class Scale:
 
     λ of METHOD (12) is m·‖∇F‖/rms_k‖τ₀·∇L̂_k‖ times that, as (12) has a mean over tasks. The lengths are measured every
     few steps: two more gradients. The root mean square is estimated from one gradient of the sum of all tasks' losses
-    with random signs, whose expected square is the sum of the squares.
+    with random signs, whose expected square is the sum of the squares. Tasks without data are left out of it: they
+    begin with a gradient of 0.
     """
 
-    def __init__(self, config: Config, aggregator: ConstraintAggregator) -> None:
+    def __init__(self, config: Config, aggregator: ConstraintAggregator, examples: int) -> None:
+        """The first `examples` of the constrained tasks have retained examples."""
         limits = config.constraints
+        self._examples = examples
         self._wanted = limits.units == "objective" and bool(SOLVERS.get(limits.solver, SOLVERS["none"]).reads)
         self._aggregator, self._config = aggregator, config
 
@@ -75,15 +78,15 @@ class Scale:
 
         `gradient`: the global gradient of a loss of which this rank's share is given.
         """
-        K, limits = len(batch.tasks), self._config.constraints
+        tasks, limits = batch.tasks[batch.tasks < self._examples], self._config.constraints
         random = np.random.Generator(
             np.random.Philox(np.random.SeedSequence((self._config.run.seed, _SIGNS, batch.step)))
         )
-        signs = dict(zip(batch.tasks.tolist(), random.choice([-1.0, 1.0], K).tolist(), strict=True))
-        sign_a = losses.new_tensor([signs[k] for k in batch.example_task[active.numpy()].tolist()])
+        signs = dict(zip(tasks.tolist(), random.choice([-1.0, 1.0], len(tasks)).tolist(), strict=True))
+        sign_a = losses.new_tensor([signs.get(k, 0.0) for k in batch.example_task[active.numpy()].tolist()])
         objective = gradient(surrogate).norm()
         signed = (sign_a * losses).sum() * limits.temperature / limits.images_per_task
-        typical = gradient(signed).norm() / math.sqrt(K)
+        typical = gradient(signed).norm() / math.sqrt(max(len(tasks), 1))
         if objective > 0 and typical > 0:
             self._aggregator.measured(len(self._aggregator.u) * float(objective / typical))
 
@@ -104,15 +107,22 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     count = 0 if blind else limits.tasks_per_step
     rows = [split.rows_of(task.attribute, task.label, task.where) for task in tasks.protected]
     retained = [retain(pool, config.task.retained, seed, k, split.blocks(pool)) for k, pool in enumerate(rows)]
-    trained, held, share = retained, None, share_held(config)
+    trained, held, share = list(retained), None, share_held(config)
+    beside = np.zeros(int(split.unit.max()) + 1, dtype=bool)  # units of which something is held out
     if share:
         trained, held = hold_out(retained, share, limits.images_per_task, seed, positive, split.unit)
         # Nor as negatives: what stands in no other part of a step is measured honestly.
         apart = np.zeros(len(split), dtype=bool)
         apart[np.concatenate(held)], apart[np.concatenate(trained)] = True, False
-        beside = np.zeros(int(split.unit.max()) + 1, dtype=bool)
         beside[split.unit[apart]] = True
         negative = negative[~beside[split.unit[negative]]]
+    for k, task in enumerate(tasks.without_data, len(rows)):
+        # The old model's answers are no labels that could be learned by heart, so nothing of them is held out.
+        pool = new_rows(split, task, tasks.target)
+        pool = pool[~beside[split.unit[pool]]]
+        trained.append(retain(pool, config.task.retained, seed, k, split.blocks(pool)))
+        if held is not None:
+            held.append(trained[k])
     return Sampler(
         seed=seed,
         positive=positive,
@@ -122,9 +132,20 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
         held=held,
         positives=positives,
         negatives=config.objective.batch - positives,
-        tasks_per_step=len(rows) if count == "all" else count,
+        tasks_per_step=len(tasks.constrained) if count == "all" else count,
         images_per_task=limits.images_per_task,
     )
+
+
+def new_rows(split: Split, task: Task, target: Task) -> Rows:
+    """Rows on which a task without data is held: those that show another class of its attribute.
+
+    The target's class is none of those, as what the old model says of it is to be changed. Nor are rows whose class is
+    undefined: they might show either, and examples of the class itself are not to be kept.
+    """
+    labels = split.labels[task.attribute]
+    shown = (labels >= 0) & (labels != task.label)
+    return np.flatnonzero(shown & (labels != target.label) if task.attribute == target.attribute else shown)
 
 
 def pools(split: Split, target: Task) -> tuple[Rows, Rows]:

@@ -16,7 +16,7 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
 from raymds.train import recorded
-from raymds.train.evaluate import Evaluation, evaluate, evidence, label_sets, paired
+from raymds.train.evaluate import Evaluation, evaluate, evidence, label_sets, not_certifiable, paired
 from raymds.train.net import open_net
 
 Show = Callable[[dict[str, Any]], None]
@@ -64,6 +64,7 @@ def evaluate_model(config: Config, split: str, show: Show) -> dict[str, Any]:
     return {
         "split": split,
         "tasks": [{"task": c.task, "n": c.n, "accuracy": c.old, "loss": c.loss_old} for c in counts],
+        **not_certifiable(measure.tasks),
         "label_sets": label_sets(measure.tasks),
         "digests": {
             "data": measure.data.digest,

@@ -1,4 +1,4 @@
-"""What the old model does, measured once: on val, and on the retained examples that λ is measured on.
+"""What the old model does, measured once: on val, and on the examples that λ is measured on.
 
 It lies in a folder, of a run, or of all cells of a study or trials of a search: `val-KEY.json` and `retained-KEY.json`,
 each written after the `SHA256.safetensors` that it names. KEY is the digest of everything that the results depend on,

@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 
 from raymds.config import Config, to_yaml
+from raymds.data.sampler import Rows
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.method import power
 from raymds.method.verdict import of_task
 from raymds.run import RunDirectory
-from raymds.tasks import Tasks
+from raymds.tasks import Task, Tasks
+from raymds.train.evaluate import not_certifiable
+from raymds.train.limits import build_sampler
 
 SPLITS = ("train", "val", "test")
 
@@ -39,7 +42,12 @@ class Prepared:
             for name, drawn, there in draws
             if there < drawn
         ]
-        return " ".join(filter(None, (*again, said, power.choice(val, select.tolerance))))
+        without = [
+            f"{task.name} has no examples: it is held by what the old model says of {len(rows)} new images, which no "
+            "certificate can show."
+            for task, rows in _without_data(self.config, self.data, self.tasks)
+        ]
+        return " ".join(filter(None, (*again, *without, said, power.choice(val, select.tolerance))))
 
     def summary(self) -> dict[str, Any]:
         """What a dry run says, JSON-ready."""
@@ -53,6 +61,7 @@ class Prepared:
                 | ({} if task == self.tasks.target else {"tolerance": of_task(tolerance, task.name)})
                 for task in self.tasks.all
             ],
+            **not_certifiable(self.tasks),
             "run": {"uri": self.run.uri, "state": "finished" if finished else "begun" if begun else "new"},
             "outlook": self.outlook,
         }
@@ -93,6 +102,7 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
                 raise UsageError(
                     f"{key}: {task.name} has no examples in the {split} split of {data.uri}; leave it out, for "
                     f"example by listing the classes of {task.attribute} one by one"
+                    + ("" if task == tasks.target else "; or name it in task.without_data, where nothing is certified")
                 )
     drawn = config.constraints.images_per_task
     for task in tasks.protected:
@@ -101,9 +111,15 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
             raise UsageError(
                 f"constraints.images_per_task={drawn}: {task.name} has {found} retained examples; lower it to {found}"
             )
-    if config.constraints.tasks_per_step != "all" and config.constraints.tasks_per_step > len(tasks.protected):
+    for task, pool in _without_data(config, data, tasks):
+        if len(pool) < drawn:
+            raise UsageError(
+                f"task.without_data: {task.name} is held on train images of other classes, and the train split of "
+                f"{data.uri} has {len(pool)} of those; add some, or lower constraints.images_per_task={drawn}"
+            )
+    if config.constraints.tasks_per_step != "all" and config.constraints.tasks_per_step > len(tasks.constrained):
         raise UsageError(
-            f"constraints.tasks_per_step={config.constraints.tasks_per_step}: has to be {len(tasks.protected)}, the "
+            f"constraints.tasks_per_step={config.constraints.tasks_per_step}: has to be {len(tasks.constrained)}, the "
             "number of protected tasks, or less"
         )
     for name, _, found in _draws(config, data, tasks, rows["train"][tasks.target.name]):
@@ -111,6 +127,14 @@ def check_examples(config: Config, data: DataSet, tasks: Tasks) -> None:
             raise UsageError(
                 f"task.target={tasks.target.name}: the train split of {data.uri} has no {name}; mix some in"
             )
+
+
+def _without_data(config: Config, data: DataSet, tasks: Tasks) -> list[tuple[Task, Rows]]:
+    """Each task without data, and the train rows that it is held on."""
+    if not tasks.without_data:
+        return []
+    sampler = build_sampler(data.load("train", tasks.vocabularies), tasks, config)
+    return list(zip(tasks.without_data, sampler.retained[len(tasks.protected) :], strict=True))
 
 
 def _draws(config: Config, data: DataSet, tasks: Tasks, positives: int) -> list[tuple[str, int, int]]:

@@ -1,8 +1,8 @@
 """What a ledger asks of a cycle, and what a cycle leaves in it. Without `ledger.uri` nothing of it happens."""
 
 import copy
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 from raymds.config import Config
@@ -54,15 +54,7 @@ def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: 
     entries, today = ledger.entries(), datetime.now(UTC).date()
     if not entries:
         show({"event": "note", "note": f"no ledger at {ledger.uri} yet; this run begins one"})
-    needed = record.protected(entries, today)
-    lacking = {name: number for name, number in needed.items() if name not in {task.name for task in tasks.all}}
-    if lacking:
-        named = ", ".join(f"{visible(name)} (entry {number})" for name, number in list(lacking.items())[:_NAMED])
-        more = f" and {len(lacking) - _NAMED} more" if len(lacking) > _NAMED else ""
-        raise UsageError(
-            f"task.protect: leaves out what {ledger.uri} protects: {named}{more}; add it, or let it go by raymds "
-            f"ledger waive {ledger.uri} '{visible(next(iter(lacking)))}' --reason WHY --expires DAY"
-        )
+    _refuse_less(ledger.uri, entries, tasks, today)
     for entry in _unsigned(config, record.waivers(entries, today).values()):
         what = f"entry {entry.number} waives {visible(entry.content['capability'])}"
         show({"event": "note", "note": f"{what}, and is not signed with the key of this run"})
@@ -71,6 +63,25 @@ def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: 
     number = own.content["number"] if own else record.uses(entries)[0][split] + 1
     show({"event": "note", "note": said(config.select.confidence, len(tasks.protected), number)})
     return 1 - spent(config.select.confidence, number)
+
+
+def _refuse_less(ledger: str, entries: Sequence[Entry], tasks: Tasks, today: date) -> None:
+    """UsageError where the cycle leaves out what the ledger protects, or would hold it without examples."""
+    protects, known = record.protected(entries, today), record.protected(entries, today, weakly=True)
+    kept, without = {task.name for task in tasks.all}, {task.name for task in tasks.without_data}
+    weaker = {name: number for name, number in protects.items() if name in without}
+    lacking = {name: number for name, number in known.items() if name not in kept | without}
+    for key, fault, found, mend in (
+        ("without_data", "no certificate could show what", weaker, "protect it with examples"),
+        ("protect", "leaves out what", lacking, "add it"),
+    ):
+        if found:
+            named = ", ".join(f"{visible(name)} (entry {number})" for name, number in list(found.items())[:_NAMED])
+            more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            raise UsageError(
+                f"task.{key}: {fault} {ledger} protects: {named}{more}; {mend}, or let it go by raymds ledger waive "
+                f"{ledger} '{visible(next(iter(found)))}' --reason WHY --expires DAY"
+            )
 
 
 def _unsigned(config: Config, entries: Iterable[Entry]) -> list[Entry]:

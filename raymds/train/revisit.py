@@ -52,7 +52,7 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     net.freeze(config.model.freeze.image, config.model.freeze.text)
     net.load_weights(candidate_weights(weights, state), uri)
     new = evaluate(net, val, tasks, temperature)
-    names = [task.name for task in tasks.protected]
+    names = [task.name for task in tasks.constrained]
     losses = [state[f"old_losses.{k}"] for k in range(len(names))]
     cast = Cast(config, tasks, net, build_sampler(train, tasks, config), train, val)
     found = diagnose(cast, w_old, losses, dict(zip(names, state["lambda"].tolist(), strict=True)), old, new)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from raymds.method.verdict import PerTask, of_task
 from raymds.tasks import Task, Tasks
-from raymds.train.evaluate import Evaluation, paired
+from raymds.train.evaluate import Evaluation, not_certifiable, paired
 
 HALVINGS = 5  # measurements of a rescue: α to 1/32
 RESCUES = 2  # candidates tried where none may be chosen as it is; one where the rescued has to beat one
@@ -48,7 +48,8 @@ def compare(old: Evaluation, new: Evaluation, tasks: Tasks, tolerance: PerTask, 
     margin = min(task["delta"] + task["tolerance"] for task in protected)
     devsafety = min(task["delta"] for task in protected)
     target = entry(tasks.target)
-    return {"target": target, "tasks": protected, "devsafety": devsafety, "margin": margin, "feasible": margin >= 0}
+    record = {"target": target, "tasks": protected, "devsafety": devsafety, "margin": margin, "feasible": margin >= 0}
+    return record | not_certifiable(tasks)
 
 
 def score(record: Record) -> float:

@@ -10,16 +10,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from raymds.config import Config
 from raymds.data.loader import Loaded
+from raymds.data.sampler import Rows
+from raymds.data.split import Split
 from raymds.errors import DivergedError
 from raymds.method import dist
 from raymds.model import ClipWithHeads
 from raymds.model.precision import products
+from raymds.tasks import Tasks
 from raymds.train.gradients import gradient
 from raymds.train.parts import Parts
 
@@ -142,6 +146,19 @@ def distinct_tokens(model: ClipWithHeads, texts: Sequence[str]) -> tuple[Tensor,
     index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     device = model.mean.device
     return model.tokenize(list(index)).to(device), torch.tensor([index[text] for text in texts], device=device)
+
+
+def caption_heads(config: Config, split: Split, tasks: Tasks, positive: Rows, negative: Rows) -> Tensor:
+    """The head of each pair's caption, (P + N,): its class's own; −1, the shared one, of a class without a head.
+
+    With `objective.head: shared` those of all negatives are the shared one.
+    """
+    target = tasks.target.attribute
+    label = torch.from_numpy(split.labels[target][np.concatenate([positive, negative])]).long()
+    head = torch.where((label < 0) | (label >= len(tasks.classes[target])), -1, label + tasks.columns(target).start)
+    if config.objective.head == "shared":
+        head[len(positive) :] = -1
+    return head
 
 
 def finite(step: int, losses: dict[str, float]) -> None:

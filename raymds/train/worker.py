@@ -82,7 +82,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
 
         known = OldModel(payload["old"], config, data, tasks, net, emit.phase)
         old = known.val(lambda: measure(net))
-        start, measured = _resume(config, training, emit, [task.name for task in tasks.protected])
+        start, measured = _resume(config, training, emit, [task.name for task in tasks.constrained])
         if start == 0:
             training.old_losses = known.retained(lambda: training.measure_old(emit.told))
             training.begin()
@@ -161,7 +161,7 @@ def _require_shared(config: Config, payload: dict[str, Any]) -> None:
 def _resume(config: Config, training: Training, emit: Emit, tasks: Sequence[str] = ()) -> tuple[int, bool]:
     """Steps already taken, from the last committed checkpoint, whose state is taken over; whether it was measured.
 
-    `tasks` are the protected ones that the steps' records have values of.
+    `tasks` are the constrained ones that the steps' records have values of.
     """
     found, step, uri = ray.train.get_checkpoint(), 0, ""
     if found is not None:

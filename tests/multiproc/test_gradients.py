@@ -115,6 +115,14 @@ METHODS: dict[str, dict[str, Any]] = {
         "beta": 10.0,
         "eta": 100.0,
     },
+    "without data": {
+        "solver": "squared_hinge",
+        "loss": "error",
+        "units": "objective",
+        "held_out": 0.4,
+        "margin": 2.0,
+        "beta": 10.0,
+    },
     "pi": {"beta": 10.0, "eta": 1.0, "gamma": 0.3},
     "gem": {"beta": 1.0},
     "wccl": {"beta": 1.0},
@@ -123,7 +131,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ewc": {"beta": 1000.0},
 }
 IN_PARTS = {f"{name} in parts": name for name in ("squared_hinge", "augmented_lagrangian")}
-ON_FOUR = ("squared_hinge", "augmented_lagrangian", "gem", *IN_PARTS)
+ON_FOUR = ("squared_hinge", "augmented_lagrangian", "without data", "gem", *IN_PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +141,7 @@ def gradients(config: Config) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
         configs[name] = own = deepcopy(config)
         own.run.micro_batch = 3 if name in IN_PARTS else 0
         method = IN_PARTS.get(name, name)
+        own.task.without_data = ["weather:snowy", "scene"] if name == "without data" else []
         for key, value in {"solver": method, **METHODS[method]}.items():
             setattr(own.constraints, key, value)
     results = {}

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from raymds.config import Config
 from raymds.log import MetricsLog
+from raymds.train import driver
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -99,3 +101,29 @@ def test_gpu(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found[name]["h"] == 0
         assert found[name]["cosine"] > (0.99 if name in {"bf16", "all on"} else 1 - 1e-6)
         assert 0 < found[name]["outside"] < 1
+
+
+def test_three_ways_without_data(
+    figures: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, old_weights: str
+) -> None:
+    """Without the cycles themselves, which need Ray: each can begin, and what it protects is what it is called."""
+    prepared: dict[str, Any] = {}
+
+    def cell(config: Config, show: Any, *, nearest: bool) -> dict[str, Any]:
+        assert nearest
+        prepared[Path(config.run.uri).name] = driver.prepare(config, show)
+        return {"outcome": "new", "weights": config.model.weights}
+
+    monkeypatch.setattr(driver, "cell", cell)
+    found = figures("without_data", old_weights, str(tmp_path / "sets"), "--small")
+    ways = {name: ready.tasks for name, ready in prepared.items()}
+    assert list(ways) == ["examples-0", "old-answers-0", "nothing-0"]
+    named = {name: {task.name for task in tasks.protected} for name, tasks in ways.items()}
+    assert named["examples-0"] - named["nothing-0"] == {"weather:snowy"}
+    assert named["old-answers-0"] == named["nothing-0"]
+    assert [task.name for task in ways["old-answers-0"].without_data] == ["weather:snowy"]
+    with_examples, without = (prepared[name].data for name in ("examples-0", "nothing-0"))
+    assert with_examples.count("train", "weather", "snowy") > 0 == without.count("train", "weather", "snowy")
+    assert with_examples.split_digest("test") == without.split_digest("test")
+    assert {row["gone"]["delta"] for row in found.values()} == {0.0}  # the old model, compared with itself
+    assert found["nothing"]["gone"]["n"] == with_examples.count("test", "weather", "snowy")

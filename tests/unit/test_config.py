@@ -34,6 +34,7 @@ from raymds.run import RunDirectory
         ("select.require_target=yes", r"select\.require_target=.*: has to be gain or proven"),
         ("search.algorithm=bayes", r"search\.algorithm=bayes: has to be tpe, gp, random or grid"),
         ("search.trials=0", r"search\.trials=0: has to be above 0"),
+        ("task.without_data=3", r"task\.without_data: "),
         ("search.space=3", r"search\.space: "),
         ("optim.lr", r"override 'optim\.lr': has to be key=value"),
     ],
@@ -112,3 +113,11 @@ def test_a_run_directory_that_holds_another_config(tmp_path: Path, content: byte
     (tmp_path / "config.yaml").write_bytes(content)
     with pytest.raises(UsageError, match=rf"^run\.uri={tmp_path}: its config\.yaml is not one that raymds wrote"):
         RunDirectory(str(tmp_path)).precision()
+
+
+@pytest.mark.parametrize("solver", ["gem", "lwf", "ewc"])
+def test_a_baseline_holds_no_class_without_data(solver: str) -> None:
+    given = [f"constraints.solver={solver}", "task.without_data=[weather:snowy]"]
+    with pytest.raises(UsageError, match=rf"task\.without_data=.*: constraints\.solver={solver} is no rule for λ"):
+        load(Config, None, given)
+    assert load(Config, None, ["constraints.solver=regularize", given[1]]).task.without_data == ["weather:snowy"]

@@ -143,6 +143,53 @@ def test_errors_of_words_and_label_sets(given: dict[str, Any], message: str) -> 
         resolve(TaskConfig("weather:foggy", ["weather"], 10, **{"prompts": PROMPTS, **given}), VOCABULARIES)
 
 
+def test_a_class_without_data_has_a_constraint_and_is_not_protected() -> None:
+    config = TaskConfig("weather:foggy", ["weather", "scene:tunnel"], 10, PROMPTS, without_data=["weather:rainy"])
+    tasks = resolve(config, VOCABULARIES)
+    assert [task.name for task in tasks.protected] == ["weather:clear", "scene:tunnel"]
+    assert [task.name for task in tasks.without_data] == ["weather:rainy"]
+    assert [task.name for task in tasks.constrained] == ["weather:clear", "scene:tunnel", "weather:rainy"]
+    assert [task.name for task in tasks.all] == ["weather:foggy", "weather:clear", "scene:tunnel"]
+    config.without_data = ["weather"]  # of an attribute all but the target
+    assert [task.name for task in resolve(config, VOCABULARIES).without_data] == ["weather:clear", "weather:rainy"]
+
+
+def test_a_class_that_the_data_set_no_longer_has_is_listed_in_the_label_set() -> None:
+    label_sets = {"weather": ["clear", "snowy", "foggy"]}
+    config = TaskConfig("weather:foggy", ["weather"], 10, PROMPTS, classes=label_sets, without_data=["weather:snowy"])
+    tasks = resolve(config, VOCABULARIES)
+    assert tasks.vocabularies["weather"] == ("clear", "snowy", "foggy", "rainy")
+    assert ([t.name for t in tasks.protected], tasks.without_data[0].label) == (["weather:clear"], 1)
+    config.without_data = []
+    with pytest.raises(UsageError, match=r"task\.classes\.weather: 'snowy' is no class"):
+        resolve(config, VOCABULARIES)
+
+
+@pytest.mark.parametrize(
+    ("without", "message"),
+    [
+        (["weather:rany"], r"task\.without_data: 'rany' .*did you mean 'rainy'\?.*listed in task\.classes\.weather"),
+        (["wether"], r"task\.without_data: 'wether' is no attribute .*did you mean 'weather'\?"),
+        (["weather:foggy"], r"task\.without_data: weather:foggy is the target"),
+        (["weather:rainy@scene:tunnel"], r"task\.without_data: .* is a slice.* name the class, weather:rainy"),
+        (["weather", "scene"], r"task\.protect: names no task beside those of task\.without_data"),
+    ],
+)
+def test_errors_of_classes_without_data(without: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(TaskConfig("weather:foggy", ["weather", "scene"], 10, PROMPTS, without_data=without), VOCABULARIES)
+
+
+def test_one_without_data_may_have_a_slack_and_no_tolerance() -> None:
+    given = TaskConfig("weather:foggy", ["weather"], 10, PROMPTS, without_data=["scene:tunnel"])
+    tasks, config = resolve(given, VOCABULARIES), Config()
+    config.constraints.slack = config.constraints.beta = {"default": 1.0, "scene:tunnel": 0.02}
+    check_per_task(config, tasks)
+    config.select.tolerance = {"default": 0.0, "scene:tunnel": 0.02}
+    with pytest.raises(UsageError, match=r"select\.tolerance: 'scene:tunnel' is no protected task"):
+        check_per_task(config, tasks)
+
+
 def test_one_class_alone_is_no_label_set() -> None:
     with pytest.raises(UsageError, match=r"task\.classes\.weather: the label set is foggy alone.*foggy, other"):
         resolve(TaskConfig("weather:foggy", ["scene"], 10, PROMPTS), VOCABULARIES | {"weather": ["foggy", "other"]})

@@ -83,6 +83,12 @@ def test_a_protected_task_without_examples_is_named(
     assert main(["data", "scenes", str(tmp_path / "set"), *rows]) == 0
     assert main(["finetune", *settings, f"data.uri={tmp_path / 'set'}"]) == 2
     assert "task.protect: scene:tunnel has no examples in the train split" in capsys.readouterr().err
+    held = [*settings, f"data.uri={tmp_path / 'set'}", "task.retained=5", "task.without_data=[scene:tunnel]"]
+    assert main(["finetune", *held, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    (row,) = (line for line in out.splitlines() if "scene:tunnel" in line and "│" in line)
+    assert "not certifiable" in row
+    assert "scene:tunnel has no examples: it is held by what the old model says of 5 new images" in out
 
 
 def test_scenes_are_the_same_again_and_not_mixed_with_others(

@@ -109,3 +109,15 @@ def test_class_names_with_brackets_are_names_wherever_they_stand(capsys: pytest.
         ):
             terminal.show(record)
         assert capsys.readouterr().out.count(name) == 5 + (name == ODD[0]) * 2
+
+
+def test_what_has_no_examples_is_marked_in_every_table(capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = {"n": 9, "old": 0.5, "new": 0.5, "delta": 0.0, "lower": -0.1, "negative_flips": 0, "positive_flips": 0}
+    without: dict[str, Any] = {"not_certifiable": ["weather:snowy"], "tasks": []}
+    terminal = Terminal()
+    terminal.certificate({"target": {"task": "weather:foggy", **numbers}, **without}, "test split")
+    terminal.accuracies({"split": "test", **without})
+    terminal.prepared({"config": "", "outlook": "", "run": {"uri": "run", "state": "new"}, **without})
+    rows = [line for line in capsys.readouterr().out.splitlines() if "weather:snowy" in line]
+    assert [row.count("not certifiable") for row in rows] == [1, 1, 1]
+    assert not any(character.isdigit() for row in rows for character in row)

@@ -35,3 +35,17 @@ def test_fits() -> None:
     assert not fits({}, {"a": int})
     assert not fits(True, int)
     assert set(SHAPES) == {"cycle", "model", "use", "waive"}
+
+
+def test_an_entry_of_before_there_was_a_field_is_read_and_a_wrong_one_is_not() -> None:
+    named = {"uri": None, "sha256": "s"}
+    content = {
+        "run": None, "outcome": "new", "reason": "r", "parent": named, "weights": named, "target": "w:fog",
+        "data": {"digest": "d", "manifest": None}, "protected": ["w:rain"], "certificate": None, "capabilities": {},
+        "settings": {}, "code": None,
+    }  # fmt: skip
+    head = {**HEAD, "kind": "cycle", "content": content}
+    assert decode(encode(head, ("file", "s"), None), "here").content == content
+    head["content"] = content | {"not_certifiable": "w:snow"}
+    with pytest.raises(UsageError, match="can't read"):
+        decode(encode(head, ("file", "s"), None), "here")

@@ -284,3 +284,42 @@ def test_whatever_a_file_of_a_run_has_there_is_one_sentence(
 def test_what_is_no_run_is_said(ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file, and no directory of a finished run"):
         record.add(ledger, str(tmp_path / "nothing"))
+
+
+def without(run: str, *names: str) -> str:
+    """A finished run whose certificate says that these tasks are not certifiable."""
+    for file, path in (("certificate.json", ()), ("outcome.json", ("val",))):
+        content = json.loads(Path(run, file).read_text())
+        part = content
+        for name in path:
+            part = part[name]
+        part["not_certifiable"] = list(names)
+        Path(run, file).write_text(json.dumps(content))
+    return run
+
+
+def test_what_was_held_without_examples_is_known_and_not_protected(ledger: Ledger, tmp_path: Path) -> None:
+    record.add_run(ledger, without(made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"]), "w:snow"))
+    weakly = record.protected(ledger.entries(), TODAY, weakly=True)
+    assert (protected(ledger), weakly) == ({"w:fog": 1, "w:rain": 1}, {"w:fog": 1, "w:rain": 1, "w:snow": 1})
+    record.waive(ledger, "w:snow", "no snow there", "2199-01-01")
+    assert record.protected(ledger.entries(), TODAY, weakly=True) == {"w:fog": 1, "w:rain": 1}
+    assert audit.verify(ledger)[1] == []
+
+
+def test_holding_without_examples_neither_ends_a_waiver_nor_what_is_protected(ledger: Ledger, tmp_path: Path) -> None:
+    record.add_run(ledger, made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:snow"]))
+    record.waive(ledger, "w:snow", "its images may not be kept", "2199-01-01")
+    record.add_run(ledger, without(made.run(tmp_path / "b", tmp_path / "old", "w:hail", ["w:fog"]), "w:snow"))
+    assert "w:snow" not in protected(ledger)
+    assert protected(ledger, date(2199, 1, 2))["w:snow"] == 1
+
+
+@pytest.mark.parametrize("file", ["certificate.json", "outcome.json"])
+def test_a_list_of_what_is_not_certifiable_that_is_none_is_no_run(ledger: Ledger, tmp_path: Path, file: str) -> None:
+    run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"])
+    content = json.loads(Path(run, file).read_text())
+    content.get("val", content)["not_certifiable"] = 5
+    Path(run, file).write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="that this raymds can read"):
+        record.add_run(ledger, run)

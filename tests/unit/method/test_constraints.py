@@ -122,3 +122,26 @@ def test_a_problem_with_known_solution_and_multiplier() -> None:
     solution = torch.stack(points[2000:]).mean(0)
     assert solution.tolist() == pytest.approx([1 + violation / 2, violation / 2], abs=1e-3)
     assert sum(multipliers[2000:]) / 2000 == pytest.approx(2 - 2 * violation / 2, abs=0.03)
+
+
+def test_the_answer_on_a_class_without_examples_by_hand() -> None:
+    """Three classes at τ₀ = 0.5 with logits (0, ln 2, ln 5): p of the last is 5/8, its odds 5/3."""
+    cosine = torch.tensor([[0.0, 0.5 * math.log(2), 0.5 * math.log(5)]], dtype=torch.float64)
+    label = torch.tensor([2])
+    odds = constraints.log_odds(cosine, label, 0.5)
+    assert float(odds) == pytest.approx(math.log(5 / 3))
+    nats = constraints.zero_shot_losses(cosine, label, 0.5)
+    old = torch.tensor([-math.log(1 / 4)], dtype=torch.float64)
+    assert float(constraints.drift(nats, old)) == pytest.approx(5 / 8 - 1 / 4)
+    assert float(constraints.drift(old, nats)) == pytest.approx(5 / 8 - 1 / 4)  # a rise is a drift as a fall is
+    assert float(constraints.drift(nats, nats.clone())) == 0
+    expected = -1 / 4 * math.log(5 / 8) - 3 / 4 * math.log(3 / 8)
+    assert float(constraints.answer_losses(odds, old)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("odds", [-200.0, -1.0, 0.0, 3.0, 200.0])
+def test_the_pull_towards_the_old_answer_is_the_difference_of_the_probabilities(odds: float) -> None:
+    at = torch.tensor([odds], requires_grad=True)
+    constraints.answer_losses(at, torch.tensor([-math.log(0.25)])).sum().backward()
+    assert at.grad is not None
+    assert float(at.grad) == pytest.approx(1 / (1 + math.exp(-odds)) - 0.25, abs=1e-6)

@@ -96,3 +96,13 @@ def test_names_that_look_like_markdown_stay_names(name: str, fog_run: Path) -> N
     plain = re.sub(r"\\([\\`*_\[\]<>|~#])", r"\1", cell).replace("&amp;", "&")
     assert plain == f"weather:{name}".replace("\n", " ")
     assert not re.search(r"(?<!\\)[`*_\[\]<>|]", cell.replace("\\\\", ""))
+
+
+def test_what_has_no_examples_has_a_row_without_numbers(fog_run: Path) -> None:
+    found = delivered.find(str(fog_run))
+    assert found.certificate is not None
+    asked, digest = recogniser(found)
+    certificate = {**found.certificate, "not_certifiable": ["weather:hail"]}
+    weights = {"uri": found.weights, "sha256": digest, "parent": None}
+    rows = table(card.card(card.About(asked, replace(found, certificate=certificate), weights, {})), "task")
+    assert rows[-1] == ["weather:hail", *["–"] * 7, "not certifiable"]

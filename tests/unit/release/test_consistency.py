@@ -159,3 +159,12 @@ def test_bounds_of_any_groups_agree() -> None:
         right = int(4 * old.sum())
         made = certificate(("a:b", 4 * size, right, *flips), groups=Groups(old, new))
         assert "a:b" not in dict(contradictions(made))
+
+
+@pytest.mark.parametrize("given", ["weather:snowy", [1], [""], {"weather:snowy": 1}])
+def test_what_is_not_certifiable_is_a_list_of_names(given: Any) -> None:
+    check(certificate(not_certifiable=["weather:snowy"]), "c.json")
+    with pytest.raises(UsageError, match=r"not_certifiable is .* and has to be a list of texts"):
+        check(certificate(not_certifiable=given), "c.json")
+    with pytest.raises(UsageError, match="has the task 'scene:tunnel' twice"):
+        check(certificate(not_certifiable=["scene:tunnel"]), "c.json")

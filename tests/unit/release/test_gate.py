@@ -336,3 +336,17 @@ def test_a_file_that_is_no_certificate_is_named(tmp_path: Path, content: str, me
     path.write_bytes(b"\xff\xfe{}")
     with pytest.raises(UsageError, match="not valid JSON"):
         find(str(path))
+
+
+def test_what_has_no_examples_is_said_and_never_taken_for_protected() -> None:
+    made = certificate(not_certifiable=["weather:snowy"])
+    made["measured"]["label_sets"]["weather"]["snowy"] = []
+    findings = found(made)
+    (said,) = (finding for finding in findings if finding.task == "weather:snowy")
+    assert (said.found, said.passed, failures(findings)) == ("not certifiable", True, [])
+    assert "| protect | weather:snowy | not asked for | not certifiable |" in markdown(findings)
+    for name in ("weather:snowy", "weather"):
+        (asked,) = (finding for finding in found(made, protect=[name]) if finding.rule == "protect")
+        assert (asked.found, asked.passed) == ("without weather:snowy (not certifiable)", False)
+    with pytest.raises(UsageError, match=r"'weather:snowy' matches no task of the certificate, so it guards nothing"):
+        found(made, verdict={"weather:snowy": "retained"})

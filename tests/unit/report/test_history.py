@@ -141,3 +141,12 @@ def test_a_browser_shows_it_without_complaint(width: int, height: int, phone: bo
     with browser.browser(width, height, phone=phone) as page:
         browser.open_without_complaint(page, file)
         assert page.evaluate("return document.documentElement.clientWidth") > 0.95 * width
+
+
+def test_what_has_no_examples_is_marked_in_the_cycle_that_held_it_so() -> None:
+    cycles = history()
+    cycles[3]["certificate"]["not_certifiable"] = ["weather:clear", "weather:hail"]
+    page = render(cycles)
+    assert cells(page, "weather:clear")[-1] == "not certifiable"  # measured in cycles before
+    assert cells(page, "weather:hail") == ["weather:hail", "–", "–", "–", "not certifiable"]
+    assert "14 capabilities measured" in text(page)

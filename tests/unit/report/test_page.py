@@ -340,3 +340,17 @@ def test_the_browser_helper_sees_what_it_is_there_to_see(tmp_path: Path) -> None
         assert page.requests() == [file.as_uri(), (tmp_path / "gone.png").as_uri()]
         assert any("told" in message for message in page.console())
         assert page.evaluate("return document.documentElement.scrollWidth") >= 2000
+
+
+@pytest.mark.parametrize(("kind", "file"), [("certified", "certificate"), ("old", "outcome")])
+def test_what_has_no_examples_is_marked_and_counts_in_no_verdict(kind: str, file: str) -> None:
+    run = parsed(verdict=kind)
+    given = changed(run, file, lambda c: c.get("val", c).update(not_certifiable=["weather:<hail>"]))
+    page = render(given)
+    (row,) = re.findall(r'<tr><th scope="row">weather:&lt;hail&gt;</th>.*?</tr>', page, re.DOTALL)
+    headings = re.findall(r"<th scope=\"col\"", page[: page.index(row)].rpartition("<thead>")[2])
+    assert len(re.findall(r"<t[hd]", row)) == len(headings)
+    assert "not certifiable" in row
+    assert not re.search(r"[0-9] %", row)
+    assert "Not certifiable: weather:&lt;hail&gt;. Without examples" in page
+    assert verdict(given) == verdict(run)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raymds.config import Config
-from raymds.data.loader import Loaded, Loader
+from raymds.data.loader import Loaded, Loader, clean_pixels
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import DivergedError
@@ -191,6 +191,7 @@ WORDS: dict[str, dict[str, Any]] = {
         "task.protect": ["weather", "timeofday@weather:clear"],
     },
     "a shared head": {"objective.head": "shared"},
+    "without data": {"task.protect": ["weather", "scene"], "task.without_data": ["weather:snowy", "timeofday:night"]},
     "a slice": {"task.target": "weather:foggy@timeofday:daytime", "task.protect": ["weather", "timeofday:night"]},
 }
 
@@ -218,6 +219,51 @@ def test_gradient_equals_a_naive_one(build: Build, config: Config, train: Split,
     for name, want in zip(names, expected, strict=True):
         torch.testing.assert_close(captured[name], want, rtol=1e-9, atol=1e-12)
     assert all(value.abs().max() > 0 for value in captured.values())
+
+
+@pytest.mark.parametrize("tasks", [{"task.without_data": ["weather:snowy"]}], indirect=True)
+@pytest.mark.parametrize("held_out", [0.0, 0.4])
+def test_a_task_without_data_begins_at_exactly_zero_and_is_resumed_to_the_bit(
+    build: Build, config: Config, train: Split, tasks: Tasks, held_out: float
+) -> None:
+    config.constraints.held_out, config.constraints.loss = held_out, "error"
+    config.constraints.images_per_task = 2
+    whole, loader = build()
+    whole.measure_old()
+    (task,), k = tasks.without_data, len(tasks.protected)
+    assert task not in tasks.protected
+    rows, net = whole.sampler.retained[k], whole.model
+    label = train.labels["weather"]
+    assert len(rows) == 20
+    assert set(label[rows]) == set(range(6)) - {task.label, tasks.target.label}
+    if held_out:  # and λ of the other tasks still sees what nothing is trained on
+        apart = np.setdiff1d(np.concatenate(whole.sampler.held or ()), np.concatenate(whole.sampler.retained))
+        assert len(apart) > 10
+    # What is kept of the old model is its own softmax, image by image.
+    sentences = {"weather": tasks.label_sets["weather"]}
+    cosines = net.cosines(net.classifiers(sentences), clean_pixels(train, rows, net.preprocess))["weather"]
+    p = (cosines.double() / config.constraints.temperature).softmax(1)[:, task.label]
+    torch.testing.assert_close((-whole.old_losses[k]).exp(), p, rtol=1e-5, atol=1e-8)
+    for step in range(3):
+        for share in (loader.get(step), _cut(loader.get(step), 7)):
+            if share.held is None and held_out:
+                continue
+            assert torch.equal(whole._changes(share)[0], torch.zeros(k + 1, dtype=torch.float64))
+    metrics = [whole.step(loader.get(step)) for step in range(4)]
+    assert metrics[0]["h"]["weather:snowy"] == 0.0
+    assert 0 < metrics[-1]["h"]["weather:snowy"] <= 1
+    assert metrics[-1]["lambda"]["weather:snowy"] > 0
+
+    first, loader = build()
+    first.measure_old()
+    for step in range(2):
+        first.step(loader.get(step))
+    second, loader = build()
+    second.model.load_weights(first.model.weights(), "test")
+    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    for step in range(2, 4):
+        second.step(loader.get(step))
+    assert_same(whole, second)
 
 
 def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, train: Split, tasks: Tasks) -> torch.Tensor:
@@ -253,14 +299,19 @@ def _naive_loss(training: ConstrainedCycle, loaded: Loaded, config: Config, trai
     prompts = {a: [mean(p, tasks.columns(a).start + c) for c, p in enumerate(tasks.prompts[a])] for a in tasks.classes}
     examples = net.encode_image(loaded.examples)
     for k in batch.tasks:
-        task, here = tasks.protected[k], np.flatnonzero(batch.example_task == k)
-        losses, olds = [], []
+        task, here = tasks.constrained[k], np.flatnonzero(batch.example_task == k)
+        losses, olds, drifts = [], [], []
         for index in here:
             logits = torch.stack([examples[index] @ prompt for prompt in prompts[task.attribute]]) / tau
             losses.append(-torch.log_softmax(logits, 0)[task.label])
             olds.append(training.old_losses[k][np.searchsorted(training.sampler.retained[k], batch.example[index])])
+            if task in tasks.without_data:
+                p, was = torch.softmax(logits, 0)[task.label], math.exp(-olds[-1])
+                drifts.append(abs(p.item() - was))
+                losses[-1] = -was * torch.log(p) - (1 - was) * torch.log(1 - p)
         mean = torch.stack(losses).mean()
-        h = mean.item() - torch.stack(olds).mean().item() - config.constraints.slack
+        change = np.mean(drifts) if drifts else mean.item() - torch.stack(olds).mean().item()
+        h = change - config.constraints.slack
         total = total + config.constraints.beta * max(h, 0.0) * tau * mean / len(batch.tasks)
     return total
 

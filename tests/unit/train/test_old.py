@@ -95,6 +95,7 @@ RETAINED: dict[str, Callable[[Config], None]] = {  # what decides the retained e
     "loss": lambda config: setattr(config.constraints, "loss", "error"),
     "number": lambda config: setattr(config.task, "retained", 10),
     "another target": lambda config: setattr(config.task, "target", "weather:snowy"),
+    "without data": lambda config: setattr(config.task, "without_data", ["weather:snowy"]),
     "fewer tasks": lambda config: setattr(config.task, "protect", ["weather:rainy", "scene", "timeofday"]),
 }
 BOTH: dict[str, Callable[[Config], None]] = {

@@ -34,6 +34,7 @@ class Workers:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.confidences: list[float] = []
         self.feasible, self.killed = True, False
+        self.without: list[str] = []
         monkeypatch.setattr(driver, "_fit", self._fit)
 
     def _fit(self, config: Config, run: Any, loop: str, *_: Any, **__: Any) -> tuple[dict[str, Any], float]:
@@ -53,6 +54,7 @@ class Workers:
         counts = [PairedCounts(name, 100, 50, 0, 0, 0.5, 0.5) for name in PROTECTED]
         target = PairedCounts("weather:foggy", 100, 50, 0, 20, 0.5, 0.5)
         certificate = certify(target, counts, tolerance=0.5, confidence=config.select.confidence, digests={})
+        certificate |= {"not_certifiable": self.without} if self.without else {}
         weights, uri = f"made in {config.run.uri}", run.path("weights.safetensors")
         digest = made.file(Path(uri), weights)
         return {
@@ -219,3 +221,32 @@ def test_certificates_that_are_made_by_hand_are_uses_too(
     said = capsys.readouterr()
     assert "ledger.key: nowhere.pem: no such file" in said.err
     assert "images through" not in said.out  # nothing was measured
+
+
+def test_what_is_held_without_examples_needs_a_waiver_where_it_was_protected(
+    settings: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    ledger = Ledger(str(tmp_path / "ledger"), "b")
+    record.add_run(ledger, made.run(tmp_path / "first", tmp_path / "old", "weather:foggy", ["weather:snowy"]))
+    without = "task.without_data=[weather:snowy]"
+    said = r"task\.without_data: no certificate could show what .* protects: weather:snowy \(entry 1\); protect it"
+    for protect in (PROTECTED, [*PROTECTED, "weather:snowy"]):  # to name it as protected, too, changes nothing
+        with pytest.raises(UsageError, match=said):
+            cycle(settings, without, f"task.protect=[{', '.join(protect)}]")
+    record.waive(ledger, "weather:snowy", "its images may not be kept", "2199-01-01")
+    assert cycle(settings, without)[0]["outcome"] == "new"
+
+
+def test_what_the_ledger_knows_as_not_certifiable_needs_no_waiver_and_may_not_be_left_out(
+    settings: list[str], workers: Workers, tmp_path: Path
+) -> None:
+    workers.without = ["weather:snowy"]
+    first = ["task.without_data=[weather:snowy]", f"run.uri={tmp_path / 'first'}"]
+    cycle(settings, *first)
+    entry = Ledger(str(tmp_path / "ledger")).entries()[-1]
+    assert (entry.content["protected"], entry.content["not_certifiable"]) == (PROTECTED, ["weather:snowy"])
+    cycle(settings, "task.without_data=[weather:snowy]")
+    with pytest.raises(UsageError, match=r"task\.protect: leaves out what .* protects: weather:snowy \(entry 2\)"):
+        cycle(settings, f"run.uri={tmp_path / 'b'}")
+    # Protected with examples is more than held without.
+    cycle(settings, f"run.uri={tmp_path / 'c'}", f"task.protect=[{', '.join([*PROTECTED, 'weather:snowy'])}]")

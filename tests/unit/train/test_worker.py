@@ -13,14 +13,17 @@ import torch
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import StoppedError, UsageError
+from raymds.log import records
 from raymds.method.verdict import refusal
 from raymds.model import load
 from raymds.run import RunDirectory
 from raymds.tasks import resolve
 from raymds.train import checkpoint, diagnose, ending, select, worker
+from raymds.train import evaluate as evaluations
 from raymds.train.conclude import conclude
 from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate, paired
+from raymds.train.revisit import diagnose_run
 from tests.unit.train.conftest import Recorder, payload_of
 
 
@@ -208,6 +211,52 @@ def test_what_the_old_model_does_is_measured_once(
     config.run.seed = 1
     worker.run_cycle(payload)
     assert measured() == 5  # other retained examples, the same val
+
+
+def test_a_task_without_data_is_in_the_log_and_measured_once(
+    recorder: Recorder, config: Config, tmp_path: Path
+) -> None:
+    """Its values stand behind those of the protected tasks: in what is kept of the old model, in every step's lists."""
+    config.task.without_data = ["weather:snowy"]
+    payload, results = payload_of(config, recorder), []
+    for uri in ("first", "again"):
+        config.run.uri = str(tmp_path / uri)
+        recorder.reports.clear()
+        recorder.events.clear()
+        diagnosis = worker.run_cycle(payload)["diagnosis"]
+        begin, *others = records(config.run.uri)
+        steps = [record for record in others if record["event"] == "step"]
+        results.append([step[kind] for step in steps for kind in ("h", "u", "lambda")])
+        tasks = [task for task in begin["tasks"] if task != "weather:snowy"]
+        assert begin["tasks"] == [*tasks, "weather:snowy"]
+        evals = [record for record in others if record["event"] == "eval"]
+        assert [[task["task"] for task in record["tasks"]] for record in evals] == [tasks] * 3
+        assert steps[0]["h"]["weather:snowy"] == 0.0
+        assert 0 < steps[-1]["h"]["weather:snowy"] < 1
+    assert results[0] == results[1]
+    assert "measuring the old model on the retained examples" not in recorder.events
+    RunDirectory(config.run.uri).claim(config)
+    assert diagnose_run(config.run.uri)["diagnosis"]["h"] == diagnosis["h"]
+    assert list(diagnosis["h"]["train"]) == tasks
+
+
+def test_a_stop_is_heard_while_the_images_of_a_task_without_data_are_measured(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.task.without_data = ["weather:snowy"]
+    asked: list[bool] = []
+    measure = evaluations.evaluate
+
+    def noted(*given: Any, as_class: Any = None, **more: Any) -> Evaluation:
+        asked.append(as_class is not None)
+        return measure(*given, as_class=as_class, **more)
+
+    monkeypatch.setattr(evaluations, "evaluate", noted)
+    monkeypatch.setattr(Emit, "told", lambda emit: asked == [False, True])
+    with pytest.raises(StoppedError, match="stopped while measuring"):
+        worker.run_cycle(payload_of(config, recorder))
+    assert asked == [False, True]
+    assert not list(Path(config.run.uri, "old").glob("retained-*"))
 
 
 def test_a_run_measures_each_model_on_val_once(
