@@ -102,7 +102,7 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
         "model": asdict(config.model) | {"weights": storage.sha256(storage.read(str(config.model.weights)))},
         "identity": net.identity.to_json(),
         "data": data,
-        "on_corrupt": config.data.on_corrupt,
+        "images": (config.data.on_corrupt, net.image_size),
         "label_sets": [tasks.classes, tasks.prompts, tasks.vocabularies, tasks.attributes],
         "temperature": limits.temperature,
         "device": torch.cuda.get_device_name(device) if cuda else cpu,
@@ -112,6 +112,7 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
     held = (share, limits.images_per_task) if share else None  # which examples λ sees
     more = {
         "task": asdict(config.task), "retained": (limits.loss, held), "seed": config.run.seed,
+        "memory": config.data.memory,  # a larger split has retained examples of few shards
         "precision": config.run.precision,
     }  # fmt: skip
 

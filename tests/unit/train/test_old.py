@@ -94,6 +94,7 @@ RETAINED: dict[str, Callable[[Config], None]] = {  # what decides the retained e
     "held out": lambda config: setattr(config.constraints, "held_out", 0.4),
     "loss": lambda config: setattr(config.constraints, "loss", "error"),
     "number": lambda config: setattr(config.task, "retained", 10),
+    "streamed": lambda config: setattr(config.data, "memory", 1),
     "another target": lambda config: setattr(config.task, "target", "weather:snowy"),
     "without data": lambda config: setattr(config.task, "without_data", ["weather:snowy"]),
     "fewer tasks": lambda config: setattr(config.task, "protect", ["weather:rainy", "scene", "timeofday"]),
