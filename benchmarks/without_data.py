@@ -50,7 +50,7 @@ def ways(gone: str, uris: dict[str, str]) -> dict[str, list[str]]:
 
 def measured(config: Config, gone: str, whole: Config) -> dict[str, Any]:
     """A cycle, and what its model does on test; `whole` has all classes protected."""
-    outcome = driver.cell(config, silent, nearest=True)
+    outcome = driver.cell(config, silent, storage.join(config.run.uri, "old"), None, nearest=True)
     refused = storage.join(config.run.uri, "rejected.safetensors")
     new = outcome["outcome"] == "new"
     certificate = certify_models(whole, outcome["weights"] if new else refused, "test", silent)

@@ -109,7 +109,7 @@ def join(run: str) -> None:
 def records(run: str) -> Iterator[Record]:
     """The records of the run in a directory, going on or ended, of this version or an older one, one after another.
 
-    What a step says of tasks (`h`, `u`, `lambda`) is by name, without those that were not sampled. Nothing comes where
+    What a step says of tasks (`h`, `u`, `lambda`) is by name, without those that have no value. Nothing comes where
     nothing was logged yet; UsageError naming file and line where one is broken.
     """
     parts = _parts(run)  # before the other is looked for: they go when it is there
@@ -229,7 +229,9 @@ def _parsed(file: str) -> Iterator[tuple[bytes, Record]]:
 
 
 def _lines(file: str) -> Iterator[bytes]:
-    size, at, rest = storage.size(file) or 0, 0, b""
+    size, at, rest = storage.size(file), 0, b""
+    if size is None:
+        raise UsageError(f"{file}: is gone: the run has just ended, and its log is {_JOINED} now; read it again")
     while at < size:
         found = storage.read_range(file, at, _CHUNK)
         if not found:

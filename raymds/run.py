@@ -90,9 +90,17 @@ class RunDirectory:
         storage.write_json(self.path(name), content)
 
 
+def _filled(content: Any, defaults: Any) -> Any:
+    """A config with every key: those that an older version did not know have the value that changes nothing."""
+    if not isinstance(content, dict) or not isinstance(defaults, dict):
+        return content
+    filled = {key: _filled(content[key], value) if key in content else value for key, value in defaults.items()}
+    return filled | {key: value for key, value in content.items() if key not in defaults}
+
+
 def _settled(text: str, search: bool, begun_in: str) -> list[str]:
     """The lines of a config that decide what a run computes; one that says no precision goes on in `begun_in`."""
-    content = yaml.safe_load(text)
+    content = _filled(yaml.safe_load(text), yaml.safe_load(to_yaml(Config())))
     content.pop("storage", None)
     if search:
         content.setdefault("search", {}).pop("concurrency", None)

@@ -15,10 +15,10 @@ from raymds.cli import submit as cli_submit
 from raymds.cli.data import CYCLE_KEYS, OVERRIDES, add_accept_old, add_preset, add_take_over, verb_parser
 from raymds.cli.terminal import Terminal
 from raymds.config import Config, load
-from raymds.errors import RaymdsError, StoppedError, UsageError
+from raymds.errors import RaymdsError, UsageError
 from raymds.run import RunDirectory
 from raymds.store import uri as storage
-from raymds.train.stop import on_sigterm
+from raymds.train.stop import Terminated, on_sigterm
 
 _STOPPED = "stopped; the same command goes on from what it has written"
 
@@ -39,16 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.stop()
         print(f"raymds: {error}", file=sys.stderr)
         return error.exit_status
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         terminal.stop()
-        print(f"raymds: {_STOPPED}", file=sys.stderr)
-        return 130
+        print(f"raymds: {stop.args[0] if stop.args else _STOPPED}", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
     return status
 
 
 def _stop() -> None:
     """What measures in this process, or prepares, ends where it is; what trains has a handler of its own."""
-    raise StoppedError(_STOPPED)
+    raise Terminated
 
 
 def demo(options: argparse.Namespace, terminal: Terminal) -> int:

@@ -7,6 +7,7 @@ from raymds.cli.data import CYCLE_KEYS, add_accept_old, add_preset, add_take_ove
 from raymds.cli.terminal import Terminal
 from raymds.config import Config, load
 from raymds.errors import UsageError
+from raymds.train.stop import Terminated
 
 _ADDRESS = "dashboard of the cluster (default: RAY_API_SERVER_ADDRESS)"
 _SUBMITTED = {"pretrain": ("data.uri", "run.uri"), "finetune": CYCLE_KEYS, "tune": CYCLE_KEYS}
@@ -24,14 +25,23 @@ def submit(options: argparse.Namespace, terminal: Terminal) -> int:
     client = jobs.connect(options.address)
     job = jobs.submit(client, options.verb, config, passed, options.env)
     terminal.say(f"job: {job}; this terminal may go: raymds follow {job} shows it again, ray job stop {job} ends it")
-    return jobs.follow(client, job, terminal.show, terminal.aside)
+    return _followed(client, job, terminal)
 
 
 def follow(options: argparse.Namespace, terminal: Terminal) -> int:
     """Show a job of a Ray cluster, from its beginning until it ends."""
     from raymds.cli import jobs
 
-    return jobs.follow(jobs.connect(options.address), options.job, terminal.show, terminal.aside)
+    return _followed(jobs.connect(options.address), options.job, terminal)
+
+
+def _followed(client: Any, job: str, terminal: Terminal) -> int:
+    from raymds.cli import jobs
+
+    try:
+        return jobs.follow(client, job, terminal.show, terminal.aside)
+    except (KeyboardInterrupt, Terminated) as stop:
+        raise type(stop)(f"the job goes on: raymds follow {job} shows it again, ray job stop {job} ends it") from None
 
 
 def add(verbs: Any) -> None:

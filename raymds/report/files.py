@@ -82,7 +82,7 @@ def _mean(steps: Sequence[Json]) -> Json:
 
 
 def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of every task over the steps that sampled it."""
+    """The mean of every task over the steps that have a value of it."""
     found: dict[str, list[float]] = {}
     for part in values:
         for task, value in part.items():

@@ -154,6 +154,7 @@ def certify_winner(
     here.run.uri = run.uri
     here = placed(here, room(show, growing=here.run.autoscaling))
     result, _ = _fit(here, run, "run_certification", CheckpointConfig(num_to_keep=1), show, winner=winner)
+    join(run.uri)  # a store that was away left a record
     return conclude(config, run, data, result | {"choice": choice}, use) | {"skipped_images": result["skipped_images"]}
 
 

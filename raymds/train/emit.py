@@ -7,6 +7,7 @@ from typing import Any, Self
 import ray
 
 from raymds.config import Config
+from raymds.errors import StoppedError
 from raymds.log import MetricsLog
 from raymds.method import dist
 from raymds.run import RunDirectory
@@ -34,7 +35,7 @@ class Emit:
 
     def __exit__(self, failure: object, *_: object) -> None:
         try:
-            if failure is None:
+            if failure in {None, StoppedError}:
                 self.flush()
         finally:
             if self._boards is not None:

@@ -97,15 +97,14 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
     """
     device, limits = net.mean.device, config.constraints
     cuda = device.type == "cuda"
-    cpu = [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]  # last bits may differ with either
     parts: dict[str, Any] = {
         "model": asdict(config.model) | {"weights": storage.sha256(storage.read(str(config.model.weights)))},
         "identity": net.identity.to_json(),
         "data": data,
         "images": (config.data.on_corrupt, net.image_size),
-        "label_sets": [tasks.classes, tasks.prompts, tasks.vocabularies, tasks.attributes],
+        "label_sets": [tasks.classes, tasks.prompts, tasks.vocabularies, sorted(tasks.attributes)],
         "temperature": limits.temperature,
-        "device": torch.cuda.get_device_name(device) if cuda else cpu,
+        "device": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
         "code": [code_digest(), torch.__version__],
     }
     share = share_held(config)
@@ -114,6 +113,7 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
         "task": asdict(config.task), "retained": (limits.loss, held), "seed": config.run.seed,
         "memory": config.data.memory,  # a larger split has retained examples of few shards
         "precision": config.run.precision,
+        "threads": torch.get_num_threads(),  # last bits may differ, and h of an unchanged model is exactly 0
     }  # fmt: skip
 
     def key(parts: dict[str, Any]) -> str:
@@ -127,6 +127,8 @@ def _read(folder: str, name: str) -> bytes | None:
     index = storage.read_json(storage.join(folder, f"{name}.json"))
     if index is None:
         return None
+    if not isinstance(index.get("sha256"), str):
+        raise UsageError(f"{folder}/{name}.json: damaged: it names no file; remove it, to measure again")
     uri = storage.join(folder, f"{index['sha256']}.safetensors")
     data = storage.read(uri)
     if storage.sha256(data) != index["sha256"]:

@@ -43,8 +43,8 @@ class Prepared:
             if there < drawn
         ]
         without = [
-            f"{task.name} has no examples: it is held by what the old model says of {len(rows)} new images, which no "
-            "certificate can show."
+            f"No examples of {task.name} are used: it is held by what the old model says of {len(rows)} new images, "
+            "which no certificate can show."
             for task, rows in _without_data(self.config, self.data, self.tasks)
         ]
         return " ".join(filter(None, (*again, *without, said, power.choice(val, select.tolerance))))

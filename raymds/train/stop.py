@@ -6,6 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 
+class Terminated(BaseException):
+    """SIGTERM ends the command where it is; like KeyboardInterrupt it passes all that handles exceptions."""
+
+
 @contextlib.contextmanager
 def on_sigterm(stop: Callable[[], object]) -> Iterator[None]:
     """SIGTERM calls `stop`, in the main thread, between two of its instructions."""

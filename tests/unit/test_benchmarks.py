@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -109,12 +110,12 @@ def test_three_ways_without_data(
     """Without the cycles themselves, which need Ray: each can begin, and what it protects is what it is called."""
     prepared: dict[str, Any] = {}
 
-    def cell(config: Config, show: Any, *, nearest: bool) -> dict[str, Any]:
+    def cell(config: Config, show: Any, *_: Any, nearest: bool) -> dict[str, Any]:
         assert nearest
         prepared[Path(config.run.uri).name] = driver.prepare(config, show)
         return {"outcome": "new", "weights": config.model.weights}
 
-    monkeypatch.setattr(driver, "cell", cell)
+    monkeypatch.setattr(driver, "cell", create_autospec(driver.cell, side_effect=cell))
     found = figures("without_data", old_weights, str(tmp_path / "sets"), "--small")
     ways = {name: ready.tasks for name, ready in prepared.items()}
     assert list(ways) == ["examples-0", "old-answers-0", "nothing-0"]

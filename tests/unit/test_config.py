@@ -121,3 +121,15 @@ def test_a_baseline_holds_no_class_without_data(solver: str) -> None:
     with pytest.raises(UsageError, match=rf"task\.without_data=.*: constraints\.solver={solver} is no rule for λ"):
         load(Config, None, given)
     assert load(Config, None, ["constraints.solver=regularize", given[1]]).task.without_data == ["weather:snowy"]
+
+
+def test_a_run_that_an_older_version_began_goes_on(tmp_path: Path) -> None:
+    """Its config lacks the keys that came later; where they have their defaults, nothing differs."""
+    run, given = RunDirectory(str(tmp_path)), ["task.target=weather:foggy", "optim.lr=1e-5"]
+    run.claim(load(Config, None, given))
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del stored["task"]["without_data"], stored["model"]["freeze"], stored["ledger"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+    run.claim(load(Config, None, given))
+    with pytest.raises(UsageError, match=r"another config \(-  without_data: \[\]; \+  without_data:"):
+        run.claim(load(Config, None, [*given, "task.without_data=[weather:snowy]"]))

@@ -1,5 +1,6 @@
 """What a job is submitted with, where to, and what is said where that can't be."""
 
+import signal
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -8,6 +9,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from raymds.cli import jobs
+from raymds.cli.main import main
 from raymds.config import Config, load
 from raymds.errors import UsageError
 
@@ -182,3 +184,14 @@ def test_a_cluster_that_does_not_list_its_jobs(
     monkeypatch.setattr(client, "list_jobs", fails)
     with pytest.raises(UsageError, match=f"doesn't say which jobs it has: {error}"):
         jobs.submit(cluster, "finetune", config)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_follower_that_is_stopped_says_that_the_job_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int
+) -> None:
+    monkeypatch.setattr(jobs, "connect", lambda address: Client())
+    monkeypatch.setattr(jobs, "follow", lambda *given: signal.raise_signal(number))
+    assert main(["follow", "raysubmit_a"]) == status
+    said = "raymds: the job goes on: raymds follow raysubmit_a shows it again, ray job stop raysubmit_a ends it\n"
+    assert capsys.readouterr().err == said

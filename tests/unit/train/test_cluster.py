@@ -1,10 +1,15 @@
 """How Ray is joined or started, and what is said where it is not."""
 
+import signal
+import sys
+from types import SimpleNamespace
+
 import pytest
 import ray
 
 from raymds.errors import RaymdsError, UsageError
 from raymds.train.cluster import start_ray
+from raymds.train.stop import on_sigterm
 
 
 @pytest.mark.parametrize(
@@ -31,3 +36,18 @@ def test_a_ray_that_is_not_there(
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(kind, match=message):
         start_ray(lambda record: None)
+
+
+def test_a_command_keeps_its_way_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> SimpleNamespace:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))  # as Ray does
+        return SimpleNamespace(address_info={"session_dir": "/tmp/ray"})
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    heard: list[str] = []
+    with on_sigterm(lambda: heard.append("stop")):
+        start_ray(lambda record: None)
+        signal.raise_signal(signal.SIGTERM)
+    assert heard == ["stop"]

@@ -96,6 +96,7 @@ RETAINED: dict[str, Callable[[Config], None]] = {  # what decides the retained e
     "number": lambda config: setattr(config.task, "retained", 10),
     "streamed": lambda config: setattr(config.data, "memory", 1),
     "another target": lambda config: setattr(config.task, "target", "weather:snowy"),
+    "target of another attribute": lambda config: setattr(config.task, "target", "scene:tunnel"),
     "without data": lambda config: setattr(config.task, "without_data", ["weather:snowy"]),
     "fewer tasks": lambda config: setattr(config.task, "protect", ["weather:rainy", "scene", "timeofday"]),
 }

@@ -1,5 +1,6 @@
 """The diagnosis of a run that was made before: what it measures, and how it is stopped."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -28,11 +29,12 @@ def run(recorder: Recorder, config: Config) -> Path:
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, note: Callable[[], object]) -> None:
-    """Have `note` called before each measurement on val."""
+    """Have `note` called before each measurement on val, where whatever it raises is taken for a fault of an image."""
     evaluate = revisit.evaluate
 
     def noting(*given: Any, **more: Any) -> Any:
-        note()
+        with contextlib.suppress(Exception):
+            note()
         return evaluate(*given, **more)
 
     monkeypatch.setattr(revisit, "evaluate", noting)
