@@ -12,7 +12,8 @@ Times are those of the processor, as a busy machine's clock counts what others d
   batch; `labels file` is what reading and decoding that file alone takes, `beyond labels file` all but that; `pinning`
   comes on top for a split that does not fit in data.memory. MiB: the peak, above that of a process that has imported.
 - step: medians in milliseconds: of `sampler.batch`; of the constrained step, `whole step` with towers that compute
-  nothing, `step` without the calls into model and optimiser; of its records on their way to TensorBoard and Ray.
+  nothing, `step` without the calls into model and optimiser; the mean of its records on their way to
+  TensorBoard, with the thread that writes them.
 - read: one of 8 ranks streams the split through `Loader`: the bytes that it fetches by those that it uses, and what
   share of the split it pins, positives and retained examples, beforehand.
 """
@@ -191,25 +192,24 @@ def steps(config: Config, parts: tuple[Split, Tasks, Sampler], count: int, clock
     clock.inside(training.model, "cosines", "encode_text", "encode_image")
     clock.inside(training._learner, "embed", "descend", "gradient")
     training.old_losses = [torch.zeros(len(rows), dtype=torch.float64) for rows in sampler.seen]
+    records: list[dict[str, Any]] = []
+    for step in range(count + 2):
+        with clock("batch"):
+            batch = sampler.batch(step)
+        loaded, clock.within = blank(batch), 0.0
+        with clock("whole step"):
+            metrics = training.step(loaded)
+        clock.seconds.setdefault("step", []).append(clock.seconds["whole step"][-1] - clock.within)
+        records.append({"event": "step", "step": step + 1, **metrics})
     with tempfile.TemporaryDirectory() as folder:
-        run = RunDirectory(folder)
-        log, boards = MetricsLog(run.uri), seeing.Boards(run)
-        begin = {"event": "start", "step": 0, "tasks": [task.name for task in tasks.protected]}
-        log.add(begin)
-        boards.add(begin)
-        for step in range(count + 2):
-            with clock("batch"):
-                batch = sampler.batch(step)
-            loaded = blank(batch)
-            clock.within = 0.0
-            with clock("whole step"):
-                metrics = training.step(loaded)
-            clock.seconds.setdefault("step", []).append(clock.seconds["whole step"][-1] - clock.within)
-            with clock("records"):
-                record = {"event": "step", "step": step + 1, **metrics}
-                log.add(record)
-                boards.add(record)
-        boards.close()
+        log, boards = MetricsLog(folder), seeing.Boards(RunDirectory(folder))
+        start = {"event": "start", "step": 0, "tasks": [task.name for task in tasks.protected]}
+        begin = time.process_time()
+        for record in [start, *records]:
+            log.add(record)
+            boards.add(record)
+        boards.close()  # waits for its thread
+        clock.seconds["records"] = [(time.process_time() - begin) / len(records)]
 
 
 def blank(batch: Batch) -> Loaded:
@@ -292,7 +292,8 @@ def alone(uri: str, classes: int, count: int) -> dict[str, Any]:
         loader.load = no_image
         read = streamed(parts[0], parts[2], clock)
         start["pinning"] = clock.seconds["pinning"][0]
-    times = {name: [1000 * t for t in clock.seconds[name][2:]] for name in ("batch", "step", "records", "whole step")}
+    times = {name: [1000 * t for t in clock.seconds[name][2:]] for name in ("batch", "step", "whole step")}
+    times["records"] = [1000 * t for t in clock.seconds["records"]]
     return {
         "start": start, "MiB": memory, "step": {name: statistics.median(found) for name, found in times.items()},
         "times": times, "read": read,
