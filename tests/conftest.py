@@ -1,5 +1,6 @@
 """What is made once per test session: a small data set, a small old model, a Ray cluster, a run nothing disturbs."""
 
+import signal
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,14 @@ def undisturbed(cluster: None, settings: list[str], tmp_path_factory: pytest.Tem
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     finetune(settings, run)
     return run
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal; what is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import logging
 import math
 import os
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from ray._private.utils import get_num_cpus
 
 from raymds.errors import RaymdsError, UsageError
 from raymds.train.placement import Room
+from raymds.train.stop import kept
 
 _SAID = 400  # characters of Ray's message
 
@@ -46,16 +46,14 @@ def start_ray(show: Show) -> None:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(max(16, os.cpu_count() or 1)))
     # Processes of a cluster that is there don't inherit them. Where they do, those that Ray holds ready can be used.
     environment = {"env_vars": variables} if address else None
-    before = signal.getsignal(signal.SIGTERM)
     try:
-        context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
+        with kept(signal.SIGTERM):
+            context: Any = ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     except Exception as error:  # Ray's own are of every kind
         said = " ".join(str(error).split())[:_SAID] or type(error).__name__
         if address:
             raise UsageError(f"RAY_ADDRESS={address}: no cluster of it can be joined: {said}") from None
         raise RaymdsError(f"Ray does not start: {said}; its logs are in session_latest/logs of /tmp/ray") from None
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # Ray has put its own in place
     show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from raymds.train.follow import Follower
 from raymds.train.net import open_net
 from raymds.train.placement import placed
 from raymds.train.prepared import Prepared, check_examples
-from raymds.train.stop import on_sigterm
+from raymds.train.stop import kept, on_sigterm
 from raymds.train.watch import Monitor
 
 _KEPT = 5  # candidates kept beside the last checkpoint
@@ -204,7 +205,7 @@ def _fit(
         ),
     )
     begin = time.perf_counter()
-    with on_sigterm(monitor.stop.remote), Follower(monitor, show, config.run):
+    with kept(signal.SIGINT), on_sigterm(monitor.stop.remote), Follower(monitor, show, config.run):
         try:
             result: dict[str, Any] = cast(Any, trainer.fit()).return_value
         except ControllerError as error:

@@ -144,10 +144,13 @@ def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settin
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(settings: list[str], tmp_path: Path) -> None:
+    """Nor does Ray's own handler of Ctrl-C, which ends a program with status 0, outlast the run."""
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     with pytest.raises(DivergedError, match=r"step \d+: the loss of .* is (nan|inf|-inf); lower optim\.lr"):
         finetune(settings, tmp_path / "run", "optim.lr=1e30", "select.every=1", "optim.clip=1e30")
     assert [*tmp_path.glob("run/checkpoints/train/step-*")]
     assert not (tmp_path / "run" / "outcome.json").exists()
+    assert signal.getsignal(signal.SIGINT) == on_ctrl_c
 
 
 def test_pretraining_makes_weights_a_cycle_can_use(

@@ -186,6 +186,7 @@ def test_a_cluster_that_does_not_list_its_jobs(
         jobs.submit(cluster, "finetune", config)
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_follower_that_is_stopped_says_that_the_job_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int

@@ -56,6 +56,7 @@ def test_the_old_model_is_measured_where_the_run_did_not_leave_it(run: Path, mon
     assert not (run / "old").exists()  # a diagnosis writes nothing
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stop_is_heard_while_it_measures(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals, status: int
