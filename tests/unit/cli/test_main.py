@@ -88,7 +88,7 @@ def test_a_protected_task_without_examples_is_named(
     out = capsys.readouterr().out
     (row,) = (line for line in out.splitlines() if "scene:tunnel" in line and "│" in line)
     assert "not certifiable" in row
-    assert "scene:tunnel has no examples: it is held by what the old model says of 5 new images" in out
+    assert "No examples of scene:tunnel are used: it is held by what the old model says of 5 new images" in out
 
 
 def test_scenes_are_the_same_again_and_not_mixed_with_others(
