@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
@@ -284,9 +284,13 @@ def _check_keys(given: Any, base: DictConfig, prefix: str) -> None:
             near = difflib.get_close_matches(key, [str(k) for k in base], n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"valid here: {', '.join(str(k) for k in base)}"
             raise UsageError(f"{prefix}{key}: unknown key; {hint}")
-        below = base._get_node(key)
+        below, value = base._get_node(key), given._get_node(key)
+        open_yet = OmegaConf.is_interpolation(given, key) or OmegaConf.is_missing(given, key) or given[key] is None
+        for kind, shape in ((DictConfig, "a mapping: {key: value}"), (ListConfig, "a list: [value, value]")):
+            if isinstance(below, kind) and not isinstance(value, kind) and not open_yet:
+                raise UsageError(f"{prefix}{key}: has to be {shape}, not {value}")
         if isinstance(below, DictConfig):
-            _check_keys(given._get_node(key), below, f"{prefix}{key}.")
+            _check_keys(value, below, f"{prefix}{key}.")
 
 
 def _first_line(error: Exception) -> str:

@@ -133,3 +133,18 @@ def test_a_run_that_an_older_version_began_goes_on(tmp_path: Path) -> None:
     run.claim(load(Config, None, given))
     with pytest.raises(UsageError, match=r"another config \(-  without_data: \[\]; \+  without_data:"):
         run.claim(load(Config, None, [*given, "task.without_data=[weather:snowy]"]))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("task.protect=weather", r"^task\.protect: has to be a list: .*, not weather$"),
+        ("task.protect={a: b}", r"^task\.protect: has to be a list: .*, not \{'a': 'b'\}$"),
+        ("task.prompts=abc", r"^task\.prompts: has to be a mapping: .*, not abc$"),
+        ("task=3", r"^task: has to be a mapping: .*, not 3$"),
+        ("data.augment=[1]", r"^data\.augment: has to be a mapping: .*, not \[1\]$"),
+    ],
+)
+def test_lists_and_mappings_are_asked_for_by_key(given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(Config, None, [given])
