@@ -286,6 +286,9 @@ def _check_keys(given: Any, base: DictConfig, prefix: str) -> None:
             raise UsageError(f"{prefix}{key}: unknown key; {hint}")
         below, value = base._get_node(key), given._get_node(key)
         open_yet = OmegaConf.is_interpolation(given, key) or OmegaConf.is_missing(given, key) or given[key] is None
+        open_yet = (
+            open_yet or below is None or below._metadata.ref_type is Any
+        )  # a preset's mapping, where any value may be
         for kind, shape in ((DictConfig, "a mapping: {key: value}"), (ListConfig, "a list: [value, value]")):
             if isinstance(below, kind) and not isinstance(value, kind) and not open_yet:
                 raise UsageError(f"{prefix}{key}: has to be {shape}, not {value}")

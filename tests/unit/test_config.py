@@ -135,6 +135,12 @@ def test_a_run_that_an_older_version_began_goes_on(tmp_path: Path) -> None:
         run.claim(load(Config, None, [*given, "task.without_data=[weather:snowy]"]))
 
 
+def test_a_number_may_replace_a_presets_mapping(tmp_path: Path) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text("select: {tolerance: {default: 0.01}}\n")
+    assert load(Config, str(preset), ["select.tolerance=0.02"]).select.tolerance == 0.02
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
