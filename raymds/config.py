@@ -284,20 +284,27 @@ def _check_keys(given: Any, base: DictConfig, prefix: str) -> None:
             near = difflib.get_close_matches(key, [str(k) for k in base], n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"valid here: {', '.join(str(k) for k in base)}"
             raise UsageError(f"{prefix}{key}: unknown key; {hint}")
-        below, value = base._get_node(key), given._get_node(key)
-        open_yet = OmegaConf.is_interpolation(given, key) or OmegaConf.is_missing(given, key) or given[key] is None
-        open_yet = (
-            open_yet or below is None or below._metadata.ref_type is Any
-        )  # a preset's mapping, where any value may be
-        for kind, shape in ((DictConfig, "a mapping: {key: value}"), (ListConfig, "a list: [value, value]")):
-            if isinstance(below, kind) and not isinstance(value, kind) and not open_yet:
-                raise UsageError(f"{prefix}{key}: has to be {shape}, not {value}")
+        _check_shape(given, base, key, f"{prefix}{key}")
+        below = base._get_node(key)
         if isinstance(below, DictConfig):
-            _check_keys(value, below, f"{prefix}{key}.")
+            _check_keys(given._get_node(key), below, f"{prefix}{key}.")
+
+
+def _check_shape(given: DictConfig, base: DictConfig, key: str, name: str) -> None:
+    """A list or a mapping where one is asked for; where any value may be, that of a preset asks for none."""
+    below, value = base._get_node(key), given._get_node(key)
+    if OmegaConf.is_interpolation(given, key) or OmegaConf.is_missing(given, key) or given[key] is None:
+        return
+    if not isinstance(below, DictConfig | ListConfig) or below._metadata.ref_type is Any:
+        return
+    if not isinstance(value, type(below)):
+        shape = "a mapping: {key: value}" if isinstance(below, DictConfig) else "a list: [value, value]"
+        raise UsageError(f"{name}: has to be {shape}, not {value}")
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    said = str(error).strip().splitlines()[0]
+    return "has to be a list: [value, value]" if "incompatible with type hint 'typing.List" in said else said
 
 
 def check(config: Config) -> None:

@@ -27,8 +27,11 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     UsageError where the directory holds no cycle, or none that has reached a checkpoint.
     """
     run = RunDirectory(uri)
-    if run.read("config.yaml") is None:
+    begun = run.config()
+    if begun is None:
         raise UsageError(f"{uri}: holds no run (there is no config.yaml)")
+    if not begun["task"].get("target"):
+        raise UsageError(f"{uri}: holds no cycle: a pretraining has no constraints; give the run of a finetune")
     config = load(Config, run.path("config.yaml"), [], ("task.target", "model.weights"))
     config.run.uri = uri
     objects.configure(config.storage)

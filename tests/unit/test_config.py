@@ -147,6 +147,7 @@ def test_a_number_may_replace_a_presets_mapping(tmp_path: Path) -> None:
         ("task.protect=weather", r"^task\.protect: has to be a list: .*, not weather$"),
         ("task.protect={a: b}", r"^task\.protect: has to be a list: .*, not \{'a': 'b'\}$"),
         ("task.prompts=abc", r"^task\.prompts: has to be a mapping: .*, not abc$"),
+        ("task.classes.weather=clear", r"^task\.classes\.weather: has to be a list"),
         ("task=3", r"^task: has to be a mapping: .*, not 3$"),
         ("data.augment=[1]", r"^data\.augment: has to be a mapping: .*, not \[1\]$"),
     ],

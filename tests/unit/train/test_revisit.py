@@ -45,6 +45,13 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
         diagnose_run(str(tmp_path))
 
 
+def test_a_pretraining_is_refused(config: Config, tmp_path: Path) -> None:
+    config.run.uri, config.task.target = str(tmp_path / "old"), ""
+    RunDirectory(config.run.uri).claim(config)
+    with pytest.raises(UsageError, match=r"^.*/old: holds no cycle: a pretraining has no constraints"):
+        diagnose_run(config.run.uri)
+
+
 def test_the_old_model_is_measured_where_the_run_did_not_leave_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
     noted(monkeypatch, lambda: measured.append(1))

@@ -13,7 +13,6 @@ import torch
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import StoppedError, UsageError
-from raymds.log import records
 from raymds.method.verdict import refusal
 from raymds.model import load
 from raymds.run import RunDirectory
@@ -23,7 +22,6 @@ from raymds.train import evaluate as evaluations
 from raymds.train.conclude import conclude
 from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate, paired
-from raymds.train.revisit import diagnose_run
 from tests.unit.train.conftest import Recorder, payload_of
 
 
@@ -175,71 +173,6 @@ def test_a_stop_is_heard_before_the_first_step_and_after_the_last(
     assert [report.metrics["step"] for report in recorder.reports] == ([4, 8] if step else [])
 
 
-def test_what_the_old_model_does_is_measured_once(
-    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """By the run that goes on, that is made again, or that has another seed; to the same bits."""
-    config.select.tolerance = 0.0
-
-    def measured() -> int:
-        return sum(event.startswith("measuring the old model") for event in recorder.events)
-
-    payload = payload_of(config, recorder)
-    recorder.stop_at = 5
-    with pytest.raises(StoppedError, match="after step 6"):
-        worker.run_cycle(payload)
-    assert measured() == 2
-    with monkeypatch.context() as patched:
-        patched.setattr(worker.ray.train, "get_checkpoint", lambda: recorder.reports[-1].checkpoint)
-        recorder.stop_at = 1000
-        worker.run_cycle(payload)
-    assert measured() == 2
-
-    def outcome(uri: str) -> tuple[Any, bytes]:
-        config.run.uri = uri
-        recorder.reports.clear()
-        result = worker.run_cycle(payload)
-        records = [report.metrics for report in recorder.reports]
-        final = Path(ending.checkpoint_uri(config, "step-0000008"), "checkpoint.json")
-        return (records, {**result, "weights": 0}), final.read_bytes()
-
-    with_it = outcome(str(tmp_path / "again"))
-    assert measured() == 2
-    payload["old"] = str(tmp_path / "empty")
-    assert outcome(str(tmp_path / "without")) == with_it
-    assert measured() == 4
-    config.run.seed = 1
-    worker.run_cycle(payload)
-    assert measured() == 5  # other retained examples, the same val
-
-
-def test_a_task_without_data_is_in_the_log_and_measured_once(
-    recorder: Recorder, config: Config, tmp_path: Path
-) -> None:
-    """Its values stand behind those of the protected tasks: in what is kept of the old model, in every step's lists."""
-    config.task.without_data = ["weather:snowy"]
-    payload, results = payload_of(config, recorder), []
-    for uri in ("first", "again"):
-        config.run.uri = str(tmp_path / uri)
-        recorder.reports.clear()
-        recorder.events.clear()
-        diagnosis = worker.run_cycle(payload)["diagnosis"]
-        begin, *others = records(config.run.uri)
-        steps = [record for record in others if record["event"] == "step"]
-        results.append([step[kind] for step in steps for kind in ("h", "u", "lambda")])
-        tasks = [task for task in begin["tasks"] if task != "weather:snowy"]
-        assert begin["tasks"] == [*tasks, "weather:snowy"]
-        evals = [record for record in others if record["event"] == "eval"]
-        assert [[task["task"] for task in record["tasks"]] for record in evals] == [tasks] * 3
-        assert steps[0]["h"]["weather:snowy"] == 0.0
-        assert 0 < steps[-1]["h"]["weather:snowy"] < 1
-    assert results[0] == results[1]
-    assert "measuring the old model on the retained examples" not in recorder.events
-    RunDirectory(config.run.uri).claim(config)
-    assert diagnose_run(config.run.uri)["diagnosis"]["h"] == diagnosis["h"]
-    assert list(diagnosis["h"]["train"]) == tasks
-
-
 def test_a_stop_is_heard_while_the_images_of_a_task_without_data_are_measured(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,21 +190,6 @@ def test_a_stop_is_heard_while_the_images_of_a_task_without_data_are_measured(
         worker.run_cycle(payload_of(config, recorder))
     assert asked == [False, True]
     assert not list(Path(config.run.uri, "old").glob("retained-*"))
-
-
-def test_a_run_measures_each_model_on_val_once(
-    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The old one and two candidates; the diagnosis has the last one's results."""
-    config.select.interpolate, measured = False, []
-
-    def noted(net: Any, *given: Any, **more: Any) -> Evaluation:
-        measured.append(net)
-        return evaluate(net, *given, **more)
-
-    monkeypatch.setattr(worker, "evaluate", noted)
-    assert worker.run_cycle(payload_of(config, recorder))["diagnosis"]
-    assert len(measured) == 3
 
 
 @pytest.mark.parametrize("stopped", [0, 1])
