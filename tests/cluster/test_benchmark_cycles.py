@@ -39,6 +39,14 @@ def test_cycles_of_the_benchmarks_run_at_their_smallest(cluster: None, tmp_path:
     command = [sys.executable, str(FOLDER / "search_cycles.py"), *searched, "--trials", "2", "--json", str(out)]
     subprocess.run(command, check=True)
     assert json.loads(out.read_text())["trials"] == 2
+    shared = {name: content[name] for name in ("data", "task", "constraints")}
+    cycles = [{"task": {"target": target}} for target in ("digit:eight", "digit:one")]
+    plan, weights = tmp_path / "plan.yaml", content["model"]["weights"]
+    plan.write_text(yaml.safe_dump({"uri": "unused", "model": weights, "base": shared, "cycles": cycles}))
+    command = [sys.executable, str(FOLDER / "plans.py"), str(plan), str(tmp_path / "plans"), "--small"]
+    subprocess.run([*command, "--methods", "none", "--json", str(out)], check=True)
+    found = json.loads(out.read_text())["none"]
+    assert [row["held"] for row in found["cycles"]] == [8, 8 + (found["cycles"][0]["outcome"] == "new")]
 
 
 def test_benchmarks_of_ranks_checkpoints_and_loaders_run_at_their_smallest(tmp_path: Path) -> None:

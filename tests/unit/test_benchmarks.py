@@ -11,6 +11,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from raymds.config import Config
+from raymds.cycles.plan import Cycle
 from raymds.log import MetricsLog
 from raymds.train import driver
 
@@ -51,6 +52,20 @@ def test_memory(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(memory, "measure", alone)
     assert set(figures("memory", "--model", "tiny-64", "--batch", "8", "--times", "2")) == set(found)
+
+
+def test_what_a_plan_leaves(figures: Any) -> None:
+    plans = importlib.import_module("plans")
+    fog, tunnel = (Cycle(number, "", "finetune", {"task.target": name}) for number, name in enumerate("ft", 1))
+    found = [
+        (fog, "", {"f": 0.2, "t": 0.5, "x": 0.9}),
+        (fog, "new", {"f": 0.8, "t": 0.3, "x": 0.895}),  # t is a target that was not reached yet: no loss
+        (tunnel, "new", {"f": 0.6, "t": 0.7, "x": 0.9}),
+    ]
+    first, second = plans.rows(found, ["f", "t"])
+    assert (first["held"], first["lost"], first["worst"]) == (1, 0, "x")
+    assert (second["held"], second["lost"], second["worst"]) == (2, 1, "f")
+    assert second["change"] == pytest.approx(-0.2)
 
 
 def test_a_search(figures: Any) -> None:
