@@ -7,6 +7,7 @@ certificates. Keys stay in memory, and are asked for anew with every request, be
 
 import functools
 import os
+import re
 import threading
 import urllib.request
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class StorageConfig:
     region: str | None = None  # null: AWS_REGION, the profile's, or where the bucket is
     profile: str | None = None  # of ~/.aws, before keys in variables; null: AWS_PROFILE
     anonymous: bool = False  # requests without a signature, for public buckets
+    requester_pays: bool = False  # buckets are read at your expense, where theirs is that their requester pays
     timeout: float = 10.0  # seconds without an answer until a request is given up
     retries: int = 3  # tries of a request before the store counts as gone
     patience: float = 300.0  # seconds that a run waits for a store that is gone
@@ -62,7 +64,40 @@ def _boto(config: StorageConfig) -> Any:
     signing = {"signature_version": UNSIGNED} if config.anonymous else {}
     options = Config(connect_timeout=2.0, read_timeout=5.0, retries={"total_max_attempts": 2}, **signing)
     where = {"endpoint_url": endpoint(config), "region_name": _region(config) or "us-east-1"}
-    return _session(config.profile).create_client("s3", verify=_certificates(config), config=options, **where)
+    client = _session(config.profile).create_client("s3", verify=_certificates(config), config=options, **where)
+    if config.requester_pays:
+        client.meta.events.register("before-call.s3", _pay)
+    return client
+
+
+def _pay(params: dict[str, Any], **_: Any) -> None:
+    params["headers"]["x-amz-request-payer"] = "requester"
+
+
+def request(config: StorageConfig, name: str, **arguments: Any) -> Any:
+    """The answer to a request by botocore, its body read; errors become those of a file system, as pyarrow has them."""
+    # Only stores need botocore.
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
+
+    try:
+        answer = getattr(boto(config), name)(**arguments)
+        return answer | {"Body": answer["Body"].read()} if "Body" in answer else answer
+    except NoCredentialsError as error:
+        raise OSError(str(error)) from None
+    except BotoCoreError as error:
+        raise OSError(f"NETWORK_CONNECTION: {error}") from None
+    except ClientError as error:
+        code, status = error.response["Error"]["Code"], error.response["ResponseMetadata"]["HTTPStatusCode"]
+        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
+            raise FileExistsError(str(error)) from None
+        if code in {"NotImplemented", "501"}:
+            raise NotImplementedError(str(error)) from None
+        if code in {"NoSuchKey", "404"}:
+            raise FileNotFoundError(str(error)) from None
+        # The answer to a HEAD request has no body, which would say why.
+        bare = {"403": "ACCESS_DENIED", "400": "No response body"}
+        mark = bare.get(code) or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code).upper()
+        raise OSError(f"{mark}: HTTP status {status}: {error}") from None
 
 
 def forget() -> None:

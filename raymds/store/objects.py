@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raymds.errors import UsageError
-from raymds.store import aws, names
+from raymds.store import aws, names, payer
 from raymds.store import errors as store_errors
 from raymds.store.aws import StorageConfig
 
@@ -60,7 +60,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
         opened: Callable[[], Any] = functools.partial(_gcs, _State.config.anonymous)
     else:
         placed = replace(placed, endpoint=aws.endpoint(placed))
-        opened = functools.partial(aws.pyarrow, bucket, placed)
+        opened = functools.partial(payer.Client if placed.requester_pays else aws.pyarrow, bucket, placed)
     opened()  # what is wrong with the settings is said now
     return pafs.PyFileSystem(_Objects(opened, scheme, _State.patience, placed)), path
 
@@ -119,7 +119,7 @@ def create(path: str, data: bytes) -> bool:
 
     def put() -> bool:
         try:
-            _boto(_State.config, "put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            aws.request(_State.config, "put_object", Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
         except FileExistsError:
             return False
         except NotImplementedError:
@@ -135,27 +135,7 @@ def create(path: str, data: bytes) -> bool:
 def _delete(path: str, config: StorageConfig) -> None:
     """Remove an object; by botocore, as pyarrow would leave a directory in its place, which some stores can't make."""
     bucket, _, key = path.partition("/")
-    _boto(config, "delete_object", Bucket=bucket, Key=key)
-
-
-def _boto(config: StorageConfig, request: str, **arguments: Any) -> None:
-    """A request by botocore, whose errors become those of a file system."""
-    # Only stores need botocore.
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
-
-    try:
-        getattr(aws.boto(config), request)(**arguments)
-    except NoCredentialsError as error:
-        raise OSError(str(error)) from None
-    except BotoCoreError as error:
-        raise OSError(f"NETWORK_CONNECTION: {error}") from None
-    except ClientError as error:
-        code = error.response["Error"]["Code"]
-        if code in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
-            raise FileExistsError(str(error)) from None
-        if code in {"NotImplemented", "501"}:
-            raise NotImplementedError(str(error)) from None
-        raise OSError(f"{code}: {error}") from None
+    aws.request(config, "delete_object", Bucket=bucket, Key=key)
 
 
 @functools.lru_cache(maxsize=2)

@@ -126,6 +126,10 @@ class Ceph(Server):
             daemon.kill()
             daemon.wait()
 
+    def admin(self, *arguments: str) -> str:
+        """What Ceph's administrator asks of the gateway."""
+        return self._run("radosgw-admin", "-n", "client.rgw", *arguments)
+
     def _run(self, program: str, *arguments: str) -> str:
         command = [program, "-c", str(self._settings), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=180).stdout
@@ -158,10 +162,8 @@ class Ceph(Server):
             if "1 up" in self._run("ceph", "osd", "stat"):
                 break
             time.sleep(0.25)
-        self._run(
-            "radosgw-admin", "-n", "client.rgw", "user", "create", "--uid=tests", "--display-name=tests",
-            f"--access-key={ACCESS}", f"--secret-key={SECRET}",
-        )  # fmt: skip
+        keys = f"--access-key={ACCESS}", f"--secret-key={SECRET}"
+        self.admin("user", "create", "--uid=tests", "--display-name=tests", *keys)
 
 
 @contextlib.contextmanager
