@@ -20,7 +20,7 @@ from raymds.cycles import conduct
 from raymds.cycles.plan import Cycle, Plan, load_plan
 from raymds.train.measure import evaluate_model
 
-ALL = ["select.tolerance=1", "select.interpolate=false"]  # whatever is lost, a candidate may be delivered
+ALL = ["select.tolerance=0.99", "select.interpolate=false"]  # whatever is lost, a candidate may be delivered
 METHODS = {
     "raymds": [],
     "none": ["constraints.solver=none", *ALL],
