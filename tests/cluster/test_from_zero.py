@@ -1,5 +1,6 @@
 """A cluster that starts with no machine: Ray's own autoscaler, with nodes that are processes of this machine."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -60,7 +61,8 @@ def from_zero(local: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> It
             yield cluster
             # The nodes that the autoscaler started are its own.
             for process in psutil.Process(cluster.nodes[0].pid).children(recursive=True):
-                process.terminate()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -104,5 +106,8 @@ def test_a_run_waits_for_its_machines_and_gives_them_back(from_zero: Any, preset
 
 def nodes_of(cluster: Any) -> list[int]:
     """The raylets beside the head's."""
-    family = psutil.Process(cluster.nodes[0].pid).children(recursive=True)
-    return [process.pid for process in family if process.name() == "raylet"][1:]
+    raylets = []
+    for process in psutil.Process(cluster.nodes[0].pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended since
+            raylets += [process.pid] if process.name() == "raylet" else []
+    return raylets[1:]
