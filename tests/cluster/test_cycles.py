@@ -17,7 +17,7 @@ from raymds.ledger.chain import Ledger
 from raymds.store import uri as storage
 from tests.conftest import PROMPTS
 
-KILLS = 4
+KILLS = 10
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def plan(data_uri: str, old_weights: str, tmp_path: Path) -> Path:
         "run": {"workers": 1},
         "ledger": {"author": "Ann"},
     }
-    targets = ["weather:foggy", "scene:tunnel"]
+    targets = ["weather:foggy", "scene:tunnel", "weather:overcast"]
     content = {"model": old_weights, "base": base, "on_old": "next", "cycles": [{"task.target": t} for t in targets]}
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump(content))
