@@ -97,6 +97,19 @@ class ClipWithHeads(nn.Module):
         rows = bytearray().join(self._token_row(text) for text in texts)
         return torch.frombuffer(rows, dtype=torch.int64).view(len(texts), -1)
 
+    def check_prompts(self, label_sets: LabelSets) -> None:
+        """UsageError naming two classes whose sentences are the same to the model: it could not tell them apart."""
+        for attribute, labels in label_sets.items():
+            seen: dict[bytes, str] = {}
+            for label, sentences in labels.items():
+                other = seen.setdefault(b"".join(map(self._token_row, sentences)), label)
+                if other != label:
+                    raise UsageError(
+                        f"task.prompts.{attribute}: the sentences of {other!r} and {label!r} are the same to the "
+                        f"model, which may not tell capitals and reads {self.clip.text.context_length} tokens; give "
+                        f"other words (task.phrases.{attribute}), or shorter sentences"
+                    )
+
     def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
         """Raw uint8 pixels (B, 3, H, W) → (B, D)."""
         normal = (pixels_BCHW.to(self.heads.A.dtype) / 255 - self.mean) / self.std
@@ -183,8 +196,9 @@ class ClipWithHeads(nn.Module):
             if name in own and (name not in tensors or tensors[name].numel() == 1):
                 tensors[name] = tensors[name].reshape(own[name].shape) if name in tensors else own[name]
         self._refuse_others(tensors, own, source)
-        for name, tensor in tensors.items():
-            if own[name].is_floating_point() and not (tensor.is_floating_point() and tensor.isfinite().all()):
+        for name, tensor in (tensors | heads).items():
+            counts = name in own and not own[name].is_floating_point()  # of batches, in BatchNorm
+            if not counts and not (tensor.is_floating_point() and tensor.isfinite().all()):
                 raise UsageError(f"{source}: {name} does not hold finite floating-point numbers; take another copy")
         self.clip.load_state_dict(tensors)
         self.heads.load(heads, source)
@@ -209,9 +223,11 @@ class ClipWithHeads(nn.Module):
         if wrong:
             name = wrong[0]
             shapes = [f"{tuple(s[name].shape)}" if name in s else "absent" for s in (tensors, own)]
+            part = all(n not in tensors for n in wrong)
             raise UsageError(
                 f"{source}: holds another architecture than {self.identity.called}: {name} is {shapes[0]} in the file, "
                 f"{shapes[1]} in the model ({len(wrong)} tensors differ); give model.name=ARCHITECTURE of the file"
+                + (", or, where it is one tower or one of several shards, a file of the whole model" if part else "")
             )
 
     def _projected(self, trunk_UW: Tensor) -> Tensor:
@@ -294,7 +310,12 @@ def _tokenizer(identity: Identity) -> Any:
         return SimpleTokenizer(bpe_path=str(merges), context_length=length)
     name = text.get("hf_tokenizer_name")
     if not name:
-        return SimpleTokenizer(context_length=length, **options)
+        try:
+            return SimpleTokenizer(context_length=length, **options)
+        except TypeError as error:
+            raise UsageError(
+                f"model.name={identity.called}: open_clip {open_clip.__version__} can't make its tokenizer: {error}"
+            ) from None
     try:
         return HFTokenizer(name, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
     except Exception as error:
@@ -319,7 +340,7 @@ def _create(identity: Identity, seed: int) -> Any:
         torch.manual_seed(seed)
         try:
             clip = CustomTextCLIP(**config)
-        except (AssertionError, TypeError, RuntimeError, ValueError) as error:
+        except (ArithmeticError, AssertionError, LookupError, TypeError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"model.name={identity.called}: open_clip {open_clip.__version__} can't build it: {error}"
             ) from None

@@ -29,6 +29,7 @@ _CONSTANT = ("position_ids", "attn_mask")  # of text towers, saved by older prog
 _NESTED = ("state_dict", "model_state_dict", "model", "module", "net")  # where training programs put the weights
 _STACKED = ("heads.A", "heads.B"), ("projection_fn_A", "projection_fn_B")  # heads in the order of a list
 _TEXT = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
+_TRANSFORMERS = {"vision_model", "text_model"}  # begin the names of Hugging Face's transformers
 _CONFIG = "open_clip_config.json"
 _HEADLESS = "headless"  # of the metadata of a file that was exported without its class heads
 
@@ -55,15 +56,21 @@ def read_weights(uri: str, heads: Sequence[str] | str | None = None) -> Weights:
     `heads` places heads that the file does not name: the classes in their order, or `drop` to leave them out.
     """
     data = storage.read(uri)
-    raw, metadata = _tensors(uri, data)
-    state = _unwrapped(uri, raw)
+    try:
+        raw, metadata = _tensors(uri, data)
+        state, about = _unwrapped(uri, raw), _about(uri, metadata)
+    except RecursionError:
+        raise UsageError(f"{uri}: is nested without an end; save the model's state_dict() alone") from None
     if not state:
         raise UsageError(f"{uri}: holds no tensors")
+    for name, tensor in state.items():
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            kind = "has no content (its device is meta)" if tensor.is_meta else "is sparse"
+            raise UsageError(f"{uri}: {name} {kind}; save it as a plain tensor")
     _refuse_transformers(uri, state)
     openai = set(state) >= _OPENAI
     constant = {n for n in state if not n.startswith("visual.") and n.rpartition(".")[2] in _CONSTANT}
     state = {name: tensor for name, tensor in state.items() if name not in _OPENAI | constant}
-    about = _about(uri, metadata)
     if about.get(_HEADLESS):
         raise UsageError(
             f"{uri}: was exported for open_clip, without the class heads that the model was measured with; give the "
@@ -72,6 +79,9 @@ def read_weights(uri: str, heads: Sequence[str] | str | None = None) -> Weights:
     stacked = any(set(pair) <= set(state) for pair in _STACKED)
     note = f"model.heads=drop: the class heads of {uri} are left out" if stacked and heads == "drop" else ""
     state = _named_heads(uri, state, about.get("classes"), heads)
+    twice = next((name for name in state if _separate(name) != name and _separate(name) in state), None)
+    if twice:
+        raise UsageError(f"{uri}: has both {twice} and {_separate(twice)}; save the tensors of one model alone")
     tensors = {_separate(name): _plain(tensor) for name, tensor in state.items()}
     for name in tensors:
         if name.startswith(HEADS) and not all(f"{name[:-2]}.{part}" in tensors for part in "AB"):
@@ -112,6 +122,11 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
 
 def _tensors(uri: str, data: bytes) -> tuple[Any, Mapping[str, str]]:
     """The content of a file by its first bytes, and a safetensors file's metadata."""
+    if data[:1] == b"{" and b'"weight_map"' in data:
+        raise UsageError(
+            f"{uri}: is the index of a model in several files; join them into one: load each by "
+            "safetensors.torch.load_file (.bin: torch.load), and save_file all their tensors together"
+        )
     if data[8:9] == b"{":
         try:
             length = int.from_bytes(data[:8], "little")
@@ -165,8 +180,8 @@ def _unwrapped(uri: str, content: Any) -> dict[str, Tensor]:
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if extra := {str(name): torch.tensor(v) for name, v in content.items() if name in _OPENAI and type(v) is int}:
         state |= extra
-    while len({name.partition(".")[0] for name in state if name not in _OPENAI}) == 1:
-        if not all("." in name for name in state if name not in _OPENAI):
+    while len(first := {name.partition(".")[0] for name in state if name not in _OPENAI}) == 1:
+        if first <= _TRANSFORMERS or not all("." in name for name in state if name not in _OPENAI):
             break
         state = {name if name in _OPENAI else name.partition(".")[2]: tensor for name, tensor in state.items()}
     return state
@@ -178,7 +193,7 @@ def _holds(content: Any) -> bool:
 
 
 def _refuse_transformers(uri: str, state: Mapping[str, Tensor]) -> None:
-    if any("vision_model." in name or "text_model." in name for name in state):
+    if any(f"{part}." in name for part in _TRANSFORMERS for name in state):
         raise UsageError(
             f"{uri}: has the names of Hugging Face's transformers (vision_model.…); take the same model in open_clip's "
             "form: its page on the hub has open_clip_model.safetensors or open_clip_pytorch_model.bin, or open_clip "
@@ -243,6 +258,6 @@ def _beside(uri: str) -> Mapping[str, Any] | None:
         return None
     try:
         content = json.loads(found)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{folder}/{_CONFIG}: not valid JSON: {error}") from None
     return content if isinstance(content, Mapping) else {}

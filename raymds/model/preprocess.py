@@ -1,5 +1,6 @@
 """From a picture to the pixels that an image tower takes, as open_clip's own evaluation transform makes them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -43,7 +44,7 @@ class Preprocess:
             if key in known:
                 # One number stands for all channels.
                 values = known[key] if isinstance(known[key], list | tuple) else [known[key]] * 3
-                numbers = len(values) == 3 and all(isinstance(value, int | float) for value in values)
+                numbers = len(values) == 3 and all(isinstance(v, int | float) and math.isfinite(v) for v in values)
                 if not numbers or (key == "std" and min(values) <= 0):
                     raise UsageError(
                         f"{source}: preprocess_cfg.{key}={known[key]!r}: has to be three numbers, std above 0"

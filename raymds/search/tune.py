@@ -75,7 +75,7 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     space, tasks = check(config, data)
     config, at_once = concurrent(recorded.located(config), room(show, growing=config.run.autoscaling))
-    driver.preflight(config, data, tasks.heads, show)
+    driver.preflight(config, data, tasks, show)
     run.check(config, search=True)
     confidence = recorded.check(config, run, data, tasks, show)
     return Prepared(config, run, data, tasks, confidence), space, at_once

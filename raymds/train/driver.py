@@ -24,7 +24,7 @@ from raymds.log import join
 from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
-from raymds.tasks import check_per_task, resolve
+from raymds.tasks import Tasks, check_per_task, resolve
 from raymds.train import entry, recorded
 from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
@@ -51,7 +51,7 @@ def pretrain(config: Config, show: Show, take_over: bool = False) -> dict[str, A
     if rows < config.objective.batch:
         raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
     config = placed(config, room(show, growing=config.run.autoscaling))
-    preflight(config, data, [], show)
+    preflight(config, data, None, show)
     run.claim(config)
 
     def work() -> dict[str, Any]:
@@ -87,7 +87,7 @@ def prepare(config: Config, show: Show, *, trial: bool = False) -> Prepared:
     check_per_task(config, tasks)
     check_examples(config, data, tasks)
     config = recorded.located(placed(config, room(show, growing=config.run.autoscaling)))
-    preflight(config, data, tasks.heads, show)
+    preflight(config, data, tasks, show)
     run.check(config)
     confidence = config.select.confidence if trial else recorded.check(config, run, data, tasks, show)
     return Prepared(config, run, data, tasks, confidence)
@@ -159,9 +159,10 @@ def certify_winner(
     return conclude(config, run, data, result | {"choice": choice}, use) | {"skipped_images": result["skipped_images"]}
 
 
-def preflight(config: Config, data: DataSet, heads: list[str], show: Show) -> None:
-    """What would fail later is found before anything expensive starts."""
-    net = open_net(config, heads)
+def preflight(config: Config, data: DataSet, tasks: Tasks | None, show: Show) -> None:
+    """What would fail later is found before anything expensive starts; a pretraining has no tasks."""
+    net = open_net(config, tasks.heads if tasks else [])
+    net.check_prompts(tasks.label_sets if tasks else {})
     if net.note:
         show({"event": "note", "note": net.note})
     net.freeze(config.model.freeze.image, config.model.freeze.text)

@@ -41,6 +41,7 @@ class _Measure:
         """Every task's results of the model with these weights, called `name` in progress records."""
         config = self._config
         net = open_net(config, self.tasks.heads, weights)
+        net.check_prompts(self.tasks.label_sets)
         if net.note:
             self._show({"event": "note", "note": net.note})
         self.digests[name] = tensors_digest(net.weights())

@@ -239,7 +239,7 @@ def test_architectures_that_cant_be_used_are_named(name: str) -> None:
 
 
 def test_a_config_that_open_clip_cant_build_is_named() -> None:
-    for wrong in ({"layers": "x"}, {"no_such_key": 1}, {"width": 33}):
+    for wrong in ({"layers": "x"}, {"no_such_key": 1}, {"width": 33}, {"patch_size": 0}, {"layers": [1, 1]}):
         with pytest.raises(UsageError, match=r"open_clip \S+ can't build it: "):
             of_config(VISION | wrong)
 
@@ -251,6 +251,29 @@ def test_a_tokenizer_that_cant_be_had_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("raymds.model.clip.HFTokenizer", absent)
     with pytest.raises(UsageError, match=r"its tokenizer timm/x can't be had: no connection; it needs"):
         of_config(VISION, TEXT | {"hf_tokenizer_name": "timm/x"})
+
+
+def test_a_tokenizer_that_open_clip_cant_make_is_named() -> None:
+    for options in ({"no_such_key": 1}, [1]):
+        with pytest.raises(UsageError, match=r"open_clip \S+ can't make its tokenizer: "):
+            of_config(VISION, TEXT | {"tokenizer_kwargs": options})
+
+
+@pytest.mark.parametrize(
+    ("words", "length"),
+    [
+        (("wet road", "wet road"), 16),
+        (("Foggy", "foggy"), 16),
+        (("partly cloudy with some showers", "partly cloudy with some sun"), 8),
+    ],
+)
+def test_classes_whose_sentences_are_the_same_to_the_model_are_named(words: tuple[str, str], length: int) -> None:
+    """By themselves, to a tokenizer that knows no capitals, and where the context cuts off what differs."""
+    net = of_config(VISION, TEXT | {"context_length": length})
+    labels = {"snowy": ["it is snowy"], **{f"{n}": [f"it is {text}"] for n, text in enumerate(words)}}
+    with pytest.raises(UsageError, match=rf"task\.prompts\.weather: .* '0' and '1' are the same .* {length} tokens"):
+        net.check_prompts({"scene": {"road": ["it is snowy"]}, "weather": labels})
+    net.check_prompts({"weather": {"0": ["a", "b"], "1": ["b", "a"]}, "scene": {"0": ["a", "b"]}})
 
 
 def test_a_standard_architecture_builds() -> None:

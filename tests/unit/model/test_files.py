@@ -135,6 +135,13 @@ def numbered(data: bytes) -> bytes:
     return (10**6).to_bytes(8, "little") + data[8:]
 
 
+def endless() -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content["inner"] = content
+    return content
+
+
+INDEX = {"metadata": {"total_size": 1}, "weight_map": {"visual.proj": "model-00001-of-00002.safetensors"}}
 CODE = r"can't be loaded without running code( \(it names \S+\))?; save its state_dict\(\) alone"
 SEVERAL = r"holds several models: \w+, \w+; save one of them by itself"
 OTHER = r"holds another architecture than tiny-64: "
@@ -186,6 +193,25 @@ REFUSED: dict[str, tuple[Callable[[State], bytes], str]] = {
     "two scales": (lambda s: pickled(s | {"logit_scale": torch.ones(2)}), OTHER + r"logit_scale is \(2,\)"),
     "keys that are numbers": (lambda s: pickled({0: torch.ones(2)}), OTHER + "0 is"),
     "whole numbers": (lambda s: saved({n: (100 * t).to(torch.int8) for n, t in s.items()}), NOT_FINITE),
+    "a name in both layouts": (
+        lambda s: pickled(s | {"text.ln_final.bias": torch.ones(64)}),
+        r"has both ln_final\.bias and text\.ln_final\.bias",
+    ),
+    "sparse": (lambda s: pickled(s | {"ln_final.bias": s["ln_final.bias"].to_sparse()}), r"ln_final\.bias is sparse"),
+    "without content": (lambda s: pickled(s | {"ln_final.bias": s["ln_final.bias"].to("meta")}), r"\S+ has no content"),
+    "a mapping in itself": (lambda s: pickled(endless()), "is nested without an end"),
+    "a deep header": (
+        lambda s: (200_006).to_bytes(8, "little") + b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        "is nested without an end",
+    ),
+    "an index": (lambda s: json.dumps(INDEX).encode(), "is the index of a model in several files; join them"),
+    "an indented index": (lambda s: json.dumps(INDEX, indent=2).encode(), "is the index of a model in several files"),
+    "a shard": (lambda s: saved(dict(list(s.items())[:20])), OTHER + ".*or one of several shards, a file of the whole"),
+    "transformers' image tower": (
+        lambda s: saved({"vision_model.a": torch.ones(1), "vision_model.b": torch.ones(1)}),
+        HUGGING,
+    ),
+    "transformers' text tower": (lambda s: pickled({"module.text_model.a": torch.ones(1)}), HUGGING),
     "no numbers": (lambda s: saved(s | {"ln_final.bias": torch.full((64,), torch.nan)}), NOT_FINITE),
 }
 

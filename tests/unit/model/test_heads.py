@@ -187,6 +187,27 @@ def test_a_trained_head_that_does_not_fit_is_an_error(
         opened(tmp_path / "w.safetensors", saved(state), classes=classes)
 
 
+BROKEN = {
+    "B": {"B": torch.full((4, 128), torch.nan)},
+    "one number of B": {"B": torch.ones(4, 128).index_fill(0, torch.tensor([2]), torch.inf)},
+    "A of a head that is trained": {"A": torch.full((64, 4), torch.nan)},
+    "A of a head that is not": {"A": torch.full((64, 4), torch.nan), "B": torch.zeros(4, 128)},
+    "whole numbers": {"B": torch.ones(4, 128, dtype=torch.int32)},
+}
+
+
+@pytest.mark.parametrize("name", ["weather:foggy", "scene:carried", "shared"])
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_head_without_finite_numbers_is_an_error(
+    net: ClipWithHeads, tmp_path: Path, broken: dict[str, Tensor], name: str
+) -> None:
+    """Also of a class that is not asked for, and where B = 0 would make NaN of it."""
+    head = {"A": torch.ones(64, 4), "B": torch.ones(4, 128)} | broken
+    state = net.weights() | {f"heads.{name}.{part}": tensor for part, tensor in head.items()}
+    with pytest.raises(UsageError, match=rf"heads\.{name}\.[AB] does not hold finite floating-point numbers"):
+        opened(tmp_path / "w.safetensors", saved(state))
+
+
 def test_a_rank_that_contradicts_the_file_is_an_error(net: ClipWithHeads, tmp_path: Path) -> None:
     data = pack_weights(net)
     with pytest.raises(

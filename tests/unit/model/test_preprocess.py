@@ -93,6 +93,8 @@ def test_one_number_stands_for_all_channels_and_the_model_says_the_size() -> Non
         {"std": [0.5, 0.5, "x"]},
         {"std": [0.5, 0, 0.5]},
         {"std": 0},
+        {"std": [0.5, float("nan"), 0.5]},
+        {"mean": float("inf")},
     ],
     ids=str,
 )
