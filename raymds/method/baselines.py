@@ -19,6 +19,8 @@ def gem(gram: Tensor, inner_m: Tensor) -> Tensor:
     from scipy.optimize import nnls  # noqa: PLC0415 - a second of import that no other method needs
 
     K, c = gram.double().cpu().numpy(), inner_m.double().cpu().numpy()
+    if not (np.isfinite(K).all() and np.isfinite(c).all()):
+        return torch.full((len(K),), torch.nan, dtype=torch.float64)  # a step refuses it with its own words
     length = np.sqrt(np.diag(K))
     length[length == 0] = 1.0
     # A short gradient has its say as a long one: the cone is the same.

@@ -61,7 +61,8 @@ class PairedCounts:
     def delta(self) -> float:
         """Δacc of METHOD (2), a fraction."""
         if self.groups is not None:
-            return float(self.groups.change.mean())
+            # Thirds and sixths don't add up in floating point: no change at all would be a loss of 1e-17.
+            return round(float(self.groups.change.mean()), 12)
         return (self.positive_flips - self.negative_flips) / self.n
 
     def lower(self, error: float, repeats: float = 1.0) -> float:
@@ -97,7 +98,7 @@ def at_most(k: ArrayLike, n: ArrayLike, error: ArrayLike) -> Numbers:
 def steps(error: float) -> tuple[Numbers, Numbers]:
     """x₁ … x_K and y₀ … y_(K−1) of the steps under which an area of `error` lies: each step beyond y₀ adds the same."""
     y = (error * _SIGN_SHARE) ** (1 - np.arange(_STEPS + 1) / _STEPS)
-    return error * (1 - _SIGN_SHARE) / _STEPS / np.diff(y), y[:-1]
+    return np.minimum(error * (1 - _SIGN_SHARE) / _STEPS / np.diff(y), 1.0), y[:-1]
 
 
 def lower_bound(b: ArrayLike, c: ArrayLike, n: ArrayLike, error: float) -> Numbers:

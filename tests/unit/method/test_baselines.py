@@ -57,6 +57,13 @@ def test_gem_of_gradients_that_are_all_zero_is_zero() -> None:
     assert baselines.gem(torch.zeros(3, 3), torch.zeros(3)).tolist() == [0.0] * 3
 
 
+def test_gem_of_gradients_that_are_not_finite_is_not_a_number() -> None:
+    """Which the step refuses in its own words; a solver would give a zero, or its own."""
+    nan, inf = torch.tensor([torch.nan, 1.0]), torch.full((2, 2), torch.inf)
+    for gram, inner in ((torch.eye(2), nan), (inf, torch.ones(2)), (torch.full((2, 2), torch.nan), torch.zeros(2))):
+        assert baselines.gem(gram, inner).isnan().all()
+
+
 def test_gem_of_one_task_by_hand() -> None:
     """g_F = (1, −1), g_1 = (0, 2): what is left is (1, 0)."""
     found, v = projected(torch.tensor([1.0, -1.0]).double(), torch.tensor([[0.0, 2.0]]).double())

@@ -31,6 +31,13 @@ def test_bounds_of_a_proportion_equal_scipys(k: int, n: int) -> None:
     assert at_most(k, n, 0.05) == pytest.approx(below.high, abs=1e-9)
 
 
+def test_bounds_of_hardly_any_confidence_are_numbers() -> None:
+    for error in (0.99, 0.999, 1 - 1e-9):
+        for b, c, n in ((0, 0, 2), (1, 0, 1), (3, 8, 100), (19, 2, 30)):
+            assert -1 <= lower_bound(b, c, n, error) <= 1
+            assert -1 <= upper_bound(b, c, n, error) <= 1
+
+
 def test_no_trials_say_nothing() -> None:
     assert (at_least(0, 0, 0.05), at_most(0, 0, 0.05)) == (0.0, 1.0)
     assert (lower_bound(0, 0, 0, 0.05), upper_bound(0, 0, 0, 0.05)) == (-1.0, 1.0)

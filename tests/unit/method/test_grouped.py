@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from raymds.method.certificate import PairedCounts, certify, lower_bound, more_examples
 from raymds.method.grouped import Groups, lower_mean
-from raymds.method.verdict import in_groups
+from raymds.method.verdict import in_groups, refusal
 
 DIGESTS = dict.fromkeys(("config", "data", "parent", "weights", "code"), "0")
 
@@ -85,6 +85,21 @@ def test_a_group_counts_once_however_many_images_it_has() -> None:
     assert task["delta"] == pytest.approx(task["new"] - task["old"])
     assert task["lower"] < -0.9  # three units say nearly nothing
     assert "every group counts once" in str(in_groups(certificate))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_changes_that_cancel_are_neither_loss_nor_gain(sign: int) -> None:
+    """1/2 − 1/3 − 1/6, which floating point makes 9·10⁻¹⁸ of."""
+    before = [True, True, False, False, False, False, False, False, False, False, False]
+    after = [True, False, True, False, False, True, False, False, False, False, False]
+    old, new = (before, after) if sign > 0 else (after, before)
+    found = counts([0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2], old, new)
+    assert found.groups is not None
+    assert sorted(sign * found.groups.change) == [-1 / 2, 1 / 6, 1 / 3]
+    assert found.delta == 0
+    certificate = certify(found, [found], tolerance=0.0, confidence=0.95, digests=DIGESTS)
+    assert certificate["verdict"] == "retained"
+    assert "does not gain" in str(refusal(certificate, "undecided", "gain"))
 
 
 def test_more_groups_of_the_same_kind_would_decide() -> None:

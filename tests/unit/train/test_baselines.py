@@ -13,6 +13,7 @@ from raymds.data.loader import Loader, clean_pixels
 from raymds.data.sampler import Rows, Sampler
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
+from raymds.errors import DivergedError
 from raymds.method.constraints import LOSSES
 from raymds.model import load
 from raymds.tasks import Tasks, resolve
@@ -100,6 +101,14 @@ def loss_of(training: ConstrainedCycle, train: Split, tasks: Tasks, row: int, k:
         for c, (sentence,) in enumerate(tasks.prompts[task.attribute])
     ]
     return -torch.log_softmax(torch.stack([image @ prompt for prompt in prompts]) / temperature, 0)[task.label]
+
+
+def test_a_gradient_that_is_not_finite_is_said_of_gem_too(build: Build, config: Config) -> None:
+    config.constraints.solver = "gem"
+    training, loader, _ = build()
+    config.objective.temperature = 1e-40  # whose exponents no fp32 holds
+    with pytest.raises(DivergedError, match=r"step 0: the loss of weather:foggy \(its gradient\) is nan"):
+        training.step(loader.get(0))
 
 
 def test_after_gem_no_sampled_task_loses_to_first_order(
