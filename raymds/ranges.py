@@ -51,6 +51,7 @@ def _per_task(holds: Callable[[Any], bool], *, default: bool = False) -> Callabl
 
 _POSITIVE = (lambda v: v > 0, "has to be above 0")
 _NOT_NEGATIVE = (lambda v: v >= 0, "has to be 0 or more")
+_POSITIVE_FINITE = (lambda v: 0 < v < math.inf, "has to be above 0, and finite")
 _FINITE = (lambda v: 0 <= v < math.inf, "has to be 0 or more, and finite")
 _SHARE = (lambda v: 0 < v < 1, "has to lie between 0 and 1, both excluded")
 _BLOCKS = (lambda v: v == "all" or (type(v) is int and v >= 0), "has to be all, or a number of blocks")
@@ -71,7 +72,7 @@ RULES: list[Rule] = [
     ("task.retained", *_POSITIVE),
     ("objective.batch", lambda v: v >= 2, "has to be 2 or more"),
     ("objective.positive_share", *_SHARE),
-    ("objective.temperature", *_POSITIVE),
+    ("objective.temperature", *_POSITIVE_FINITE),
     ("objective.gamma", *_GAMMA),
     ("objective.head", lambda v: v in {"own", "shared"}, "has to be own or shared"),
     ("constraints.solver", lambda v: v in METHODS, f"has to be one of {', '.join(METHODS)}"),
@@ -86,18 +87,18 @@ RULES: list[Rule] = [
     ("constraints.growth", lambda v: 1 <= v < math.inf, "has to be 1 or more"),
     ("constraints.start", *_FINITE),
     ("constraints.eta", *_FINITE),
-    ("constraints.rho", lambda v: 0 < v < math.inf, "has to be above 0, and finite"),
+    ("constraints.rho", *_POSITIVE_FINITE),
     ("constraints.lambda_min", *_POSITIVE),
     ("constraints.lambda_max", *_POSITIVE),
-    ("constraints.temperature", *_POSITIVE),
+    ("constraints.temperature", *_POSITIVE_FINITE),
     ("constraints.gamma", *_GAMMA),
     ("constraints.slack", _per_task(math.isfinite), "has to be a finite number, or one by task, attribute, default"),
     ("constraints.margin", *_FINITE),
     ("constraints.held_out", lambda v: 0 <= v < 1, "is a share: 0 or more and below 1"),
     ("constraints.tasks_per_step", lambda v: v == "all" or (type(v) is int and v > 0), "has to be all or above 0"),
     ("constraints.images_per_task", *_POSITIVE),
-    ("optim.lr", *_POSITIVE),
-    ("optim.weight_decay", *_NOT_NEGATIVE),
+    ("optim.lr", *_POSITIVE_FINITE),
+    ("optim.weight_decay", *_FINITE),
     ("optim.warmup", *_NOT_NEGATIVE),
     ("optim.steps", *_POSITIVE),
     ("optim.clip", *_POSITIVE),

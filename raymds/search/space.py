@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -34,7 +35,7 @@ class Uniform:
 
     def contains(self, value: Any) -> bool:
         """Whether it may be proposed."""
-        return bool(self.low <= value <= self.high)
+        return type(value) in {int, float} and bool(self.low <= value <= self.high)
 
     def grid(self, points: int) -> list[Any]:
         """So many values evenly spread from end to end; one: the middle."""
@@ -111,6 +112,7 @@ _FIXED = {
     "search": "a search does not search itself",
 }
 _SOLVER = "constraints.solver"
+_LARGEST = 2**53  # of a whole number; larger ones have no neighbours in floating point
 _TRAINING = {"select.average"}  # in a section that is fixed, and yet part of how a model is trained
 _NUMBERS = {"constraints.beta", "constraints.slack"}  # may be a number or one by task; a search takes numbers
 
@@ -209,16 +211,20 @@ def own_setting(config: Config, space: Space) -> Params:
 
 def _fields() -> dict[str, Any]:
     """Every key of a preset that holds a value -> its type."""
-    sections = get_type_hints(Config)
-    found = {f"{name}.{key}": kind for name, part in sections.items() for key, kind in get_type_hints(part).items()}
-    return found | dict.fromkeys(_NUMBERS, float)
+
+    def of(part: Any, prefix: str) -> dict[str, Any]:
+        hints = [(f"{prefix}{key}", kind) for key, kind in get_type_hints(part).items()]
+        nested = [of(kind, f"{key}.") if dataclasses.is_dataclass(kind) else {key: kind} for key, kind in hints]
+        return {key: kind for found in nested for key, kind in found.items()}
+
+    return of(Config, "") | dict.fromkeys(_NUMBERS, float)
 
 
 def _flat(node: Mapping[Any, Any], prefix: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Keys of a preset and what the space says of each; what comes later, an override, replaces what came before."""
     for name, value in node.items():
         key = f"{prefix}{name}"
-        if key in {field.name for field in dataclasses.fields(Config)} and isinstance(value, Mapping):
+        if isinstance(value, Mapping) and any(field.startswith(f"{key}.") for field in fields):
             yield from _flat(value, f"{key}.", fields)
             continue
         if key not in fields:
@@ -252,6 +258,8 @@ def _dimension(key: str, node: Any, kind_of_field: Any) -> Dimension:
             f"{name}.{kind}={values}: has to be [low, high], {'whole' if kind == 'int' else 'two'} numbers"
         )
     low, high = values
+    if kind == "int" and max(map(abs, values)) > _LARGEST:
+        raise UsageError(f"{name}.int={values}: has to lie within ±{_LARGEST:,}")
     if low >= high:
         raise UsageError(f"{name}.{kind}={values}: low has to be below high")
     if kind == "int":
@@ -273,8 +281,7 @@ def _ends(key: str, dimension: Dimension, config: Config) -> list[Any]:
 
 
 def _value(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
+    return attrgetter(key)(config)
 
 
 def _spread(low: float, high: float, points: int) -> list[float]:

@@ -72,6 +72,7 @@ Job = Cell | Trial
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _GIVEN = {"run.uri": "each cell has a directory of its own", "run.seed": "`seeds` has it"}
+_QUESTION = ("task.", "data.uri", "model.name", "model.weights")  # begin the keys of what all methods are asked
 _REQUIRED = ("model.weights", "data.uri", "task.target")
 
 
@@ -90,6 +91,11 @@ class Plan:
         self._on = {name: _on(name, overrides, list(self._data)) for name, overrides in targets.items()}
         self.settings = {name: _settings(name, overrides, study.trials) for name, overrides in methods.items()}
         self._targets, self._methods = targets, methods
+        _same_question(methods, self.settings)
+        settings = [setting for tried in self.settings.values() for setting in tried]
+        layers = [self._shared, *self._data.values(), *targets.values(), *methods.values(), *settings]
+        if study.retained and any("task.retained" in layer for layer in layers):
+            raise UsageError(f"retained={study.retained}: task.retained is given too; leave one of the two out")
         for key, numbers, least in (("seeds", study.seeds, 0), ("retained", study.retained, 1)):
             if len(set(numbers)) < len(numbers) or any(number < least for number in numbers):
                 raise UsageError(f"{key}={numbers}: has to be a list of different numbers, {least} or more")
@@ -184,12 +190,22 @@ def _overrides(given: Any, where: str) -> dict[str, Any]:
     return flat
 
 
+def _same_question(methods: Mapping[str, Setting], settings: Mapping[str, Sequence[Setting]]) -> None:
+    """UsageError where a method changes what is to be done: a table's rows would answer different questions."""
+    for name, overrides in methods.items():
+        for key in (key for layer in (overrides, *settings[name]) for key in layer):
+            if key.startswith(_QUESTION) and key != "task.retained":
+                raise UsageError(
+                    f"methods.{name}.{key}: can't be of a method, as methods are compared on the same tasks, data and "
+                    "old model; put it into `set`, `targets` or `data`"
+                )
+
+
 def _on(name: str, overrides: dict[str, Any], data: list[str]) -> list[str]:
     """The data sets of a target, taken out of its overrides."""
     chosen = overrides.pop("on", data)
-    chosen = [chosen] if isinstance(chosen, str) else list(chosen or [])
-    unknown = [item for item in chosen if item not in data]
-    if unknown or not chosen:
+    chosen = [chosen] if isinstance(chosen, str) else chosen
+    if not isinstance(chosen, list) or not chosen or any(item not in data for item in chosen):
         raise UsageError(f"targets.{name}.on={chosen}: has to list data sets of the study: {', '.join(data)}")
     return chosen
 

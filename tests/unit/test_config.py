@@ -18,6 +18,8 @@ from raymds.run import RunDirectory
         ("optm.lr=1", r"optm: unknown key; did you mean optim\?"),
         ("optim.lr=fast", r"optim\.lr: Value 'fast' .* could not be converted to Float"),
         ("optim.steps=1.5", r"optim\.steps: Value '1\.5' .* Integer"),
+        ("optim.lr=.inf", r"optim\.lr=inf: has to be above 0, and finite"),
+        ("constraints.temperature=.inf", r"constraints\.temperature=inf: has to be above 0, and finite"),
         ("optim.lr=0", r"optim\.lr=0\.0: has to be above 0"),
         ("constraints.solver=hing", r"constraints\.solver=hing: has to be one of squared_hinge"),
         ("objective.gamma=1.5", r"objective\.gamma=1\.5: has to lie in \(0, 1\]"),

@@ -97,11 +97,31 @@ def test_an_override_replaces_what_the_preset_says_and_is_stored(tmp_path: Path)
         ),
         ({"optim__warmup": {"int": [0, 600]}}, r"warmup: 600 can't be tried: .* has to be below optim\.steps=600"),
         ({"constraints__beta": {"uniform": [1, 2]}}, r"beta: leaves out 200, the preset's own value"),
+        ({"constraints__tasks_per_step": {"int": [1, 2]}}, r"tasks_per_step: leaves out all, the preset's own value"),
+        ({"task__retained": {"int": [1, 10**30]}}, r"task\.retained\.int=.*: has to lie within ±"),
+        ({"model__freeze": {"choice": [1]}}, r"unknown key; did you mean search\.space\.model\.freeze\.image\?"),
     ],
 )
 def test_errors_name_the_key(space: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=rf"^search\.space\.({message}|.*{message})"):
         parse(searching(**space))
+
+
+@pytest.mark.parametrize("key", ["constraints.slack", "constraints.beta"])
+def test_a_value_by_task_is_no_number_of_a_range(key: str) -> None:
+    made = config(f"{key}={{default: 1.0}}")
+    made.search.space = {key: {"uniform": [0, 2]}}
+    with pytest.raises(UsageError, match=rf"{key}: leaves out .*default.*, the preset's own value"):
+        parse(made)
+
+
+def test_a_key_of_a_section_within_a_section_is_searched() -> None:
+    for space in ({"model.freeze.image": {"int": [0, 2]}}, {"model": {"freeze": {"image": {"int": [0, 2]}}}}):
+        made = config()
+        made.search.space = space
+        assert parse(made) == {"model.freeze.image": Int(0, 2)}
+        assert own_setting(made, parse(made)) == {"model.freeze.image": 0}
+        assert trial_config(made, {"model.freeze.image": 2}).model.freeze.image == 2
 
 
 def test_two_ranges_that_are_fine_alone_are_tried_together() -> None:
