@@ -110,6 +110,14 @@ class ClipWithHeads(nn.Module):
                         f"other words (task.phrases.{attribute}), or shorter sentences"
                     )
 
+    def require_finite(self, result: Tensor) -> None:
+        """UsageError where NaN came out, which a comparison takes for an answer: of numbers too large to multiply."""
+        if not result.isfinite().all():
+            raise UsageError(
+                f"model.weights: no finite numbers come out of {self.identity.called}: its tensors are damaged; take "
+                "another copy of the file"
+            )
+
     def encode_image(self, pixels_BCHW: Tensor) -> Tensor:
         """Raw uint8 pixels (B, 3, H, W) → (B, D)."""
         normal = (pixels_BCHW.to(self.heads.A.dtype) / 255 - self.mean) / self.std
@@ -250,10 +258,11 @@ class ClipWithHeads(nn.Module):
     def check_text_tower(self) -> None:
         """That texts come out as open_clip's own `encode_text` has them; the context is cut only where they do.
 
-        UsageError where even the whole context gives something else.
+        UsageError where even the whole context gives something else, or no finite numbers at all.
         """
         texts = ["a", "the weather is foggy.", "driving on a highway on a partly cloudy day"]
         want = self.clip.encode_text(self._whole(texts).to(self.mean.device), True)
+        self.require_finite(want)
         for cut in dict.fromkeys((self._cut, False)):
             self._cut = cut
             got = nn.functional.normalize(self._projected(self._trunk(self.tokenize(texts).to(want.device))), dim=-1)

@@ -87,6 +87,7 @@ class Recogniser:
         """What the model says of images that are preprocessed already, (B, 3, S, S) uint8."""
         found: list[dict[str, Prediction]] = [{} for _ in pixels]
         for attribute, cosine_BC in self.model.cosines(self.classifiers, pixels).items():
+            self.model.require_finite(cosine_BC)
             labels = self.classes[attribute]
             probability_BC = (cosine_BC.double() / self.temperature).softmax(dim=1).cpu()
             top_B2 = probability_BC.topk(min(2, len(labels)), dim=1).values.tolist()

@@ -113,7 +113,7 @@ def _steps(late: Sequence[Json], diagnosis: Json) -> list[str]:
 
 
 def _tolerance(nearest: Json) -> str:
-    worst = min(nearest["tasks"], key=lambda task: task["delta"] + task["tolerance"])
+    worst = min(nearest["tasks"], key=lambda task: task["delta"])  # one number is to do for every task
     if nearest["feasible"]:
         return f"step {nearest['step']} keeps everything, and its gain is too small to be seen on test"
     needed = math.ceil(-1000 * worst["delta"]) / 1000

@@ -176,6 +176,7 @@ def evaluate(
             if as_class and as_class.attribute == attribute:
                 label = torch.full_like(label, as_class.label)
             known = (label >= 0) & (label < cosine.shape[1])
+            model.require_finite(cosine)
             loss = zero_shot_losses(cosine, label.where(known, 0), temperature)
             here[:, 0, column] = cosine.argmax(dim=1).double()
             here[:, 1, column] = loss.where(known, torch.nan).double()

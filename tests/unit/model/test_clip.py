@@ -1,5 +1,6 @@
 """The model against open_clip itself, whatever its towers are, and a row's independence of its batch."""
 
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from raymds.errors import UsageError
 from raymds.model import ClipWithHeads
-from tests.unit.model.small import CLASSES, RESNET, TEXT, TEXTS, VISION, of_config, trained
+from tests.unit.model.small import CLASSES, RESNET, TEXT, TEXTS, VISION, of_config, opened, saved, trained
 
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
 TOWERS = {  # of images, each with what makes a row random or dependent on its batch in training mode
@@ -125,6 +126,12 @@ def test_a_text_tower_that_raymds_does_not_know_is_refused() -> None:
         net.check_text_tower()
     with pytest.raises(UsageError, match="its text tower is of a kind that raymds does not know"):
         of_config(VISION, TEXT | {"embed_cls": True})
+
+
+def test_a_text_tower_of_which_nan_comes_out_is_refused(net: ClipWithHeads, tmp_path: Path) -> None:
+    state = {name: 1e30 * tensor if name.startswith("text.") else tensor for name, tensor in net.weights().items()}
+    with pytest.raises(UsageError, match=r"model\.weights: no finite numbers come out of tiny-64"):
+        opened(tmp_path / "w.safetensors", saved(state))
 
 
 def test_a_cut_that_changes_something_is_given_up() -> None:

@@ -80,6 +80,13 @@ def test_the_tolerance_that_would_have_let_the_nearest_candidate_pass() -> None:
     )
 
 
+def test_a_tolerance_that_is_advised_holds_for_tasks_that_have_more_already() -> None:
+    """snowy may lose 5 points, and loses 4: with the 1 point that rainy needs for all tasks it would violate."""
+    nearest = candidate(100, 0.3, -0.01, -0.04)
+    nearest["tasks"][1]["tolerance"] = 0.05
+    assert "for weather:snowy and the like (select.tolerance=0.040)" in advise(diagnosis(), [nearest])[-1]
+
+
 def test_a_miss_within_chance_is_called_so() -> None:
     assert only(advise(diagnosis(), [candidate(100, 0.3, -0.02, n=100)]), "within what chance does")
     assert not only(advise(diagnosis(), STUCK), "within what chance does")

@@ -13,7 +13,7 @@ from raymds.config import Config
 from raymds.data.loader import Loaded, Loader, clean_pixels
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
-from raymds.errors import DivergedError
+from raymds.errors import DivergedError, UsageError
 from raymds.model import load
 from raymds.tasks import Tasks, resolve
 from raymds.train.cycle import ConstrainedCycle
@@ -131,6 +131,15 @@ def test_measuring_changes_nothing_and_each_image_is_measured_by_itself(
         assert np.array_equal(loss, again.loss[attribute], equal_nan=True)
         assert np.array_equal(loss[[0, 3, 17, 39]], [found.loss[attribute][0] for found in single], equal_nan=True)
     assert all(torch.equal(value, before[name]) for name, value in net.weights().items())
+
+
+def test_a_model_of_which_nan_comes_out_is_not_measured(build: Build, train: Split, tasks: Tasks) -> None:
+    """NaN would count as the first class; each tensor by itself is finite."""
+    training, _ = build()
+    state = training.model.weights()
+    with pytest.raises(UsageError, match=r"model\.weights: no finite numbers come out of tiny-64"):
+        training.model.load_weights({n: t * 1e30 if n.startswith("visual.") else t for n, t in state.items()}, "test")
+        evaluate(training.model, train, tasks, 0.05, np.arange(3))
 
 
 def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, train: Split, tasks: Tasks) -> None:
