@@ -5,7 +5,7 @@ from typing import Any
 
 from raymds.data.shards import MANIFEST, DataSet, Shard, write_manifest
 from raymds.errors import UsageError
-from raymds.ingest.sources import SPLITS
+from raymds.ingest.sources import SPLITS, spelling
 from raymds.store import uri as storage
 
 
@@ -28,6 +28,7 @@ def mix(uris: Sequence[str], out: str) -> DataSet:
         if data.digest in digests[:number]:
             first = uris[digests.index(data.digest)]
             raise UsageError(f"{data.uri}: is the same data set as {first}; its rows would count twice: leave one out")
+    _refuse_overlap(sets)
     source = {"made_by": "raymds data mix", "parts": [_part(data) for data in sets]}
     if storage.exists(storage.join(out, MANIFEST)):
         found = DataSet.open(out)
@@ -39,6 +40,19 @@ def mix(uris: Sequence[str], out: str) -> DataSet:
     names = [split for split in SPLITS if any(data.splits.get(split) for data in sets)]
     splits = {split: [shard for data in sets for shard in _placed(data, split)] for split in names}
     return write_manifest(out, _joined(sets), splits, source, sets)
+
+
+def _refuse_overlap(sets: Sequence[DataSet]) -> None:
+    """UsageError where a shard is of two data sets, one of which is a mix: its rows would count twice."""
+    first: dict[str, str] = {}
+    for data in sets:
+        for shard in (shard for shards in data.splits.values() for shard in shards):
+            other = first.setdefault(shard.sha256, data.uri)
+            if other != data.uri:
+                raise UsageError(
+                    f"{data.uri}: has rows of {other} too ({data.file(shard).uri}), which would count twice; name each "
+                    "data set once, in place of the mixes that it is in"
+                )
 
 
 def _part(data: DataSet) -> dict[str, Any]:
@@ -57,7 +71,7 @@ def _joined(sets: Sequence[DataSet]) -> dict[str, list[str]]:
     spelled: dict[tuple[str, ...], tuple[str, str]] = {}  # without case and blanks -> as it is spelled, and where
 
     def add(uri: str, *names: str) -> None:
-        plain = tuple(" ".join(name.casefold().split()) for name in names)
+        plain = tuple(map(spelling, names))
         before, where = spelled.setdefault(plain, (":".join(names), uri))
         if before != ":".join(names):
             raise UsageError(

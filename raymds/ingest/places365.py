@@ -62,9 +62,12 @@ class _Placed:
             self._paths[(*of_folder[folder], name)] = path
 
     def find(self, split: str, label: int, path: str) -> str | None:
-        """An image as a list names it: in its class's folder, or in none as in the official val."""
-        name = path.rpartition("/")[2]
-        return self._paths.get((split, label, name)) or self._paths.get((split, None, name))
+        """An image as a list names it: in its class's folder, or where the list names none, as of val, in any other.
+
+        Train images of all classes have the same names.
+        """
+        folder, _, name = path.rpartition("/")
+        return self._paths.get((split, label, name)) or (None if folder else self._paths.get((split, None, name)))
 
 
 def _split(folder: str) -> str:
@@ -152,7 +155,7 @@ def _folders(images: Images, labels: str) -> tuple[list[str], dict[str, list[Ent
 
 def _indexed(file: str) -> Iterator[tuple[str, str, int]]:
     """Lines `path index` of a file as (file and line for messages, path, index)."""
-    lines = storage.read(file).decode(errors="replace").splitlines()
+    lines = storage.read(file).decode("utf-8-sig", errors="replace").splitlines()
     if not lines:
         raise UsageError(f"{file}: is empty; copy it again")
     for number, line in enumerate(lines, 1):

@@ -7,6 +7,8 @@ UsageError.
 """
 
 import os
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -85,10 +87,15 @@ class Shares:
 
 
 def resplit(entries: Iterable[Entry], shares: Shares) -> dict[str, list[Entry]]:
-    """Train, val and test drawn anew, each class by its share and its least number; a group stays together."""
-    units: dict[tuple[str, bool], list[Entry]] = {}
+    """Train, val and test drawn anew, each class by its share and its least number; a group stays together.
+
+    So do the rows of one image, such as those of its captions. UsageError where that leaves none to train on.
+    """
+    entries = list(entries)
+    unit_of = _units(entries)
+    units: dict[str, list[Entry]] = {}
     for entry in shuffled(entries, shares.seed, "resplit"):
-        units.setdefault((entry.group or entry.id, bool(entry.group)), []).append(entry)
+        units.setdefault(unit_of[entry.id], []).append(entry)
     total = Counter(label for unit in units.values() for entry in unit for label in _classes(entry))
     found: dict[str, list[Entry]] = {}
     for split, share in (("test", shares.test), ("val", shares.val)):
@@ -105,20 +112,55 @@ def resplit(entries: Iterable[Entry], shares: Shares) -> dict[str, list[Entry]]:
         plain = [name for name, unit in units.items() if not any(_classes(entry) for entry in unit)]
         for name in plain[: round(share * len(plain))]:  # rows without any class
             found[split] += units.pop(name)
+    if entries and not units:
+        raise UsageError(
+            f"{len(set(unit_of.values()))} groups are too few to be dealt to train, val and test, as a group's rows "
+            f"stay together ({entries[0].id} is of {entries[0].group!r}); give splits, or another column of groups"
+        )
     return {"train": [entry for unit in units.values() for entry in unit], "val": found["val"], "test": found["test"]}
+
+
+def _units(entries: Sequence[Entry]) -> dict[str, str]:
+    """Id of each row -> id of the first row that it can't be parted from: of its group, of its image, or theirs."""
+    parent = {entry.id: entry.id for entry in entries}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    first: dict[tuple[bool, str | None], str] = {}
+    for entry in entries:
+        image = entry.image if isinstance(entry.image, str) else entry.image.sha256
+        for key in ((False, image), (True, entry.group)):
+            if key[1]:
+                parent[root(entry.id)] = root(first.setdefault(key, entry.id))
+    return {entry.id: root(entry.id) for entry in entries}
 
 
 def _classes(entry: Entry) -> list[tuple[int, str]]:
     return [(attribute, label) for attribute, label in enumerate(entry.labels) if label is not None]
 
 
+def spelling(label: str) -> str:
+    """What all spellings of a label have in common.
+
+    No two classes differ in case, blanks, hyphens and underscores between words, accents' encoding, characters that
+    nobody sees, or a 1 that is 1.0, as pandas writes it beside missing ones.
+    """
+    seen = "".join(c for c in unicodedata.normalize("NFKC", label) if unicodedata.category(c) != "Cf")
+    plain = " ".join(re.sub(r"(?<=\w)[-_\u2010-\u2015](?=\w)|_", " ", seen).casefold().split())
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", plain)
+
+
 def one_spelling(attribute: str, labels: Sequence[str]) -> list[str]:
-    """The labels; UsageError where two differ in case and blanks alone, which no two classes do."""
+    """The labels; UsageError where two are spellings of one class, as of `spelling`."""
     plain: dict[str, str] = {}
     for label in labels:
-        before = plain.setdefault(" ".join(label.casefold().split()), label)
+        before = plain.setdefault(spelling(label), label)
         if before != label:
-            raise UsageError(f"{attribute}: has {before!r} and {label!r}, one class in two spellings; write it in one")
+            named = map(repr if before.isascii() and label.isascii() else ascii, (before, label))  # they may look alike
+            raise UsageError(f"{attribute}: has {' and '.join(named)}, one class in two spellings; write it in one")
     return list(labels)
 
 

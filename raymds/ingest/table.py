@@ -1,23 +1,19 @@
 """Tables of images as people have them: CSV, TSV, JSON lines, Parquet of the Hugging Face hub, one file or several."""
 
-import csv
-import gzip
-import io
 import json
 import re
-import zlib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from raymds.data import doubles
 from raymds.errors import UsageError
+from raymds.ingest import formats
 from raymds.ingest.sources import SPLITS, Entry, Plan, Shares, one_spelling, planned, resplit
 from raymds.ingest.spool import Piece, Spool
 from raymds.store import uri as storage
@@ -26,6 +22,7 @@ UNDEFINED = {"", "undefined", "nan", "none", "null", "<na>"}  # what tables writ
 _SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _KEYS = ("image", "attributes", "caption", "split", "group")  # of a map; the first two have to be there
 _TEST = 0.2  # share of the rows that becomes the test split, where a table has none and no share is given
+_NAME = re.compile(r"\{([^{}]*)\}")  # of an attribute, in a caption
 _RESERVED = {"id", "image", "caption", "group", *doubles.COLUMNS}  # columns of a shard
 
 Column = list[Any]
@@ -41,8 +38,9 @@ def table(rows: Sequence[str], map_file: str, spool: Spool, images: str = "", sh
     """
     columns = _columns(map_file)
     parts = [_split_of(given) for given in rows]
-    found: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     unsplit = "split" not in columns and not any(split for split, _ in parts)
+    _check_parts(parts, unsplit or "split" in columns, shares or Shares(), unsplit)
+    found: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     for number, (split, file) in enumerate(parts):
         prefix = f"row-{number}-" if len(parts) > 1 else "row-"
         root = images or storage.absolute(file).rpartition("/")[0]
@@ -51,8 +49,7 @@ def table(rows: Sequence[str], map_file: str, spool: Spool, images: str = "", sh
             own = split or ("train" if unsplit else _split(values["split"], f"{where}: {columns['split']}"))
             image = _image(values["image"], spool, root if len(parts) > 1 else "", f"{where}: {columns['image']}")
             entry = _entry(f"{prefix}{row:07d}", image, values, columns, where)
-            group = (values.get("group") or "").strip()
-            found[own].append(entry._replace(group=None if group.casefold() in UNDEFINED else group))
+            found[own].append(entry._replace(group=_group(values.get("group") or "")))
     spool.flush()
     vocabularies = {}
     for index, name in enumerate(columns["attributes"]):
@@ -71,8 +68,31 @@ def _split_of(given: str) -> tuple[str, str]:
     split, equals, file = given.partition("=")
     if equals and "/" not in split and "." not in split:
         return _split(split, f"--rows {given}"), file
-    hub = re.match(r"(train|validation|test)-\d{5}-of-\d{5}", PurePosixPath(given).name)
+    hub = re.match(r"(train|validation|valid|val|dev|test)-\d{5}-of-\d{5}", PurePosixPath(given).name)
     return (_split(hub[1], given) if hub else ""), given
+
+
+def _check_parts(parts: Sequence[tuple[str, str]], told: bool, shares: Shares, unsplit: bool) -> None:
+    """UsageError where a table comes twice, has no split beside others that do, or is to be dealt in spite of one."""
+    files = [storage.absolute(file) for _, file in parts]
+    for number, (split, file) in enumerate(parts):
+        if files[number] in files[:number]:
+            raise UsageError(f"--rows {file}: is given twice, so its rows would count twice; leave one of the two out")
+        if not split and not told:
+            raise UsageError(
+                f"--rows {file}: nothing says the split of its rows, and others have one; give --rows SPLIT={file}"
+            )
+    if shares.test and not unsplit:
+        raise UsageError(
+            f"test_share={shares.test}: the rows have their splits already; to deal them anew leave split out of the "
+            "map, and SPLIT= out of --rows"
+        )
+
+
+def _group(text: str) -> str | None:
+    """A group's name, None where a row is by itself; whole numbers as pandas writes them beside missing ones, too."""
+    name = re.sub(r"^(-?\d+)\.0+$", r"\1", unicodedata.normalize("NFC", text).strip())
+    return None if name.casefold() in UNDEFINED else name
 
 
 def _split(value: Any, where: str) -> str:
@@ -94,7 +114,7 @@ def _image(given: Any, spool: Spool, root: str, where: str) -> str | Piece:
     path = (given or "").strip()
     if not path:
         raise UsageError(f"{where} is empty")
-    path = path.replace("\\", "/") if "/" not in path else path  # written on Windows
+    path = path if "://" in path else path.replace("\\", "/")  # written on Windows
     return storage.within(root, path) if root else path
 
 
@@ -104,10 +124,14 @@ def _entry(name: str, image: str | Piece, values: Mapping[str, Any], columns: Ma
     known = dict(zip(columns["attributes"], labels, strict=True))
     caption = values["caption"] if "caption" in values else _caption(columns.get("caption", ""), known, where)
     if isinstance(caption, list):
-        caption = next((text for text in caption if text), "")
-    if not caption or not caption.strip():
+        caption = next((text for text in caption if not _blank(text)), "")
+    if _blank(caption):
         raise UsageError(f"{where}: {columns['caption']} is empty")
     return Entry(name, image, caption.strip(), labels)
+
+
+def _blank(text: str | None) -> bool:
+    return text is None or text.strip().casefold() in {"", "nan", "none", "null", "<na>"}
 
 
 def _caption(template: str, known: Mapping[str, str | None], where: str) -> str:
@@ -115,14 +139,16 @@ def _caption(template: str, known: Mapping[str, str | None], where: str) -> str:
     if not template:
         said = ", ".join(f"the {attribute} is {label}" for attribute, label in known.items() if label)
         return f"a photo, {said}." if said else "a photo."
-    missing = next(
-        (attribute for attribute, label in known.items() if f"{{{attribute}}}" in template and not label), ""
-    )
-    if missing:
-        raise UsageError(f"{where}: {missing} is undefined, and the map's caption needs it; give a column of captions")
-    for attribute, label in known.items():
-        template = template.replace(f"{{{attribute}}}", str(label))
-    return template
+
+    def word(name: re.Match[str]) -> str:
+        attribute = name[1]
+        if not known[attribute]:
+            raise UsageError(
+                f"{where}: {attribute} is undefined, and the map's caption needs it; give a column of captions"
+            )
+        return str(known[attribute])
+
+    return _NAME.sub(word, template)
 
 
 def _columns(map_file: str) -> dict[str, Any]:
@@ -144,6 +170,11 @@ def _columns(map_file: str) -> dict[str, Any]:
     for name in given["attributes"]:
         if name in _RESERVED or set(":@") & set(name) or given["attributes"].count(name) > 1:
             raise UsageError(f"{map_file}: attributes: {name!r} can't name an attribute, or is there twice; rename it")
+    unknown = next((name for name in _NAME.findall(given.get("caption", "")) if name not in given["attributes"]), None)
+    if unknown is not None:
+        raise UsageError(
+            f"{map_file}: caption: {{{unknown}}} is none of the attributes, {', '.join(given['attributes'])}"
+        )
     others = [given.get("caption"), given.get("split"), given.get("group"), *given["attributes"]]
     if given["image"] in others:
         raise UsageError(f"{map_file}: image: {given['image']!r} is named for something else too; give its own column")
@@ -156,7 +187,7 @@ def _rows(file: str, columns: Mapping[str, Any], map_file: str) -> Iterator[dict
     wanted = {
         key: column for key, column in columns.items() if key != "attributes" and not (key == "caption" and template)
     }
-    names, content, encoded = _read(file, [*wanted.values(), *columns["attributes"]], columns["image"])
+    names, content, encoded = formats.read(file, [*wanted.values(), *columns["attributes"]], columns["image"])
     for key, name in [*wanted.items(), *(("attributes", name) for name in columns["attributes"])]:
         if names.count(name) != 1:
             raise UsageError(f"{map_file}: {key}: {file} has to have one column {name!r}; it has {', '.join(names)}")
@@ -171,25 +202,28 @@ def _rows(file: str, columns: Mapping[str, Any], map_file: str) -> Iterator[dict
 
 def _values(content: Any, name: str, file: str, key: str) -> Column:
     kind = content.schema.field(name).type
-    texts = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _textual(kind.value_type)
-    if (key == "image" and pa.types.is_struct(kind)) or (key == "caption" and texts):
+    if key == "split":
+        return _labels(content, name, file)
+    if (key == "image" and pa.types.is_struct(kind)) or (key == "caption" and _texts(kind)):
         return _python(content[name], file, name)
     return _python(_text(content[name], file, name), file, name)
 
 
 def _labels(content: Any, name: str, file: str) -> Column:
     """Classes by row, None where undefined; integers that the hub's schema has names for have those."""
-    names = _class_names(content.schema, name)
-    if names and pa.types.is_integer(content.schema.field(name).type):
-        indices = _python(content[name], file, name)
+    names, column = _class_names(content.schema, name), content[name]
+    if names and pa.types.is_floating(column.type):  # of integers beside missing ones
+        column = _cast(column, pa.int64(), file, name)
+    if names and pa.types.is_integer(column.type):
+        indices = _python(column, file, name)
         wrong = next((i for i in indices if i is not None and not -1 <= i < len(names)), None)
         if wrong is not None:
             raise UsageError(f"{file}: column {name!r} has class {wrong}, and the schema names {len(names)} classes")
-        return [names[i] if i is not None and i >= 0 else None for i in indices]
-    values = [
-        " ".join(value.split()) if value else "" for value in _python(_text(content[name], file, name), file, name)
-    ]
-    return [None if value.casefold() in UNDEFINED else value for value in values]
+        values = [names[i] if i is not None and i >= 0 else None for i in indices]
+    else:
+        values = _python(_text(column, file, name), file, name)
+    labels = [" ".join(value.split()) if value else "" for value in values]
+    return [None if label.casefold() in UNDEFINED else label for label in labels]
 
 
 def _class_names(schema: Any, name: str) -> list[str]:
@@ -197,20 +231,30 @@ def _class_names(schema: Any, name: str) -> list[str]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[name]["names"]
-        return names if all(isinstance(label, str) for label in names) else []
+        return names if isinstance(names, list) and all(isinstance(label, str) for label in names) else []
     except (KeyError, TypeError, ValueError):
         return []
 
 
-def _textual(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _texts(kind: Any) -> bool:
+    """Whether a type is that of lists of texts."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    inner = kind.value_type if any(of(kind) for of in lists) else kind
+    inner = inner.value_type if pa.types.is_dictionary(inner) else inner
+    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return inner is not kind and any(of(inner) for of in strings)
 
 
 def _text(column: Any, file: str, name: str) -> Any:
+    return _cast(column, pa.string(), file, name)
+
+
+def _cast(column: Any, kind: Any, file: str, name: str) -> Any:
     try:
-        return column.cast(pa.string())
+        return column.cast(kind)
     except pa.ArrowException:
-        raise UsageError(f"{file}: column {name!r} of type {column.type} has to hold text") from None
+        holds = "text" if kind == pa.string() else "whole numbers, which the schema has names for"
+        raise UsageError(f"{file}: column {name!r} of type {column.type} has to hold {holds}") from None
 
 
 def _python(column: Any, file: str, name: str) -> Column:
@@ -219,86 +263,3 @@ def _python(column: Any, file: str, name: str) -> Column:
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: column {name!r} holds text that is not UTF-8: {error}; write it as UTF-8") from None
     return values
-
-
-Read = tuple[list[str], Any, Iterator[Any] | None]  # names of all columns, those asked for, encoded images if any
-
-
-def _read(file: str, columns: Sequence[str], image: str) -> Read:
-    """The columns of a table; images that are in it are none of them, but come one by one."""
-    ending = next((end for end in _ENDINGS if file.lower().removesuffix(".gz").endswith(end)), None)
-    if ending is None:
-        raise UsageError(f"--rows {file}: has to end in {', '.join(_ENDINGS)}, or one of those and .gz")
-    with _named(file):
-        zipped = storage.read_range(file, 0, 2) == b"\x1f\x8b"
-        if ending == ".parquet":
-            return _parquet(io.BytesIO(gzip.decompress(storage.read(file))) if zipped else file, columns, image, file)
-        data = storage.read(file)
-        read = _json if "json" in ending else _csv
-        content = read(gzip.decompress(data) if zipped else data, columns)
-        return content.column_names, content, None
-
-
-@contextmanager
-def _named(file: str) -> Iterator[None]:
-    """What makes a table unreadable, as a UsageError that names it."""
-    try:
-        yield
-    except UsageError:  # which is a ValueError too, and names the file
-        raise
-    except (pa.ArrowException, OSError, EOFError, ValueError, csv.Error, zlib.error) as error:
-        raise UsageError(f"--rows {file}: can't be read: {error}") from None
-
-
-def _csv(data: bytes, columns: Sequence[str]) -> Any:
-    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    mark = max("\t;,", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True, strict=True)
-    names = [name.strip() for name in next(reader, [])]
-    kept: list[list[str]] = []
-    for cells in reader:
-        if len(cells) != len(names) and cells:
-            raise ValueError(f"line {reader.line_num} has {len(cells)} columns, the first line {len(names)}")
-        kept += [cells] if cells else []
-    by_column = list(zip(*kept, strict=True)) or [()] * len(names)
-    return pa.table([pa.array(column, pa.string()) for column in by_column], names=names)
-
-
-def _json(data: bytes, columns: Sequence[str]) -> Any:
-    """One object a line, or a list of them."""
-    text = data.decode("utf-8-sig")
-    whole = text.lstrip().startswith("[")
-    rows = json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("has to be an object a line, or a list of objects")
-    names = list(dict.fromkeys(name for row in rows for name in row))
-
-    def value(given: Any) -> Any:
-        return given if given is None or isinstance(given, str | list | dict) else json.dumps(given)
-
-    return pa.table(
-        {name: [value(row.get(name)) for row in rows] for name in names if name in columns}
-        | dict.fromkeys((name for name in names if name not in columns), pa.nulls(len(rows)))
-    )
-
-
-def _parquet(source: Any, columns: Sequence[str], image: str, name: str) -> Read:
-    """Images are read page by page: a row group of them may be larger than memory."""
-    file = storage.open_file(source) if isinstance(source, str) else source
-    opened = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)  # else what was read stays in memory
-    schema = opened.schema_arrow
-    kind = schema.field(image).type if schema.names.count(image) == 1 else pa.string()
-    encoded = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
-    kept = [column for column in dict.fromkeys(columns) if column in schema.names and not (encoded and column == image)]
-
-    def images() -> Iterator[Any]:
-        with _named(name):
-            for batch in opened.iter_batches(_TOGETHER, columns=[image], use_threads=False):
-                yield from batch.column(0).to_pylist()
-
-    return schema.names, opened.read(columns=kept), images() if encoded else None
-
-
-_ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
-_BUFFER = 2**22  # bytes of a column that are read ahead
-_TOGETHER = 16  # images in memory

@@ -134,3 +134,16 @@ def test_a_mix_is_as_old_as_its_oldest_part(drives: str, pairs: str, tmp_path: P
     assert mix([drives, pairs], str(tmp_path / "mixed")).created == "2026-02-01T00:00:00Z"
     dated(pairs, None)
     assert mix([drives, pairs], str(tmp_path / "again")).created is None
+
+
+def test_a_data_set_beside_a_mix_that_it_is_in(drives: str, pairs: str, tmp_path: Path) -> None:
+    mixed = mix([drives, pairs], str(tmp_path / "mixed")).uri
+    with pytest.raises(UsageError, match=f"{mixed}: has rows of {drives} too .* which would count twice"):
+        mix([drives, mixed], str(tmp_path / "again"))
+
+
+def test_a_class_in_two_spellings(drives: str, tmp_path: Path) -> None:
+    other = make(tmp_path / "other", {"weather": ["dark-cloudy"]}, train=[{"weather": "dark-cloudy"}])
+    third = make(tmp_path / "third", {"weather": ["dark_cloudy"]}, train=[{"weather": "dark_cloudy"}])
+    with pytest.raises(UsageError, match=r"has 'weather:dark_cloudy', .* has 'weather:dark-cloudy'"):
+        mix([drives, other, third], str(tmp_path / "mixed"))

@@ -159,3 +159,20 @@ def test_no_lists_and_no_folders_of_classes(tmp_path: Path) -> None:
     (tmp_path / "images/a.jpg").touch()
     with pytest.raises(UsageError, match=r"holds no categories_places365\.txt"):
         places365(str(tmp_path / "images"), str(tmp_path), Shares())
+
+
+@pytest.mark.parametrize("layout", ["official"], indirect=True)
+def test_train_images_are_of_the_class_whose_folder_they_are_in(layout: Path) -> None:
+    """Those of all classes have the same names: a folder of no class, here a misspelt one, gives none to another."""
+    folder = layout / "images/data_256/a"
+    (folder / "airfield").rename(folder / "airfeld")
+    with pytest.raises(UsageError, match=r"no train image of 1 of 3 classes \(airfield\)"):
+        places365(str(layout / "images"), str(layout), Shares())
+
+
+@pytest.mark.parametrize("layout", ["official"], indirect=True)
+def test_lists_that_begin_with_a_mark_of_utf_8(layout: Path) -> None:
+    plan = places365(str(layout / "images"), str(layout), Shares())
+    for file in (layout / "lists/filelist_places365-standard").iterdir():
+        file.write_text(file.read_text(), encoding="utf-8-sig")
+    assert places365(str(layout / "images"), str(layout), Shares()) == plan

@@ -1,5 +1,6 @@
 """How rows are ordered and dealt to splits."""
 
+import re
 from collections import Counter
 
 import pytest
@@ -72,6 +73,30 @@ def test_a_group_stays_together() -> None:
 
 def test_two_spellings_of_a_class() -> None:
     assert one_spelling("sky", ["blue", "dark blue"]) == ["blue", "dark blue"]
-    for twins in (["Foggy", "foggy"], ["dark blue", "dark  Blue"]):
+    for twins in (["Foggy", "foggy"], ["dark blue", "dark  Blue"], ["dark blue", "dark_blue"], ["1", "1.0"]):
         with pytest.raises(UsageError, match=f"sky: has '{twins[0]}' and '{twins[1]}', one class in two spellings"):
             one_spelling("sky", twins)
+    for first, second in (("caf\u00e9", "cafe\u0301"), ("blue", "blue\u200b"), ("blue", "\ufeffblue")):
+        with pytest.raises(UsageError, match=re.escape(f"sky: has {first!a} and {second!a}, one class")):
+            one_spelling("sky", [first, second])
+    others = ["1", "-1", "10", "1.01", "2.0", "re-sign", "resign", "c++", "c"]
+    assert one_spelling("sky", others) == others
+
+
+def test_rows_of_one_image_stay_together() -> None:
+    """One row for each of its captions, as in COCO; also where they are of two groups, which then stay together."""
+    entries = [Entry(f"{i:03}", f"{i // 5}.jpg", f"caption {i}", (("x", "y")[i // 5 % 2],)) for i in range(200)]
+    entries += [Entry(f"g{i}", f"g{i // 2}.jpg", "", ("x",), f"drive {(i + 1) // 2}") for i in range(6)]
+    found = resplit(entries, Shares(test=0.2, val=0.2, least=5))
+    split_of = {entry.image: set[str]() for entry in entries} | {"drives": set()}
+    for split, rows in found.items():
+        for entry in rows:
+            split_of["drives" if entry.group else entry.image].add(split)
+    assert {len(splits) for image, splits in split_of.items() if not str(image).startswith("g")} == {1}
+    assert all(len(found[split]) >= 40 for split in ("train", "val", "test"))
+
+
+def test_one_group_cannot_be_dealt() -> None:
+    entries = [Entry(f"{i}", f"{i}.jpg", "", ("x",), "paris") for i in range(90)]
+    with pytest.raises(UsageError, match=r"1 groups are too few to be dealt .*'paris'.*give splits"):
+        resplit(entries, Shares(test=0.2))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raymds.errors import UsageError
-from raymds.ingest.sources import Entry, Plan
+from raymds.ingest.sources import Entry, Plan, Shares
 from raymds.ingest.spool import Piece, Spool
 from raymds.ingest.table import table
 
@@ -217,6 +217,91 @@ def test_a_table_without_splits_is_dealt_and_groups_stay_together(tmp_path: Path
     (tmp_path / "rows.csv").write_text("\n".join(["file,sky,drive,split", "1.jpg,blue,a,train", "2.jpg,blue,a,test"]))
     with pytest.raises(UsageError, match=r"row-0000001: its group 'a' is in test, and with row-0000000 in train"):
         read([str(tmp_path / "rows.csv")], str(tmp_path / "map.yaml"))
+
+
+def test_classes_that_the_hub_names(tmp_path: Path) -> None:
+    """Integers beside missing ones are floating-point numbers; a name may be none; splits may have names, too."""
+
+    def plan(kind: Any, names: Any, **more: Any) -> Plan:
+        features = {"kind": {"names": names}, "part": {"names": ["train", "test"]}}
+        made = pa.table({"file": ["1.jpg", "2.jpg"], "kind": kind, **more})
+        pq.write_table(
+            made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}),
+            tmp_path / "rows.parquet",
+        )
+        split = ", split: part" if more else ""
+        (tmp_path / "map.yaml").write_text(f"{{image: file, attributes: [kind]{split}}}")
+        return read([str(tmp_path / "rows.parquet")], str(tmp_path / "map.yaml"))
+
+    def labels(plan: Plan) -> list[str | None]:
+        return [entry.labels[0] for entry in sorted(plan.splits["train"])]
+
+    assert labels(plan(pa.array([1.0, None]), ["shirt", "coat"])) == ["coat", None]
+    assert labels(plan([1, 0], ["shirt", "undefined"])) == [None, "shirt"]
+    assert labels(plan([1, 0], ["dark  shirt ", ""])) == [None, "dark shirt"]
+    assert labels(plan([1, 0], {"0": "shirt"})) == ["1", "0"]
+    assert set(plan([1, 0], ["shirt", "coat"], part=[0, 1]).splits) == {"train", "test"}
+    with pytest.raises(UsageError, match="'kind' of type double has to hold whole numbers"):
+        plan(pa.array([0.5, None]), ["shirt", "coat"])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pa.array([["  ", "a"], ["b"]]),
+        pa.array([["a"], ["b"]], pa.list_(pa.string_view())),
+        pa.array([["a"], ["b"]], pa.list_(pa.string(), 1)),
+        pa.array([["a"], ["b"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+    ],
+    ids=["blank", "view", "fixed", "dictionary"],
+)
+def test_captions_in_lists(tmp_path: Path, texts: Any) -> None:
+    pq.write_table(pa.table({"file": ["1", "2"], "text": texts, "sky": ["x", "y"]}), tmp_path / "rows.parquet")
+    (tmp_path / "map.yaml").write_text("{image: file, caption: text, attributes: [sky]}")
+    plan = read([str(tmp_path / "rows.parquet")], str(tmp_path / "map.yaml"))
+    assert [entry.caption for entry in sorted(plan.splits["train"])] == ["a", "b"]
+
+
+def test_a_caption_of_classes(tmp_path: Path) -> None:
+    """A class's own braces are no names; a name that is no attribute is said; a missing caption is none."""
+    mapping = "{image: file, attributes: [sky, lane], caption: 'a {sky} sky on {lane}'}"
+    plan = from_table(tmp_path, "file,sky,lane\n1.jpg,{lane},x\n", mapping)
+    assert plan.splits["train"][0].caption == "a {lane} sky on x"
+    with pytest.raises(UsageError, match=r"map\.yaml: caption: \{skies\} is none of the attributes, sky, lane"):
+        from_table(tmp_path, "file,sky,lane\n1.jpg,a,x\n", mapping.replace("{sky}", "{skies}"))
+    with pytest.raises(UsageError, match="text is empty"):
+        from_table(tmp_path, CSV.replace('"one, two"', "nan"))
+
+
+def test_paths_of_windows(tmp_path: Path) -> None:
+    rows = "file,sky\na/b\\1.jpg,x\n.\\2.jpg,x\ns3://b/c\\3.jpg,x\n"
+    plan = from_table(tmp_path, rows, "{image: file, attributes: [sky]}")
+    entries = sorted(entry for dealt in plan.splits.values() for entry in dealt)
+    assert [entry.image for entry in entries] == ["a/b/1.jpg", "./2.jpg", "s3://b/c\\3.jpg"]
+
+
+def test_several_tables_each_have_a_split_or_none_has(tmp_path: Path) -> None:
+    files = [str(tmp_path / f"{name}.csv") for name in ("train-00000-of-00001", "dev-00000-of-00001", "more")]
+    for number, file in enumerate(files):
+        Path(file).write_text(f"file,sky\n{number}.jpg,x\n")
+    map_file = tmp_path / "map.yaml"
+    map_file.write_text("{image: file, attributes: [sky]}")
+    assert set(read(files[:2], str(map_file)).splits) == {"train", "val"}
+    with pytest.raises(UsageError, match=r"more\.csv: nothing says the split of its rows, and others have one"):
+        read([f"train={files[0]}", files[2]], str(map_file))
+    with pytest.raises(UsageError, match=r"more\.csv: is given twice"):
+        read([files[2], f"{tmp_path}/./more.csv"], str(map_file))
+    with pytest.raises(UsageError, match=r"test_share=0\.3: the rows have their splits already"):
+        read(files[:2], str(map_file), shares=Shares(test=0.3))
+
+
+def test_numbers_as_pandas_writes_them_beside_missing_ones(tmp_path: Path) -> None:
+    """A column of whole numbers with a hole in it is 7.0, and 7 in the file without: one group, and one class."""
+    (tmp_path / "a.csv").write_text("file,sky,drive\n1.jpg,x,7\n")
+    (tmp_path / "b.csv").write_text("file,sky,drive\n2.jpg,x,7.0\n3.jpg,x,\n")
+    (tmp_path / "map.yaml").write_text("{image: file, attributes: [sky], group: drive}")
+    with pytest.raises(UsageError, match="its group '7' is in test, and with row-0-0000000 in train"):
+        read([f"train={tmp_path}/a.csv", f"test={tmp_path}/b.csv"], str(tmp_path / "map.yaml"))
 
 
 @settings(
