@@ -17,6 +17,7 @@ Pixels = NDArray[np.uint8]  # RGB (H, W, 3)
 MOST_PIXELS = 2**26  # of an image: more is no photograph, and decoding it may take all memory
 _ORIENTATION = 0x0112  # EXIF
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"  # of a JPEG
+_ZEROS = 64  # bytes at the end of a file that are what an interrupted download left, no picture
 _DEEP = 255 / 65535  # from 16 bits to 8
 
 # Of a damaged EXIF, or a palette with an odd transparency; the pictures are good.
@@ -52,6 +53,8 @@ def orientation(encoded: bytes | memoryview) -> int:
     """EXIF orientation, 1 (upright) to 8; 1 where an image says none, or something that can't be read."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            if image.format == "TIFF":  # which Pillow turns itself
+                return 1
             found = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # of a damaged EXIF anything, and the picture may be good
         return 1
@@ -93,6 +96,9 @@ def _jpeg(data: bytes, size: int) -> Pixels:
         return strictly(data)
     except ValueError:
         pass
+    whole = data.rstrip(b"\0")
+    if len(data) - len(whole) >= _ZEROS and not whole.endswith(_END):
+        raise ValueError("its end is missing, zeros are there instead")  # which libjpeg would decode, as grey
     try:
         return strictly(data + _END)  # where the mark of its end alone is missing, every pixel is there
     except ValueError:

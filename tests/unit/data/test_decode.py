@@ -152,3 +152,26 @@ def test_any_damage_is_this_images_own(data: st.DataObject) -> None:
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
+
+
+@pytest.mark.parametrize("way_up", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_every_way_up_of_every_kind(kind: str, way_up: int) -> None:
+    """Pillow turns a TIFF when it decodes it, and no other: each is turned once."""
+    stored = Image.fromarray(PIXELS)
+    for method in {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}.get(way_up, []):
+        stored = stored.transpose(Image.Transpose(method))
+    exif = Image.Exif()
+    exif[0x0112] = way_up
+    data = encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    assert np.array_equal(decode_upright(data), PIXELS)
+    assert np.array_equal(decode_upright(shrink(data, 0, 100)), PIXELS) or close(decode_upright(shrink(data, 0, 100)))
+    assert close(decode_upright(shrink(data, 24, 100)), np.asarray(Image.fromarray(PIXELS).resize((32, 24), 3)))
+
+
+def test_a_download_that_left_zeros_is_damaged() -> None:
+    """libjpeg decodes them to the last pixel; zeros behind the picture's end are none of it."""
+    half = len(GOOD) // 2
+    with pytest.raises(ValueError, match="its end is missing, zeros are there instead"):
+        decode(GOOD[:half] + bytes(50_000))
+    assert close(decode(GOOD + bytes(500)))
