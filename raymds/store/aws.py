@@ -26,6 +26,7 @@ os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
 
 _MAKING = threading.Lock()  # botocore makes one client at a time
+_REGIONS = ("AWS_REGION", "AWS_DEFAULT_REGION")
 _CONNECT = 3.0  # seconds, at most, for a connection
 
 Keys = tuple[str, str, str | None]  # access key, secret key, session token
@@ -137,6 +138,8 @@ def _keys(config: StorageConfig) -> Keys | None:
     try:
         found = _session(config.profile).get_credentials()
         keys = found.get_frozen_credentials() if found else None
+    except UsageError:  # of the profile, which is a ValueError too
+        raise
     except (BotoCoreError, ClientError, OSError, ValueError) as error:  # the last two of a credential_process
         raise UsageError(
             f"no credentials: {error}; check storage.profile and ~/.aws, or sign in again (aws sso login)"
@@ -145,8 +148,11 @@ def _keys(config: StorageConfig) -> Keys | None:
 
 
 def _region(config: StorageConfig) -> str | None:
-    found = (config.region, os.environ.get("AWS_REGION"), os.environ.get("AWS_DEFAULT_REGION"))
-    return next(filter(None, found), None) or _session(config.profile).get_config_variable("region")
+    given = ("storage.region", config.region), *((name, os.environ.get(name)) for name in _REGIONS)
+    for name, region in (*given, ("region of the AWS profile", _session(config.profile).get_config_variable("region"))):
+        if region:
+            return names.check_region(name, region)
+    return None
 
 
 def _certificates(config: StorageConfig) -> str | None:
@@ -163,7 +169,9 @@ def _proxy(url: str) -> str | None:
     given = urllib.request.getproxies().get(parts.scheme)
     if not given or urllib.request.proxy_bypass(parts.netloc):
         return None
-    return names.check_endpoint(f"{parts.scheme.upper()}_PROXY", given if "://" in given else f"http://{given}")
+    return names.check_endpoint(
+        f"{parts.scheme.upper()}_PROXY", given if "://" in given else f"http://{given}", proxy=True
+    )
 
 
 @functools.lru_cache(maxsize=32)

@@ -1,7 +1,7 @@
 """What the URI of an object, and the URL of a store, have to look like."""
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from raymds.errors import UsageError
 
@@ -30,12 +30,30 @@ def parse(uri: str) -> tuple[str, str, str]:
     return scheme, bucket, path
 
 
-def check_endpoint(name: str, endpoint: str) -> str:
-    """The endpoint that the key or variable `name` has; UsageError where it is no URL of a server."""
+def check_endpoint(name: str, endpoint: str, *, proxy: bool = False) -> str:
+    """The endpoint that the key or variable `name` has; UsageError where it is no URL of a server.
+
+    One of a proxy may have a user; more than scheme, host and port of another would not reach pyarrow's requests.
+    """
     try:
         parts = urlsplit(endpoint)
-        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
-            return endpoint
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0 and not re.search(r"\s", endpoint):
+            if proxy or (not (parts.path.strip("/") or parts.query or parts.fragment) and parts.username is None):
+                return endpoint
+            raise UsageError(f"{name}: has more than scheme, host and port; give {parts.scheme}://{_host(parts)} alone")
+    except UsageError:
+        raise
     except ValueError:
         pass
     raise UsageError(f"{name}={endpoint}: has to be a URL such as https://s3.example.com:9000")
+
+
+def _host(parts: SplitResult) -> str:
+    return parts.netloc.rpartition("@")[2]
+
+
+def check_region(name: str, region: str) -> str:
+    """The region that the key or variable `name` has; UsageError where it can't be one: it is a part of host names."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+", region):
+        raise UsageError(f"{name}={region!r}: has to be a region such as eu-central-1")
+    return region

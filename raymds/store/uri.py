@@ -10,10 +10,12 @@ import io
 import json
 import mmap
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs as pafs
@@ -24,6 +26,8 @@ from raymds.store import objects
 
 T = TypeVar("T")
 
+_SCHEME = re.compile(r"\s*(s3|gs|file):", re.IGNORECASE)  # of what would be a path with one slash too few
+
 
 def resolve(uri: str) -> tuple[Any, str]:
     """A pyarrow file system and the path within it."""
@@ -31,14 +35,18 @@ def resolve(uri: str) -> tuple[Any, str]:
         raise UsageError("empty URI: give a path, s3://bucket/prefix or gs://bucket/prefix")
     if "\0" in uri:
         raise UsageError(f"{uri!r}: not a URI that can be read: it holds a NUL character")
-    if "://" not in uri:
+    if "://" not in uri or uri.startswith("file://"):
         return pafs.LocalFileSystem(), str(_local(uri))
     if uri.startswith(("s3://", "gs://")):
         return objects.filesystem(uri)
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
-        raise UsageError(f"{uri}: not a URI that can be read: {error}") from None
+        web = "; what lies on a web server has to be downloaded first" if uri.startswith("http") else ""
+        raise UsageError(
+            f"{uri}: not a URI that can be read, such as a path, s3://bucket/prefix or gs://bucket/prefix: "
+            f"{str(error).partition(chr(10))[0]}{web}"
+        ) from None
     return filesystem, path
 
 
@@ -49,7 +57,12 @@ def join(uri: str, *names: str) -> str:
 
 
 def _local(path: str) -> Path:
-    """A path made absolute, with ~ as the home directory."""
+    """A path, or the one of a file:// URI, made absolute, with ~ as the home directory."""
+    if path.startswith("file:///"):
+        return Path(unquote(path.removeprefix("file://")))
+    slipped = _SCHEME.match(path)
+    if slipped:
+        raise UsageError(f"{path}: has to begin with {slipped[1].lower()}:{'/' * (2 + (slipped[1].lower() == 'file'))}")
     try:
         return Path(path).expanduser().absolute()
     except RuntimeError as error:
@@ -63,7 +76,7 @@ def within(folder: str, name: str) -> str:
 
 def absolute(uri: str) -> str:
     """`uri` with a relative local path made absolute, so that it means the same in every process."""
-    return uri if "://" in uri else str(_local(uri))
+    return uri if "://" in uri and not uri.startswith("file://") else str(_local(uri))
 
 
 def is_local(uri: str) -> bool:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,43 @@ def test_an_endpoint_that_is_none(endpoint: str, monkeypatch: pytest.MonkeyPatch
     objects.configure(StorageConfig())
     with pytest.raises(UsageError, match=f"AWS_ENDPOINT_URL=.*: {message}"):
         storage.read("s3://bucket/x")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://x:1/path", "http://x:1?a=b", "http://me:hidden@x:1", "http://a b:1", "http://x:1#c"]
+)
+def test_an_endpoint_is_scheme_host_and_port_alone(endpoint: str) -> None:
+    """pyarrow would ask the host for something else than botocore does; a password is not shown."""
+    with pytest.raises(UsageError, match=r"^storage\.endpoint") as error:
+        objects.configure(StorageConfig(endpoint=endpoint))
+    assert "hidden" not in str(error.value)
+    objects.configure(StorageConfig(endpoint="http://x:1/"))
+
+
+def test_a_region_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects.configure(StorageConfig(endpoint="http://127.0.0.1:1", region="eu central"))
+    with pytest.raises(UsageError, match=r"storage\.region='eu central': has to be a region such as eu-central-1"):
+        storage.read("s3://bucket/x")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1\n")
+    objects.configure(StorageConfig(endpoint="http://127.0.0.1:1"))
+    with pytest.raises(UsageError, match=r"^AWS_REGION='eu-west-1\\n': has to be a region"):
+        storage.read("s3://bucket/x")
+
+
+@pytest.mark.parametrize("uri", ["s3:/bucket/x", "gs:/b/x", "S3:/b/x", "file:/tmp/x", "file://host/x", "s3:"])
+def test_a_slash_too_few_is_no_folder(uri: str) -> None:
+    """It would be one of that name here, and the data never in the bucket."""
+    for use in (storage.read, storage.absolute, lambda uri: storage.write(uri, b"")):
+        with pytest.raises(UsageError, match=f"^{uri}: has to begin with {uri.partition(':')[0].lower()}://"):
+            use(uri)
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "a?b", "ü", "a[1]", "100%"])
+def test_a_file_uri_keeps_all_letters(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert storage.read(f"file://{tmp_path}/{name}") == b"x"
+    assert storage.read(f"file://{tmp_path}/{quote(name)}") == b"x"
+    assert storage.absolute(f"file://{tmp_path}/{quote(name)}") == f"{tmp_path}/{name}"
 
 
 def test_no_network_and_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
