@@ -6,6 +6,7 @@ from typing import Any
 from raymds.cli.terminal import Terminal
 from raymds.config import load
 from raymds.data.config import GlyphsConfig, IngestConfig, RetrieveConfig, ScenesConfig
+from raymds.errors import UsageError
 from raymds.store import objects
 
 CYCLE_KEYS = ("model.weights", "data.uri", "task.target", "run.uri")  # that a cycle's preset has to have
@@ -58,6 +59,7 @@ def ingest_bdd100k(options: argparse.Namespace, terminal: Terminal) -> int:
     from raymds.ingest.bdd100k import bdd100k
 
     config = _ingest_config(options)
+    _all_classes(config)
     plan = bdd100k(options.images, options.labels, _shares(config))
     return _ingest(options, terminal, plan, config)
 
@@ -78,6 +80,7 @@ def ingest_table(options: argparse.Namespace, terminal: Terminal) -> int:
     from raymds.store import uri as storage
 
     config = _ingest_config(options)
+    _all_classes(config)
     with Spool(storage.join(options.out, "ingest", "images")) as spool:
         plan = table(options.rows, options.map, spool, options.images, _shares(config))
         return _ingest(options, terminal, plan, config)
@@ -93,6 +96,12 @@ def _ingest_config(options: argparse.Namespace) -> IngestConfig:
     config = load(IngestConfig, None, options.overrides)
     objects.configure(config.storage)
     return config
+
+
+def _all_classes(config: IngestConfig) -> None:
+    """UsageError where some classes are asked for, of which only Places365 has more than a cycle may want."""
+    if config.classes:
+        raise UsageError("classes: is of places365 alone; leave other rows out of the table, or use task.classes")
 
 
 def _ingest(options: argparse.Namespace, terminal: Terminal, plan: Any, config: IngestConfig) -> int:

@@ -62,12 +62,24 @@ def run(uri: str, plan: Plan, config: IngestConfig, show: Callable[[dict[str, An
         show({"event": "progress", "what": "images ingested", "done": done, "total": total})
     if len(broken) > config.max_broken:
         raise UsageError(_complaint(broken, total, config.max_broken))
-    splits: dict[str, list[Shard]] = {}
-    for job in jobs:
-        splits.setdefault(job.split, []).append(shards[job.name])
+    splits = _by_split(uri, jobs, shards, broken)
     settings = {key: value for key, value in asdict(config).items() if key not in {"max_broken", "storage"}}
     source = {"made_by": f"raymds data ingest {plan.source}", **settings, "plan": digest, "broken": sorted(broken)}
     return write_manifest(uri, plan.attributes, splits, source)
+
+
+def _by_split(uri: str, jobs: Sequence[Job], shards: Mapping[str, Shard], broken: Broken) -> dict[str, list[Shard]]:
+    """Shards of each split; UsageError where all images of one are broken, whatever `max_broken` allows."""
+    splits: dict[str, list[Shard]] = {}
+    for job in jobs:
+        splits.setdefault(job.split, []).append(shards[job.name])
+    empty = next((split for split, found in splits.items() if not any(shard.rows for shard in found)), None)
+    if empty:
+        raise UsageError(
+            f"{uri}: no image of {empty} is left, all are broken, such as {next(iter(broken.values()))}; mend them, or "
+            "leave their rows out of the label files"
+        )
+    return splits
 
 
 def _jobs(plan: Plan, config: IngestConfig) -> Iterator[Job]:

@@ -50,7 +50,7 @@ class Taker:
         """The part of these pairs, from its record where that is of the same ones."""
         config = self._config
         record = storage.join(config.out, "retrieve", f"{number:05d}.json")
-        settings = [config.target, config.resize, config.quality, config.least, config.columns.local]
+        settings = [config.target, config.resize, config.quality, config.least, asdict(config.columns), self._folder]
         key = storage.sha256(json.dumps([settings, [(p.id, p.caption, p.label) for p in pairs]]).encode())
         part = self._kept(record, key)
         if part is None:

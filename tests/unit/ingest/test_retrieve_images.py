@@ -228,3 +228,13 @@ def test_what_was_fetched_before_a_kill_is_not_fetched_again(tmp_path: Path, mon
     data = run(config)
     assert sorted(fetched) == sorted(jpeg(i) for i in (3, 4, 5, 6, 7, 8, 9))
     assert (data.splits, data.source["counts"]) == (whole.splits, whole.source["counts"])
+
+
+def test_images_of_another_column_are_not_those_of_a_run_that_was_stopped(tmp_path: Path) -> None:
+    put(tmp_path / "corpus" / "a.parquet", ["fog"], url=["small.jpg"], large=["large.jpg"])
+    for number, name in enumerate(("small", "large")):
+        (tmp_path / "corpus" / f"{name}.jpg").write_bytes(jpeg(number))
+    run(settings(tmp_path, columns=RetrieveColumns(url="url")))
+    (tmp_path / "out" / "manifest.json").unlink()  # as before its end
+    data = run(settings(tmp_path, columns=RetrieveColumns(url="large")))
+    assert [row["image"] for row in rows(data)] == [jpeg(1)]

@@ -112,8 +112,9 @@ def test_keys_of_a_role(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_profile_that_is_not_there(store: Store) -> None:
     objects.configure(StorageConfig(profile="nobody"))
-    with pytest.raises(UsageError, match=r"\(nobody\) could not be found; check storage.profile"):
+    with pytest.raises(UsageError, match=r"\(nobody\) could not be found; check storage.profile") as error:
         storage.read("s3://driving/a")
+    assert str(error.value).count("check storage.profile") == 1
 
 
 def test_a_process_that_fails(store: Store, tmp_path: Path) -> None:
