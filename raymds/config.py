@@ -5,7 +5,6 @@ a value is `???` the user has to give it.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
 from raymds.method.solvers import BASELINES
-from raymds.overrides import refuse_secrets
-from raymds.ranges import RULES, reads
+from raymds.overrides import check_keys, first_line, gives, left_out, one_line, refuse_secrets
+from raymds.ranges import RULES, reads, too_large
 from raymds.store import uri as storage
 from raymds.store.aws import StorageConfig
 
@@ -211,24 +210,26 @@ def load(
     Raises UsageError naming the key for unknown keys, wrong types, missing values and values out of range.
     """
     base = OmegaConf.structured(schema)
-    sources = [_preset(preset)] if preset else []
+    sources = [] if preset is None else [_preset(preset)]
     sources += [_override(item) for item in overrides]
+    left_open: set[str] = set()  # keys that are `???` in what was merged last: merging keeps the default there
     for source in sources:
         refuse_secrets(OmegaConf.to_yaml(source))
-        _check_keys(source, base, "")
+        check_keys(source, base, "")
+        left_open = {key for key in left_open if not gives(source, key)} | set(left_out(source))
         try:
             base = OmegaConf.merge(base, source)
         except OmegaConfBaseException as error:
-            raise UsageError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
+            raise UsageError(f"{error.full_key or 'config'}: {first_line(error)}") from None
         except (TypeError, ValueError) as error:  # a mapping in the place of a list
-            raise UsageError(f"{', '.join(map(str, source))}: {_first_line(error)}") from None
+            raise UsageError(f"{', '.join(map(str, source))}: {first_line(error)}") from None
     try:
-        missing = sorted(OmegaConf.missing_keys(base)) or [key for key in require if not OmegaConf.select(base, key)]
+        missing = sorted(left_open) or [key for key in require if not OmegaConf.select(base, key)]
         if missing:
             raise UsageError(f"{missing[0]}: has no value; give it in the preset or as {missing[0]}=VALUE")
         config = cast(T, OmegaConf.to_object(base))
     except OmegaConfBaseException as error:  # of an interpolation
-        raise UsageError(f"{error.full_key or 'config'}: {_first_line(error)}") from None
+        raise UsageError(f"{error.full_key or 'config'}: {first_line(error)}") from None
     if isinstance(config, Config):
         check(config)
     return config
@@ -244,21 +245,26 @@ def _preset(name: str | Mapping[str, Any]) -> DictConfig:
         raise UsageError(f"preset {name}: has to be a name, a file or a mapping of sections")
     if not isinstance(name, str):
         return OmegaConf.create(dict(name))
-    path = Path(name)
-    built_in = resources.files("raymds") / "presets" / f"{name}.yaml"
-    if path.is_file():
-        content = path.read_bytes()
-    elif "://" in name:
+    built_in = {path.name.removesuffix(".yaml"): path for path in (resources.files("raymds") / "presets").iterdir()}
+    if not name or Path(name).is_dir():
+        what = f"preset {name}: is a directory" if name else "preset: is empty"
+        raise UsageError(f"{what}; give a file, like the config.yaml of a run directory, or a built-in preset's name")
+    if "://" in name or Path(name).exists():
         content = storage.read(name)
-    elif built_in.is_file():
-        content = built_in.read_bytes()
+    elif name in built_in:
+        content = built_in[name].read_bytes()
     else:
-        names = sorted(p.name.removesuffix(".yaml") for p in (resources.files("raymds") / "presets").iterdir())
-        raise UsageError(f"preset {name}: no such file, and no built-in preset of that name ({', '.join(names)})")
+        raise UsageError(
+            f"preset {name}: no such file, and no built-in preset of that name ({', '.join(sorted(built_in))})"
+        )
     try:
         loaded = OmegaConf.create(content.decode())
-    except (yaml.YAMLError, ValueError, RecursionError, OmegaConfBaseException) as error:
-        raise UsageError(f"preset {name}: not valid YAML: {error}") from None
+    except AssertionError:  # of a number
+        loaded = None
+    except OmegaConfBaseException as error:
+        raise UsageError(f"preset {name}: {first_line(error)}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"preset {name}: not valid YAML: {one_line(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise UsageError(f"preset {name}: has to be a mapping of sections")
     return loaded
@@ -266,45 +272,14 @@ def _preset(name: str | Mapping[str, Any]) -> DictConfig:
 
 def _override(item: str) -> DictConfig:
     key, equals, _ = item.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise UsageError(f"override {item!r}: has to be key=value, for example optim.lr=1e-5")
     try:
         return OmegaConf.from_dotlist([item])
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UsageError(f"override {item!r}: {error}") from None
-
-
-def _check_keys(given: Any, base: DictConfig, prefix: str) -> None:
-    """Unknown keys, each named with the nearest valid one."""
-    schema = OmegaConf.get_type(base)
-    if not isinstance(given, DictConfig) or schema is None or schema is dict:
-        return
-    for key in map(str, given):
-        if key not in base.keys():  # noqa: SIM118 - `in base` is False for a key whose value is missing
-            near = difflib.get_close_matches(key, [str(k) for k in base], n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"valid here: {', '.join(str(k) for k in base)}"
-            raise UsageError(f"{prefix}{key}: unknown key; {hint}")
-        _check_shape(given, base, key, f"{prefix}{key}")
-        below = base._get_node(key)
-        if isinstance(below, DictConfig):
-            _check_keys(given._get_node(key), below, f"{prefix}{key}.")
-
-
-def _check_shape(given: DictConfig, base: DictConfig, key: str, name: str) -> None:
-    """A list or a mapping where one is asked for; where any value may be, that of a preset asks for none."""
-    below, value = base._get_node(key), given._get_node(key)
-    if OmegaConf.is_interpolation(given, key) or OmegaConf.is_missing(given, key) or given[key] is None:
-        return
-    if not isinstance(below, DictConfig | ListConfig) or below._metadata.ref_type is Any:
-        return
-    if not isinstance(value, type(below)):
-        shape = "a mapping: {key: value}" if isinstance(below, DictConfig) else "a list: [value, value]"
-        raise UsageError(f"{name}: has to be {shape}, not {value}")
-
-
-def _first_line(error: Exception) -> str:
-    said = str(error).strip().splitlines()[0]
-    return "has to be a list: [value, value]" if "incompatible with type hint 'typing.List" in said else said
+    except yaml.YAMLError as error:
+        raise UsageError(f"override {item!r}: {one_line(error)}") from None
+    except OmegaConfBaseException as error:
+        raise UsageError(f"override {item!r}: {first_line(error)}") from None
 
 
 def check(config: Config) -> None:
@@ -313,6 +288,8 @@ def check(config: Config) -> None:
         value = attrgetter(key)(config)
         if not holds(value):
             raise UsageError(f"{key}={value}: {rule}")
+    for key, most in too_large(config):
+        raise UsageError(f"{key}={attrgetter(key)(config)}: has to be {most} or less")
     if config.optim.warmup >= config.optim.steps:
         raise UsageError(f"optim.warmup={config.optim.warmup}: has to be below optim.steps={config.optim.steps}")
     limits = config.constraints

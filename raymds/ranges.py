@@ -1,7 +1,8 @@
 """What the values of a config have to be, key by key; `config.check` applies it."""
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from raymds.method.constraints import LOSSES
@@ -27,6 +28,7 @@ def reads(solver: str) -> frozenset[str]:
 
 
 _SMALLEST = 0.0001  # of a core or a GPU
+_WIDEST = 8192  # a tower is narrower, and a rank above its width adds nothing
 
 Rule = tuple[str, Callable[[Any], bool], str]
 
@@ -49,9 +51,21 @@ def _per_task(holds: Callable[[Any], bool], *, default: bool = False) -> Callabl
     return every
 
 
+def too_large(config: Any, section: str = "") -> Iterator[tuple[str, int]]:
+    """The keys of whole numbers that tensors, or the JSON of an outcome, can't hold, and what they can."""
+    for field in dataclasses.fields(config):
+        key, value = f"{section}{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from too_large(value, f"{key}.")
+        elif isinstance(value, int) and value > (most := _SEED if field.name == "seed" else _WHOLE):
+            yield key, most
+
+
+_WHOLE, _SEED = 2**31 - 1, 2**53
 _POSITIVE = (lambda v: v > 0, "has to be above 0")
+_ABOVE = (lambda v: 0 < v < math.inf, "has to be above 0, and finite")
+_SECONDS = (lambda v: 0 < v <= 1e9, "has to be above 0, and at most 1e9 seconds")
 _NOT_NEGATIVE = (lambda v: v >= 0, "has to be 0 or more")
-_POSITIVE_FINITE = (lambda v: 0 < v < math.inf, "has to be above 0, and finite")
 _FINITE = (lambda v: 0 <= v < math.inf, "has to be 0 or more, and finite")
 _SHARE = (lambda v: 0 < v < 1, "has to lie between 0 and 1, both excluded")
 _BLOCKS = (lambda v: v == "all" or (type(v) is int and v >= 0), "has to be all, or a number of blocks")
@@ -60,7 +74,7 @@ _GAMMA = (lambda v: 0 < v <= 1, "has to lie in (0, 1]")
 RULES: list[Rule] = [
     ("model.activation", lambda v: v in {None, "gelu", "quickgelu"}, "has to be gelu or quickgelu"),
     ("model.heads", _names_classes, "has to be a list of attribute:class (the last one may be shared), or drop"),
-    ("model.head_rank", lambda v: v is None or v > 0, "has to be above 0"),
+    ("model.head_rank", lambda v: v is None or 0 < v <= _WIDEST, f"has to be above 0, and at most {_WIDEST}"),
     ("model.freeze.image", *_BLOCKS),
     ("model.freeze.text", *_BLOCKS),
     ("data.image_size", lambda v: v == 0 or v >= 16, "has to be 16 pixels or more, or 0"),
@@ -72,7 +86,7 @@ RULES: list[Rule] = [
     ("task.retained", *_POSITIVE),
     ("objective.batch", lambda v: v >= 2, "has to be 2 or more"),
     ("objective.positive_share", *_SHARE),
-    ("objective.temperature", *_POSITIVE_FINITE),
+    ("objective.temperature", *_ABOVE),
     ("objective.gamma", *_GAMMA),
     ("objective.head", lambda v: v in {"own", "shared"}, "has to be own or shared"),
     ("constraints.solver", lambda v: v in METHODS, f"has to be one of {', '.join(METHODS)}"),
@@ -87,17 +101,17 @@ RULES: list[Rule] = [
     ("constraints.growth", lambda v: 1 <= v < math.inf, "has to be 1 or more"),
     ("constraints.start", *_FINITE),
     ("constraints.eta", *_FINITE),
-    ("constraints.rho", *_POSITIVE_FINITE),
-    ("constraints.lambda_min", *_POSITIVE),
+    ("constraints.rho", *_ABOVE),
+    ("constraints.lambda_min", *_ABOVE),
     ("constraints.lambda_max", *_POSITIVE),
-    ("constraints.temperature", *_POSITIVE_FINITE),
+    ("constraints.temperature", *_ABOVE),
     ("constraints.gamma", *_GAMMA),
     ("constraints.slack", _per_task(math.isfinite), "has to be a finite number, or one by task, attribute, default"),
     ("constraints.margin", *_FINITE),
     ("constraints.held_out", lambda v: 0 <= v < 1, "is a share: 0 or more and below 1"),
     ("constraints.tasks_per_step", lambda v: v == "all" or (type(v) is int and v > 0), "has to be all or above 0"),
     ("constraints.images_per_task", *_POSITIVE),
-    ("optim.lr", *_POSITIVE_FINITE),
+    ("optim.lr", *_ABOVE),
     ("optim.weight_decay", *_FINITE),
     ("optim.warmup", *_NOT_NEGATIVE),
     ("optim.steps", *_POSITIVE),
@@ -112,21 +126,25 @@ RULES: list[Rule] = [
     ("select.confidence", *_SHARE),
     ("select.require", lambda v: v in VERDICTS[1:], f"has to be one of {', '.join(VERDICTS[:0:-1])}"),
     ("select.require_target", lambda v: v in {"gain", "proven"}, "has to be gain or proven"),
-    ("storage.timeout", *_POSITIVE),
+    ("storage.timeout", *_SECONDS),
     ("storage.retries", *_POSITIVE),
     ("storage.patience", *_NOT_NEGATIVE),
     ("run.workers", *_NOT_NEGATIVE),
     ("run.min_workers", *_NOT_NEGATIVE),
     (
         "run.cpus_per_worker",
-        lambda v: v >= _SMALLEST,
-        f"has to be {_SMALLEST} or more, the smallest share that Ray gives",
+        lambda v: _SMALLEST <= v < math.inf,
+        f"has to be {_SMALLEST} or more, the smallest share that Ray gives, and finite",
     ),
-    ("run.gpus_per_worker", lambda v: not v or v >= _SMALLEST, f"has to be 0, or {_SMALLEST} or more, or null"),
+    (
+        "run.gpus_per_worker",
+        lambda v: not v or _SMALLEST <= v < math.inf,
+        f"has to be 0, or {_SMALLEST} or more and finite, or null",
+    ),
     ("run.micro_batch", *_NOT_NEGATIVE),
     ("run.precision", lambda v: v in {None, "fp32", "tf32", "bf16"}, "has to be fp32, tf32 or bf16, or null"),
     ("run.placement", lambda v: v in {"pack", "spread"}, "has to be pack or spread"),
-    ("run.timeout", *_POSITIVE),
+    ("run.timeout", *_SECONDS),
     ("run.max_failures", *_NOT_NEGATIVE),
     ("run.log_every", lambda v: v == "auto" or (type(v) is int and v > 0), "has to be auto, or a number of steps"),
     ("run.seed", *_NOT_NEGATIVE),

@@ -86,8 +86,8 @@ class Plan:
 def load_plan(source: str | Mapping[str, Any], overrides: Sequence[str]) -> Plan:
     """The plan of a file (path, URI) or its content, with `key=value` overrides; UsageError naming a key."""
     for item in overrides:
-        key = item.partition("=")[0].partition(".")[0]
-        if key in SECTIONS and key != "ledger":
+        key = item.partition("=")[0]
+        if key != "model" and key.partition(".")[0] in {*SECTIONS} - {"ledger"}:
             raise UsageError(f"{item}: is of a cycle's preset; give set.{item} for all cycles")
     return Plan(load(PlanConfig, source, overrides, ("uri", "model", "base", "cycles")))
 

@@ -39,6 +39,20 @@ from raymds.run import RunDirectory
         ("task.without_data=3", r"task\.without_data: "),
         ("search.space=3", r"search\.space: "),
         ("optim.lr", r"override 'optim\.lr': has to be key=value"),
+        ("optim..lr=1", r"override 'optim\.\.lr=1': has to be key=value"),
+        (".lr=1", r"override '\.lr=1': has to be key=value"),
+        ("optim.lr=inf", r"optim\.lr=inf: has to be above 0, and finite"),
+        ("constraints.temperature=inf", r"constraints\.temperature=inf: has to be above 0, and finite"),
+        ("run.timeout=inf", r"run\.timeout=inf: has to be above 0, and at most 1e9 seconds"),
+        ("storage.timeout=1e300", r"storage\.timeout=1e\+300: .* at most 1e9 seconds"),
+        ("run.cpus_per_worker=inf", r"run\.cpus_per_worker=inf: .* and finite"),
+        ("model.head_rank=99999", r"model\.head_rank=99999: has to be above 0, and at most 8192"),
+        (f"optim.steps={10**30}", rf"optim\.steps={10**30}: has to be 2147483647 or less"),
+        (f"run.seed={2**64}", rf"run\.seed={2**64}: has to be 9007199254740992 or less"),
+        (f"constraints.tasks_per_step={10**10}", r"tasks_per_step=10000000000: has to be 2147483647 or less"),
+        ("run.uri=@x", r"^override 'run\.uri=@x': .* token line 1, column 1$"),
+        ("data.uri=", r"^data\.uri: has no value; give one, or leave the key out$"),
+        ("optim=null", r"^optim: has no value; give one, or leave the key out$"),
     ],
 )
 def test_errors_name_the_key(override: str, message: str) -> None:
@@ -90,6 +104,39 @@ def test_a_preset_that_is_not_there_or_not_yaml(tmp_path: Path) -> None:
     broken.write_text("- a\n- b\n")
     with pytest.raises(UsageError, match="has to be a mapping"):
         load(Config, str(broken), [])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("3", r"preset .*: has to be a mapping of sections"),
+        ("optim.lr: 1", r"^optim\.lr: unknown key; a file has sections: optim: \{lr: …\}$"),
+        ("optim: {lr: 1}\noptim: {lr: 2}", r"not valid YAML: .*found duplicate key optim line 2, column 1$"),
+        ("null: 1", r"preset .*: Incompatible key type 'NoneType'$"),
+    ],
+)
+def test_a_preset_that_is_no_mapping_of_sections(tmp_path: Path, content: str, message: str) -> None:
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        load(Config, str(preset), [])
+
+
+def test_a_preset_that_is_a_directory_or_has_no_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^preset {tmp_path}: is a directory; give a file, like the config\.yaml"):
+        load(Config, str(tmp_path), [])
+    with pytest.raises(UsageError, match=r"^preset: is empty; give a file"):
+        load(Config, "", [])
+
+
+def test_what_a_preset_leaves_to_the_user_has_no_default() -> None:
+    preset = {"optim": {"lr": "???"}, "task": {"prompts": {"weather": "???"}}, "data": {"uri": "${run.uri}"}}
+    with pytest.raises(UsageError, match=r"^optim\.lr: has no value; give it in the preset or as optim\.lr=VALUE$"):
+        load(Config, preset, [])
+    with pytest.raises(UsageError, match=r"^task\.prompts\.weather: has no value"):
+        load(Config, preset, ["optim.lr=1e-4"])
+    given = load(Config, preset, ["optim={lr: 1e-4}", "task.prompts.weather='{}'", "run.uri=runs/a"])
+    assert (given.optim.lr, given.task.prompts, given.data.uri) == (1e-4, {"weather": "{}"}, "runs/a")
 
 
 def test_frequencies_are_free_keys() -> None:
@@ -152,6 +199,11 @@ def test_a_number_may_replace_a_presets_mapping(tmp_path: Path) -> None:
         ("task.classes.weather=clear", r"^task\.classes\.weather: has to be a list"),
         ("task=3", r"^task: has to be a mapping: .*, not 3$"),
         ("data.augment=[1]", r"^data\.augment: has to be a mapping: .*, not \[1\]$"),
+        ("task.protect=[[weather]]", r"^task\.protect\[0\]: has to be a single value, not \['weather'\]$"),
+        ("task.without_data=[{a: b}]", r"^task\.without_data\[0\]: has to be a single value, not \{'a': 'b'\}$"),
+        ("task.classes={a: [[b]]}", r"^task\.classes\.a\[0\]: has to be a single value, not \['b'\]$"),
+        ("task.phrases={a: b}", r"^task\.phrases\.a: has to be a mapping: .*, not b$"),
+        ("run.uri=[a]", r"^run\.uri: has to be a single value, not \['a'\]$"),
     ],
 )
 def test_lists_and_mappings_are_asked_for_by_key(given: str, message: str) -> None:

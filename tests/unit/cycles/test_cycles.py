@@ -201,6 +201,10 @@ def test_a_setting_of_all_cycles_stands_in_set(content: dict[str, Any], override
     )
 
 
+def test_the_model_of_a_plan_may_be_given_beside_its_file(content: dict[str, Any]) -> None:
+    assert load_plan(content, ["model=/models/weather.safetensors"]).model == "/models/weather.safetensors"
+
+
 def test_texts_stay_as_they_are_written(content: dict[str, Any]) -> None:
     content["set"] = {"task.prompts": dict.fromkeys(("weather", "scene", "timeofday"), "😀 {}")}
     plan = load_plan(content, [])
