@@ -27,7 +27,7 @@ def reads(solver: str) -> frozenset[str]:
     return frozenset() if solver == "gem" else frozenset({"constraints.beta"})
 
 
-_SMALLEST = 0.0001  # of a core or a GPU
+SMALLEST = 0.0001  # of a core or a GPU
 _WIDEST = 8192  # a tower is narrower, and a rank above its width adds nothing
 
 Rule = tuple[str, Callable[[Any], bool], str]
@@ -133,13 +133,13 @@ RULES: list[Rule] = [
     ("run.min_workers", *_NOT_NEGATIVE),
     (
         "run.cpus_per_worker",
-        lambda v: _SMALLEST <= v < math.inf,
-        f"has to be {_SMALLEST} or more, the smallest share that Ray gives, and finite",
+        lambda v: SMALLEST <= v < math.inf,
+        f"has to be {SMALLEST} or more, the smallest share that Ray gives, and finite",
     ),
     (
         "run.gpus_per_worker",
-        lambda v: not v or _SMALLEST <= v < math.inf,
-        f"has to be 0, or {_SMALLEST} or more and finite, or null",
+        lambda v: not v or SMALLEST <= v < math.inf,
+        f"has to be 0, or {SMALLEST} or more and finite, or null",
     ),
     ("run.micro_batch", *_NOT_NEGATIVE),
     ("run.precision", lambda v: v in {None, "fp32", "tf32", "bf16"}, "has to be fp32, tf32 or bf16, or null"),

@@ -30,7 +30,7 @@ from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.follow import Follower
 from raymds.train.net import open_net
-from raymds.train.placement import placed
+from raymds.train.placement import per_worker, placed
 from raymds.train.prepared import Prepared, check_examples
 from raymds.train.stop import kept, on_sigterm
 from raymds.train.watch import Monitor
@@ -229,11 +229,10 @@ def new_monitor() -> Any:
 
 def _scaling(config: Config) -> ScalingConfig:
     run = config.run
-    gpus = run.gpus_per_worker or 0.0
     return ScalingConfig(
         num_workers=(run.min_workers, run.workers) if run.min_workers else run.workers,
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": run.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+        use_gpu=bool(run.gpus_per_worker),
+        resources_per_worker=per_worker(config),
         placement_strategy=run.placement.upper(),
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from raymds.config import Config, check
 from raymds.errors import UsageError
+from raymds.ranges import SMALLEST
 from raymds.run import RunDirectory
 
 
@@ -68,12 +69,26 @@ def placed(config: Config, room: Room, runs: int = 1) -> Config:
         if not room.known:
             raise _open("run.workers", "a number", room)
         positives = round(config.objective.batch * config.objective.positive_share)
-        run.workers = max(1, int(min(fit / runs, positives, config.objective.batch - positives)))
+        share = int(min(fit / runs, positives, config.objective.batch - positives))
+        run.workers = max(1, run.min_workers, share)
     check(config)
     needed = run.min_workers or run.workers
     if needed > fit and room.known:
         raise UsageError(_too_many(config, needed, int(fit), room))
     return config
+
+
+def per_worker(config: Config) -> dict[str, float]:
+    """What Ray is asked for each worker, of a placed config.
+
+    How many workers an elastic run may have, Ray finds by adding shares and dividing the sum, and ten tenths added are
+    less than one: such a run would wait for its last worker for ever. Sums of binary fractions are exact.
+    """
+    run = config.run
+    asked = {"CPU": run.cpus_per_worker} | ({"GPU": run.gpus_per_worker} if run.gpus_per_worker else {})
+    if not run.min_workers:
+        return asked
+    return {name: max(SMALLEST, math.floor(share * 2**32) / 2**32) for name, share in asked.items()}
 
 
 def _open(key: str, give: str, room: Room) -> UsageError:

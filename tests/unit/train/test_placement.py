@@ -3,12 +3,16 @@
 import math
 
 import pytest
+from ray.data._internal.cluster_autoscaler.base_autoscaling_coordinator import ResourceRequestStrategy
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import OngoingRequest, _compute_reservations
+from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
+from ray.train.v2.api.config import ScalingConfig
 
 from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
 from raymds.run import RunDirectory
 from raymds.store import uri as storage
-from raymds.train.placement import Room, concurrent, placed
+from raymds.train.placement import Room, concurrent, per_worker, placed
 
 
 def machine(cpus: float, gpus: float = 0, count: float = 1) -> Room:
@@ -75,6 +79,7 @@ def test_as_many_workers_as_there_is_room_and_work_for(config: Config) -> None:
             machine(2),
             r"run\.min_workers=3: .* 2 of them fit .*; lower run\.min",
         ),
+        ({"workers": 0, "min_workers": 3}, machine(2), r"run\.min_workers=3: asks for 3 .* 2 of them fit"),
         # Four cores on as many machines are none for a worker of four.
         ({"workers": 1, "cpus_per_worker": 4}, machine(1, count=4), r"none of them fit .*; lower run\.cpus_per_worker"),
         ({"workers": 0}, machine(0), r"asks for 1 workers .*, none of them fit .*; lower run\.cpus_per_worker"),
@@ -129,6 +134,17 @@ def test_a_cluster_that_says_nothing_of_its_growth_leaves_nothing_open(config: C
 
 def test_an_elastic_run_begins_with_fewer(config: Config) -> None:
     assert placed(run(config, workers=4, min_workers=2), machine(2)).run.workers == 4
+
+
+@pytest.mark.parametrize(("share", "workers"), [(0.1, 10), (0.2, 5), (0.3, 3), (0.01, 100), (0.5, 2), (1, 1)])
+def test_an_elastic_run_has_all_workers_that_fit(config: Config, share: float, workers: int) -> None:
+    """Counted by Ray: what its coordinator reserves on one machine, and how many its policy finds in that."""
+    run(config, workers=workers, min_workers=1, cpus_per_worker=share, gpus_per_worker=share)
+    asked = per_worker(config)
+    scaling = ScalingConfig(num_workers=(1, workers), use_gpu=True, resources_per_worker=asked)
+    request = OngoingRequest(0, [asked] * workers, 1, frozenset(), 0, {}, [{}] * workers, ResourceRequestStrategy.PACK)
+    reserved = _compute_reservations(request, {"machine": {"CPU": 1.0, "GPU": 1.0}})
+    assert ElasticScalingPolicy(scaling)._count_possible_workers(reserved) == workers
 
 
 @pytest.mark.parametrize(
