@@ -42,6 +42,8 @@ def connect(address: str | None) -> JobSubmissionClient:
     found = os.environ[name] if name else ""
     where = f"--address {address}" if address else f"{name}={found}" if name else "--address"
     give = "give the URL of its dashboard, like --address http://127.0.0.1:8265"
+    if address == "":  # of a variable that is not set; another cluster would be asked
+        raise UsageError(f"--address: is empty; {give}")
     if (address or name == _ADDRESS) and not re.match(r"https?://[^/\s]+", found):
         raise UsageError(f"{where}: is no URL of a cluster's dashboard; {give}")
     try:
@@ -145,9 +147,12 @@ def follow(client: JobSubmissionClient, job: str, show: Callable[[Record], None]
                 record = json.loads(line)
             except ValueError:
                 record = None
-            if isinstance(record, dict) and "event" in record:
-                show(record)
-            elif line:
+            try:
+                if isinstance(record, dict) and "event" in record:
+                    show(record)
+                elif line:
+                    say(line)
+            except (LookupError, TypeError, ValueError):  # another program's record, with other fields
                 say(line)
         details = client.get_job_info(job)
     except (RuntimeError, OSError, ClientError) as error:

@@ -21,6 +21,7 @@ Record = dict[str, Any]
 _PLAIN_SECONDS = 5.0  # between two lines of one phase on a pipe
 _JOB_SECONDS = 1.0  # between two steps in the output of a job, which Ray keeps whole and sends to whoever follows
 _WIDTH = 100
+_SHOWN = ("phase", "note", "ray", "start", "step", "eval", "progress", "trial", "cell", "result")  # to people
 _MARKS = {"certified": "green", "retained": "yellow", "undecided": "magenta", "violated": "bold red"}
 
 
@@ -52,9 +53,8 @@ class Terminal:
         if self.mode == "json":
             self._record(record)
             return
-        handler = getattr(self, f"_{record['event']}", None)
-        if handler is not None:
-            handler(record)
+        if record["event"] in _SHOWN:
+            getattr(self, f"_{record['event']}")(record)
 
     def _record(self, record: Record) -> None:
         """A line for machines; of a job's steps some, without what each task has, which the log keeps."""

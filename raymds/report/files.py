@@ -35,10 +35,13 @@ class RunFiles:
         broken.
         """
         metrics, outcome, tune = thinned(records(run.uri)), run.read("outcome.json"), run.read("tune.json")
+        missing = None
         if not metrics and tune is None:
-            raise UsageError("metrics.jsonl is missing: this is no run directory, or the run has not started yet")
-        if outcome is None:
-            raise UsageError("outcome.json is missing: the run has not finished (or this is no run directory)")
+            missing = "metrics.jsonl is missing: this is no run directory, or the run has not started yet"
+        elif outcome is None:
+            missing = "outcome.json is missing: the run has not finished (or this is no run directory)"
+        if outcome is None or missing:
+            raise UsageError(f"{run.uri}: {missing}")
         return cls(
             config=(run.read("config.yaml") or b"").decode("utf-8", "replace"),
             metrics=metrics,

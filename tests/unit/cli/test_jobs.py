@@ -2,7 +2,7 @@
 
 import signal
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from ray.exceptions import AuthenticationError
@@ -10,6 +10,7 @@ from ray.job_submission import JobStatus
 
 from raymds.cli import jobs
 from raymds.cli.main import main
+from raymds.cli.terminal import Terminal
 from raymds.config import Config, load
 from raymds.errors import UsageError
 
@@ -62,6 +63,13 @@ def test_the_address_that_is_given_wins(client: type[Client], monkeypatch: pytes
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     jobs.connect(DASHBOARD)
     assert client.addresses == [DASHBOARD]
+
+
+def test_an_address_of_a_variable_that_is_not_set(client: type[Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", DASHBOARD)
+    with pytest.raises(UsageError, match=r"^--address: is empty; give the URL"):
+        jobs.connect("")
+    assert client.addresses == []
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1:6379", "ray://10.0.0.1:10001", "auto", "http://", "127.0.0.1:8265"])
@@ -196,3 +204,22 @@ def test_a_follower_that_is_stopped_says_that_the_job_goes_on(
     assert main(["follow", "raysubmit_a"]) == status
     said = "raymds: the job goes on: raymds follow raysubmit_a shows it again, ray job stop raysubmit_a ends it\n"
     assert capsys.readouterr().err == said
+
+
+def test_another_programs_records_are_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Logs of other programs have an `event`, too."""
+    lines = ['{"event": "start", "user": 3}', '{"event": "title"}', '{"event": "phase", "phase": "training"}']
+
+    class Job:
+        def get_job_status(self, job: str) -> JobStatus:
+            return JobStatus.SUCCEEDED
+
+        def get_job_info(self, job: str) -> Any:
+            return SimpleNamespace(driver_exit_code=0, status=JobStatus.SUCCEEDED)
+
+    monkeypatch.setattr(jobs, "_lines", lambda client, job: iter(lines))
+    terminal = Terminal()
+    assert jobs.follow(cast(Any, Job()), "job", terminal.show, terminal.say) == 0
+    assert capsys.readouterr().out.splitlines() == [lines[0], "  training"]

@@ -89,7 +89,7 @@ def test_metrics_may_be_missing_only_in_a_search() -> None:
     assert "metrics.jsonl" not in made
     assert report_run.parsed(made).metrics == []
     del made["tune.json"]
-    with pytest.raises(UsageError, match=r"metrics\.jsonl is missing"):
+    with pytest.raises(UsageError, match=r"^\S+: metrics\.jsonl is missing"):
         report_run.parsed(made)
     with pytest.raises(UsageError, match=r"tune\.json is broken"):
         report_run.parsed(made | {"tune.json": b'{"schema": 1'})
@@ -98,7 +98,7 @@ def test_metrics_may_be_missing_only_in_a_search() -> None:
 def test_an_unfinished_search_and_a_missing_field_are_named() -> None:
     made = report_search.run()
     del made["outcome.json"]
-    with pytest.raises(UsageError, match=r"outcome\.json is missing"):
+    with pytest.raises(UsageError, match=r"^\S+: outcome\.json is missing"):
         report_run.parsed(made)
     with pytest.raises(UsageError, match="counts"):
         render(parsed(change=lambda tune: tune.pop("counts")))

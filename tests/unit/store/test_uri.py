@@ -37,7 +37,12 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("uri", "message"),
-    [("", "empty URI"), ("a\0b", "holds a NUL character"), ("ftp://host/file", "not a URI that can be read")],
+    [
+        ("", "empty URI"),
+        ("a\0b", "holds a NUL character"),
+        ("ftp://host/file", "not a URI that can be read"),
+        ("s3:/bucket/runs", r"^s3:/bucket/runs: has to begin with s3://$"),
+    ],
 )
 def test_uris_that_cant_be_used(uri: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
