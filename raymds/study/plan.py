@@ -93,9 +93,8 @@ class Plan:
         self._targets, self._methods = targets, methods
         _same_question(methods, self.settings)
         settings = [setting for tried in self.settings.values() for setting in tried]
-        layers = [self._shared, *self._data.values(), *targets.values(), *methods.values(), *settings]
-        if study.retained and any("task.retained" in layer for layer in layers):
-            raise UsageError(f"retained={study.retained}: task.retained is given too; leave one of the two out")
+        if study.retained and any("task.retained" in layer for layer in [*methods.values(), *settings]):
+            raise UsageError(f"retained={study.retained}: a method gives task.retained too; leave one of the two out")
         for key, numbers, least in (("seeds", study.seeds, 0), ("retained", study.retained, 1)):
             if len(set(numbers)) < len(numbers) or any(number < least for number in numbers):
                 raise UsageError(f"{key}={numbers}: has to be a list of different numbers, {least} or more")

@@ -85,7 +85,10 @@ def test_a_product_of_two_keys_is_tried(tmp_path: Path) -> None:
         ({"methods": {"a": {"task": {"protect": ["scene"]}}}}, r"methods.a.task.protect: can't be of a method"),
         ({"methods": {"a": {"try": {"data.uri": ["x", "y"]}}}}, r"methods.a.data.uri: can't be of a method"),
         ({"methods": {"a": {"model.weights": "x"}}}, r"methods.a.model.weights: can't be of a method"),
-        ({"retained": [3], "set": {"task.retained": 5}}, r"retained=\[3\]: task.retained is given too"),
+        (
+            {"retained": [3], "methods": {"a": {"task.retained": 5}}},
+            r"retained=\[3\]: a method gives task.retained too",
+        ),
         ({"seeds": []}, "seeds=.*: has to name a seed"),
         ({"seeds": [1, 1]}, r"seeds=\[1, 1\]: has to be a list of different numbers"),
         ({"retained": [0]}, r"retained=\[0\]: has to be a list of different numbers, 1 or more"),
