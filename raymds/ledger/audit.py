@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from raymds.errors import UsageError
@@ -26,8 +27,11 @@ def verify(
     """
     numbers = ledger.numbers()
     newest = max(numbers, default=0)
-    missing = sorted(set(range(1, newest + 1)) - set(numbers))
-    faults = [f"entry {number}: is missing" for number in missing]
+    pairs = [(a, b) for a, b in pairwise([0, *numbers]) if b > a + 1]
+    faults = [
+        f"entry {a + 1}: is missing" if b == a + 2 else f"entries {a + 1} to {b - 1}: are missing" for a, b in pairs
+    ]
+    after_gap = {b for _, b in pairs}
     entries = []
     before: str | None = None
     for number, data in zip(numbers, ledger.raw(numbers), strict=True):
@@ -37,7 +41,7 @@ def verify(
             faults.append(f"entry {number}: {error}")
         else:
             entries.append(entry)
-            faults += [f"entry {number}: {fault}" for fault in _links(entry, number, before, number - 1 in missing)]
+            faults += [f"entry {number}: {fault}" for fault in _links(entry, number, before, number in after_gap)]
             fault = entry.envelope.wrong(signature.ENTRY, keys) if keys else None
             faults += [f"entry {number}: {fault}"] if fault else []
         before = storage.sha256(data)

@@ -56,7 +56,7 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """All entries in order, of which only those not read before are read; UsageError where the chain is broken."""
-        return self._read_to(max(self.numbers(), default=0))
+        return self._read_to(self._last())
 
     def append(self, kind: str, content: dict[str, Any], subject: Subject | None = None) -> Entry:
         """Append an entry; its subject is the entry before it where no file is given."""
@@ -72,7 +72,7 @@ class Ledger:
     ) -> Entry:
         """Append an entry whose id and content `told` says from those before it, or find the one that it returns."""
         while True:
-            newest = max(self.numbers(), default=0)
+            newest = self._last()
             self._settle()
             known = self._read_to(newest)
             found = told(known)
@@ -81,6 +81,18 @@ class Ledger:
             placed = self._place(known[-1] if known else None, kind, *found, subject)
             if placed is not None:
                 return placed
+
+    def _last(self) -> int:
+        """The number of the newest entry, 0 where there is none; UsageError where one before it is missing."""
+        numbers = [number for number in self.numbers() if number]
+        gap = next((number for number, there in enumerate(numbers, 1) if number != there), None)
+        # One that was written while the names were listed may not be among them.
+        if gap is not None and not storage.exists(self.path(gap)):
+            raise UsageError(
+                f"{self.path(gap)}: is missing, and {numbers[-1]:09d}.json is there; raymds ledger verify {self.uri} "
+                "says what else was altered; put it back"
+            )
+        return max(numbers, default=0)
 
     def _read_to(self, newest: int) -> list[Entry]:
         wanted = range(len(self._known) + 1, newest + 1)
@@ -96,7 +108,7 @@ class Ledger:
         return list(self._known)
 
     def _newest(self) -> Entry | None:
-        number = max(self.numbers(), default=0)
+        number = self._last()
         self._settle()
         return decode(storage.read(self.path(number)), self.path(number)) if number else None
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from types import NoneType
 from typing import Any
 
@@ -11,15 +12,36 @@ from raymds.errors import UsageError
 from raymds.ledger import signature
 from raymds.store import uri as storage
 
+
+def _day(value: Any) -> bool:
+    """A day as waivers have it, in the one form whose order as text is that of the days."""
+    try:
+        return isinstance(value, str) and date.fromisoformat(value).isoformat() == value
+    except ValueError:
+        return False
+
+
+def _moment(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(datetime.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+def _outcome(value: Any) -> bool:
+    return value in ("new", "old")
+
+
 _OPTIONAL = (str, NoneType)
 _FILE = {"uri": _OPTIONAL, "sha256": str}
 _CERTIFICATE = {**_FILE, "verdict": str, "confidence": (int, float), "devsafety": (int, float)}
 _FILES = ("parent", "weights", "certificate")
-_HEAD = {"number": int, "previous": _OPTIONAL, "kind": str, "id": str, "time": str, "author": str, "content": dict}
-SHAPES: dict[str, Any] = {  # kind -> fields of its content; [shape]: a list of such, (shapes): any of them
+_HEAD = {"number": int, "previous": _OPTIONAL, "kind": str, "id": str, "time": _moment, "author": str, "content": dict}
+# kind -> fields of its content; [shape]: a list of such, (shapes): any of them, a function: says whether it fits
+SHAPES: dict[str, Any] = {
     "cycle": {
         "run": _OPTIONAL,
-        "outcome": str,  # new, old
+        "outcome": _outcome,
         "reason": str,
         "parent": _FILE,
         "weights": _FILE,  # of the outcome
@@ -34,7 +56,7 @@ SHAPES: dict[str, Any] = {  # kind -> fields of its content; [shape]: a list of 
     },
     "model": {"weights": _FILE},
     "use": {"split": str, "number": int, "confidence": float, "spent": float},
-    "waive": {"capability": str, "reason": str, "expires": str},
+    "waive": {"capability": str, "reason": str, "expires": _day},
 }
 LATER: dict[str, dict[str, Any]] = {"cycle": {"not_certifiable": []}}  # what may be left out, as in older entries
 
@@ -109,4 +131,6 @@ def fits(value: Any, shape: Any) -> bool:
         return isinstance(value, list) and all(fits(item, shape[0]) for item in value)
     if isinstance(shape, tuple):
         return any(fits(value, one) for one in shape)
+    if not isinstance(shape, type):
+        return bool(shape(value))
     return isinstance(value, shape) and not (shape is int and isinstance(value, bool))

@@ -116,7 +116,7 @@ def generate(name: str) -> tuple[str, str, str]:
     """Make a key pair: NAME.pem, which its owner alone may read, and NAME.pub.pem; both paths and the key id."""
     if "://" in name and not name.startswith("file://"):
         raise UsageError(f"{name}: a private key belongs on this machine; give a path")
-    base = storage.resolve(name)[1].removesuffix(".pem")
+    base = storage.resolve(name)[1].removesuffix(".pem").removesuffix(".pub")
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -167,7 +167,7 @@ def line(content: Any) -> bytes:
 def parse(data: bytes, where: str) -> Any:
     """JSON from anywhere; UsageError naming `where` for whatever is none, or could not be shown."""
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=storage.named_once)
         json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: damaged: not JSON: {str(error).splitlines()[0]}") from None
@@ -185,11 +185,15 @@ def opened(envelope: Any, data: bytes, where: str) -> Envelope:
     try:
         if line(envelope) + b"\n" != data or envelope["payloadType"] != _PAYLOAD:
             raise damaged
+        if not isinstance(envelope["signatures"], list):
+            raise damaged
         payload = _decoded(envelope["payload"])
         signatures = tuple((str(signed["keyid"]), _decoded(signed["sig"])) for signed in envelope["signatures"])
     except (KeyError, TypeError, ValueError, RecursionError):
         raise damaged from None
     content = parse(payload, where)
+    if line(content) != payload:
+        raise damaged
     if not (
         isinstance(content, dict)
         and content.get("_type") == _STATEMENT

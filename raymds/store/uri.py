@@ -35,6 +35,8 @@ def resolve(uri: str) -> tuple[Any, str]:
         raise UsageError("empty URI: give a path, s3://bucket/prefix or gs://bucket/prefix")
     if "\0" in uri:
         raise UsageError(f"{uri!r}: not a URI that can be read: it holds a NUL character")
+    if not uri.isascii() and uri.encode(errors="ignore").decode() != uri:
+        raise UsageError(f"{uri!r}: not a URI that can be read: it is no text in UTF-8")
     if "://" not in uri or uri.startswith("file://"):
         return pafs.LocalFileSystem(), str(_local(uri))
     if uri.startswith(("s3://", "gs://")):
@@ -299,7 +301,7 @@ def read_json(uri: str) -> dict[str, Any] | None:
     if data is None:
         return None
     try:
-        content = json.loads(data, object_pairs_hook=_named_once)
+        content = json.loads(data, object_pairs_hook=named_once)
     except RecursionError:
         raise UsageError(f"{uri}: damaged: JSON nested too deeply; copy it again") from None
     except ValueError as error:
@@ -309,7 +311,7 @@ def read_json(uri: str) -> dict[str, Any] | None:
     return content
 
 
-def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; of a name that stands twice, one reader would take the first value and another the last."""
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -150,6 +150,12 @@ def test_removed_and_moved_entries_are_found(whole: Path, tmp_path: Path) -> Non
         assert f"entry {at + 1}: says that it is entry {at + 2}; entries were moved" in faults(tmp_path, files=False)
         files[at + 1].write_bytes(contents[at + 1])
         files[at].write_bytes(contents[at])
+    far = tmp_path / "ledger" / "999999999.json"  # no list of all that is missing has room in memory
+    far.write_bytes(contents[4])
+    assert faults(tmp_path, files=False)[0] == "entries 6 to 999999998: are missing"
+    with pytest.raises(UsageError, match=r"000000006\.json: is missing, and 999999999\.json is there"):
+        Ledger(str(tmp_path / "ledger")).entries()
+    far.unlink()
     files[4].unlink()
     assert faults(tmp_path, files=False) == []  # a chain alone can't show it
     (fault,) = faults(tmp_path, files=False, head=head)

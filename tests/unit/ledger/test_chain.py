@@ -133,6 +133,15 @@ def test_appending_reads_the_newest_entry_alone(tmp_path: Path, monkeypatch: pyt
     assert files == ["000000020.json", "000000021.json"]  # and what was written, to see that it stands
 
 
+def test_an_entry_that_a_listing_skipped_is_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is listed while others write to it may show what was written last, and not what was before it."""
+    ledger = Ledger(str(tmp_path), "a")
+    for name in "abc":
+        append(ledger, name)
+    monkeypatch.setattr(Ledger, "numbers", lambda self: [1, 3])
+    assert [entry.content["capability"] for entry in Ledger(str(tmp_path)).entries()] == ["a", "b", "c"]
+
+
 def test_the_author_is_gits_where_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git = tmp_path / "config"
     git.write_text("[user]\n name = A. Nother\n email = a@example.org\n")

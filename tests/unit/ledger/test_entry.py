@@ -5,7 +5,7 @@ import pytest
 from raymds.errors import UsageError
 from raymds.ledger.entry import SHAPES, decode, encode, fits
 
-HEAD = {"number": 1, "previous": None, "kind": "model", "id": "x", "time": "t", "author": "a"}
+HEAD = {"number": 1, "previous": None, "kind": "model", "id": "x", "time": "2026-01-01T00:00:00+00:00", "author": "a"}
 CONTENT = {"weights": {"uri": None, "sha256": "s"}}
 
 
@@ -29,6 +29,20 @@ def test_a_field_of_another_type_is_no_entry(change: dict[str, object]) -> None:
         decode(encode({**HEAD, "content": CONTENT, **change}, ("file", "s"), None), "here")
 
 
+@pytest.mark.parametrize("expires", ["never", "31.12.2020", "2020-1-1", "20200101", "", "9999", 1])
+def test_a_waiver_whose_last_day_is_none_is_no_entry(expires: object) -> None:
+    """As text "never" comes after every day, so that it would be waived for ever."""
+    content = {"capability": "w:rain", "reason": "r", "expires": expires}
+    with pytest.raises(UsageError, match="can't read"):
+        decode(encode({**HEAD, "kind": "waive", "content": content}, ("file", "s"), None), "here")
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-02-30T00:00:00+00:00", ""])
+def test_a_time_that_is_none_is_no_entry(time: str) -> None:
+    with pytest.raises(UsageError, match="is no entry"):
+        decode(encode({**HEAD, "content": CONTENT, "time": time}, ("file", "s"), None), "here")
+
+
 def test_fits() -> None:
     assert fits({"a": [1], "b": None, "more": 1}, {"a": [int], "b": (str, type(None))})
     assert not fits({"a": [1, "x"]}, {"a": [int]})
@@ -46,6 +60,7 @@ def test_an_entry_of_before_there_was_a_field_is_read_and_a_wrong_one_is_not() -
     }  # fmt: skip
     head = {**HEAD, "kind": "cycle", "content": content}
     assert decode(encode(head, ("file", "s"), None), "here").content == content
-    head["content"] = content | {"not_certifiable": "w:snow"}
-    with pytest.raises(UsageError, match="can't read"):
-        decode(encode(head, ("file", "s"), None), "here")
+    for wrong in ({"not_certifiable": "w:snow"}, {"outcome": "New"}, {"outcome": []}):
+        head["content"] = content | wrong
+        with pytest.raises(UsageError, match="can't read"):
+            decode(encode(head, ("file", "s"), None), "here")

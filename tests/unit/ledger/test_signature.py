@@ -123,3 +123,34 @@ def test_a_public_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="another kind than Ed25519"):
         signature.public_key(str(file))
     assert isinstance(KEY.public_key(), Ed25519PublicKey)
+
+
+@pytest.mark.parametrize("signatures", [{}, "", None])
+def test_signatures_are_a_list(signatures: object) -> None:
+    envelope = signature.seal(signature.statement(signature.ENTRY, "file", "s", {}), None) | {"signatures": signatures}
+    with pytest.raises(UsageError, match="not a DSSE envelope"):
+        signature.unseal(signature.line(envelope) + b"\n", "here")
+
+
+def test_a_name_that_stands_twice_is_refused_within_a_payload_and_without() -> None:
+    payload = signature.line(signature.statement(signature.ENTRY, "file", "s", {"n": 1})).replace(
+        b'"n":1', b'"n":2,"n":1'
+    )
+    envelope = {**signature.seal({}, None), "payload": base64.b64encode(payload).decode()}
+    with pytest.raises(UsageError, match="'n' stands twice"):
+        signature.unseal(signature.line(envelope) + b"\n", "here")
+    with pytest.raises(UsageError, match=r"here: damaged: .*'a' stands twice"):
+        signature.parse(b'{"a": 1, "a": 2}', "here")
+
+
+def test_a_payload_in_another_form_is_refused() -> None:
+    payload = signature.line(signature.statement(signature.ENTRY, "file", "s", {"n": 1})) + b" "
+    with pytest.raises(UsageError, match="damaged or altered"):
+        signature.unseal(
+            signature.line({**signature.seal({}, None), "payload": base64.b64encode(payload).decode()}) + b"\n", "here"
+        )
+
+
+def test_a_private_key_never_gets_the_name_of_a_public_one(tmp_path: Path) -> None:
+    private, public, _ = signature.generate(str(tmp_path / "fleet.pub.pem"))
+    assert (private, public) == (str(tmp_path / "fleet.pem"), str(tmp_path / "fleet.pub.pem"))

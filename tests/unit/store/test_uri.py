@@ -40,6 +40,7 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     [
         ("", "empty URI"),
         ("a\0b", "holds a NUL character"),
+        ("a\ud800b", "no text in UTF-8"),
         ("ftp://host/file", "not a URI that can be read"),
         ("s3:/bucket/runs", r"^s3:/bucket/runs: has to begin with s3://$"),
     ],
