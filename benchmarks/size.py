@@ -14,8 +14,10 @@ Times are those of the processor, as a busy machine's clock counts what others d
 - step: medians in milliseconds: of `sampler.batch`; of the constrained step, `whole step` with towers that compute
   nothing, `step` without the calls into model and optimiser; the mean of its records on their way to
   TensorBoard, with the thread that writes them.
-- read: one of 8 ranks streams the split through `Loader`: the bytes that it fetches by those that it uses, and what
-  share of the split it pins, positives and retained examples, beforehand.
+- read: one of 8 ranks streams the split through `Loader`, in windows of as many shards as data.memory has by default:
+  `fetched/part`, the shards that it fetches by an eighth of those that the steps of all ranks use (1: each is fetched
+  by one rank, 8: by all); `fetched/used`, the bytes that it fetches by those that it uses, where rows that are pinned
+  lie in every shard; and what share of the split it pins, positives and retained examples, beforehand.
 """
 
 import argparse
@@ -57,7 +59,7 @@ from raymds.train import cycle, limits, prepared, seeing
 CLASSES, ROWS = (5, 364, 5000), (10_000, 100_000, 1_000_000, 10_000_000)
 LEAST = 20  # rows of a class
 PER_SHARD, SHARD_BYTES = 128, 8 * 10**6  # as images of 60 KB are ingested
-RANKS, WINDOW, STREAMED = 8, 4, 5  # ranks; shards that are shuffled together; windows that go by
+RANKS, RANK, STREAMED = 8, 3, 2  # ranks; the one that reads; windows that go by
 PRINTS = 24  # bytes of a row's prints in a labels file
 
 
@@ -235,26 +237,25 @@ class Counting(Reader):
 
 
 def streamed(split: Split, sampler: Sampler, clock: Clock) -> dict[str, float]:
-    """What one of 8 ranks fetches, by what it uses of that; how much of the split it pins beforehand.
-
-    In windows of a few shards, so that whole ones go by within a benchmark: the ratio does not depend on how large.
-    """
-    split = dataclasses.replace(split, window=WINDOW)
-    sampler = dataclasses.replace(sampler, negative_blocks=split.blocks(sampler.negative))
-    reader = Counting([file for file, _ in split.files], 2 * WINDOW * SHARD_BYTES)
+    """What one of 8 ranks fetches, by what it uses of that; how much of the split it pins beforehand."""
+    reader = Counting([file for file, _ in split.files], 2 * split.window * SHARD_BYTES)
     own = dataclasses.replace(split, reader=reader, shard=0, _pinned={})
     rows = np.unique(np.concatenate([sampler.positive, *sampler.retained, *(sampler.held or ())]))
     with clock("pinning"):
         own.pin(rows)
     pinned, reader.fetched = reader.fetched, 0
-    source = Loader(own, lambda step: sampler.batch(step).share(0, RANKS), NO_FIT, 0)
-    used = 0
-    for step in range(-(-STREAMED * WINDOW * PER_SHARD // sampler.negatives)):
-        used += len(np.setdiff1d(source.get(step).batch.negative, rows))
+    source = Loader(own, lambda step: sampler.batch(step).share(RANK, RANKS), NO_FIT, 0)
+    used, touched, fresh = 0, set[int](), np.ones(len(split), dtype=bool)
+    fresh[rows] = False  # what is pinned is not fetched again
+    for step in range(STREAMED * split.window * PER_SHARD // sampler.negatives):
+        used += int(fresh[source.get(step).batch.negative].sum())
+        drawn = sampler.batch(step).negative
+        touched.update(split.shard_of(drawn[fresh[drawn]]).tolist())
     source.close()
     # Where a class has few rows, all of them are pinned, and nothing is left to be fetched.
-    ratio = {"fetched/used": reader.fetched / (used * SHARD_BYTES / PER_SHARD)} if used else {}
-    return ratio | {"pinned": pinned / (len(split.files) * SHARD_BYTES)}
+    shards = reader.fetched / SHARD_BYTES
+    ratios = {"fetched/part": RANKS * shards / len(touched), "fetched/used": shards * PER_SHARD / used} if used else {}
+    return ratios | {"pinned": pinned / (len(split.files) * SHARD_BYTES)}
 
 
 class _NoFit:

@@ -1,7 +1,7 @@
-"""The global batch as a pure function of (seed, step), and each rank's slice of it.
+"""The global batch as a pure function of (seed, step), and each rank's share of it.
 
-The state is the step, one integer. Nothing here depends on the number of ranks except `share`, so the same rows are
-seen in the same order on any number of workers.
+The state is the step, one integer. Nothing here depends on the number of ranks except `dealt` and `share`, so each step
+has the same rows on any number of workers.
 
 Legend of shapes: P positives, N negatives, K sampled tasks, b examples per task.
 """
@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+from raymds.data import deal
+from raymds.data.deal import Along, Layout, cut
+
+Rows = deal.Rows
 
 _POSITIVE, _NEGATIVE, _TASKS, _RETAINED, _EXAMPLES = range(5)  # streams of random numbers
 _SHARDS = 6  # the order of the shards, for retained examples or below one of the others
@@ -33,16 +35,34 @@ class Batch:
     example: Rows  # (K·b,) retained examples, task by task: those that are trained on
     example_task: Rows  # (K·b,) constrained task of each
     held: Rows | None = None  # (K·b,) likewise: those that λ is measured on, where they are others
+    positive_along: Along | None = None  # (P,) of a pool that is streamed, whose rows go where their shards are read
+    negative_along: Along | None = None  # (N,)
+
+    def dealt(self, ranks: int) -> tuple[list[Rows], list[Rows]]:
+        """Every rank's positives and its negatives: of both together as many as any other rank has, or one more.
+
+        Positives beside streamed negatives are pinned, so any rank can take them: one whose shards have few rows in
+        this step takes more.
+        """
+        P, N = len(self.positive), len(self.negative)
+        if ranks > 1 and self.positive_along is None and self.negative_along is not None:
+            room = shares(P + N, ranks)
+            negative = deal.deal(self.negative, self.negative_along, room)
+            return cut(self.positive, [most - len(own) for most, own in zip(room, negative, strict=True)]), negative
+        return _dealt(self.positive, self.positive_along, ranks), _dealt(self.negative, self.negative_along, ranks)
 
     def share(self, rank: int, ranks: int) -> "Batch":
-        """This rank's contiguous slices; the sizes are those of `shares`."""
+        """This rank's pairs, as they are dealt, and contiguous slices of the examples; those have sizes of `shares`."""
+        positive, negative = self.dealt(ranks)
         return replace(
             self,
-            positive=_slice(self.positive, rank, ranks),
-            negative=_slice(self.negative, rank, ranks),
+            positive=positive[rank],
+            negative=negative[rank],
             example=_slice(self.example, rank, ranks),
             example_task=_slice(self.example_task, rank, ranks),
             held=None if self.held is None else _slice(self.held, rank, ranks),
+            positive_along=None,
+            negative_along=None,
         )
 
 
@@ -53,6 +73,10 @@ class Blocks:
     shard: Rows  # (n,) of each row of the pool
     shards: int  # of the split
     window: int
+
+    def places(self, key: tuple[int, ...]) -> Rows:
+        """The place of each shard in the order of an epoch."""
+        return _permutation(self.shards, (*key, _SHARDS))
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,7 @@ class Sampler:
     positive_blocks: Blocks | None = None
     negative_blocks: Blocks | None = None
     held: Sequence[Rows] | None = None  # per constrained task, those that λ is measured on; None: the same ones
-    _orders: dict[tuple[int, ...], dict[int, Rows]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _orders: dict[int, dict[int, "_Epoch"]] = field(default_factory=dict, init=False, compare=False, repr=False)
     _batches: dict[int, Batch] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
@@ -92,10 +116,14 @@ class Sampler:
 
     def _drawn(self, step: int) -> Batch:
         tasks = self._tasks(step)
+        positive, of_positive = self._draw(self.positive, self.positives, step, _POSITIVE, self.positive_blocks)
+        negative, of_negative = self._draw(self.negative, self.negatives, step, _NEGATIVE, self.negative_blocks)
         return Batch(
             step=step,
-            positive=self._draw(self.positive, self.positives, step, _POSITIVE, blocks=self.positive_blocks),
-            negative=self._draw(self.negative, self.negatives, step, _NEGATIVE, blocks=self.negative_blocks),
+            positive=positive,
+            negative=negative,
+            positive_along=of_positive,
+            negative_along=of_negative,
             tasks=tasks,
             example=self._of_tasks[0].draw(tasks, step),
             example_task=np.repeat(tasks, self.images_per_task),
@@ -120,18 +148,28 @@ class Sampler:
         epoch, position = divmod(step, m // math.gcd(m, K))
         return _permutation(m, (self.seed, _TASKS, epoch))[(position * K + np.arange(K)) % m]
 
-    def _draw(self, pool: Rows, count: int, step: int, *stream: int, blocks: Blocks | None = None) -> Rows:
+    def _draw(self, pool: Rows, count: int, step: int, stream: int, blocks: Blocks | None) -> tuple[Rows, Along | None]:
         if count == 0:
-            return pool[:0]
+            return pool[:0], None
         if len(pool) < count:
-            return _again(pool, count, (self.seed, *stream, step), blocks)
+            return _again(pool, count, (self.seed, stream, step), blocks), None
         epoch, position = divmod(step, len(pool) // count)
         orders = self._orders.setdefault(stream, {})
         if epoch not in orders:
             if len(orders) == 2:  # steps are asked for a few ahead: this epoch's and the next one's
                 del orders[next(iter(orders))]
-            orders[epoch] = _order(len(pool), blocks, (self.seed, *stream, epoch))
-        return pool[orders[epoch][position * count : (position + 1) * count]]
+            orders[epoch] = _Epoch(len(pool), blocks, (self.seed, stream, epoch))
+        index = orders[epoch].order[position * count : (position + 1) * count]
+        layout = orders[epoch].layout
+        return pool[index], None if layout is None else layout.along(index)
+
+
+class _Epoch:
+    """The order of a pool's rows in an epoch and, of a streamed one, where they lie in its windows."""
+
+    def __init__(self, n: int, blocks: Blocks | None, key: tuple[int, ...]) -> None:
+        self.order = _order(n, blocks, key)
+        self.layout = Layout.of(blocks.shard, blocks.places(key), blocks.window) if blocks else None
 
 
 class _Pools:
@@ -223,8 +261,7 @@ def _order(n: int, blocks: Blocks | None, key: tuple[int, ...]) -> Rows:
     """A permutation of a pool: of all of it, or window by window."""
     order = _permutation(n, key)
     if blocks:
-        place = _permutation(blocks.shards, (*key, _SHARDS))
-        order = order[_stable((place // blocks.window)[blocks.shard[order]])]
+        order = order[_stable((blocks.places(key) // blocks.window)[blocks.shard[order]])]
     return order
 
 
@@ -249,7 +286,10 @@ def shares(n: int, ranks: int) -> list[int]:
     return [(r + 1) * n // ranks - r * n // ranks for r in range(ranks)]
 
 
-def _slice(rows: Rows, rank: int, ranks: int) -> Rows:
+def _dealt(rows: Rows, along: Along | None, ranks: int) -> list[Rows]:
     sizes = shares(len(rows), ranks)
-    start = sum(sizes[:rank])
-    return rows[start : start + sizes[rank]]
+    return cut(rows, sizes) if along is None or ranks == 1 else deal.deal(rows, along, sizes)
+
+
+def _slice(rows: Rows, rank: int, ranks: int) -> Rows:
+    return rows[rank * len(rows) // ranks : (rank + 1) * len(rows) // ranks]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from raymds.config import Config
 from raymds.data.loader import Loaded
-from raymds.data.sampler import Rows, Sampler, shares
+from raymds.data.sampler import Rows, Sampler
 from raymds.data.split import Split
 from raymds.method import constraints, contrastive, dist
 from raymds.model import ClipWithHeads, class_means
@@ -257,9 +257,10 @@ class ConstrainedCycle:
 
     def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, float]:
         """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""
-        settings, ranks, batch = self._config.objective, dist.world_size(), loaded.batch
-        P, N, t = self.sampler.positives, self.sampler.negatives, settings.temperature
-        sizes_P, sizes_N, p = shares(P, ranks), shares(N, ranks), len(batch.positive)
+        batch, t = loaded.batch, self._config.objective.temperature
+        P, N, p = self.sampler.positives, self.sampler.negatives, len(batch.positive)
+        dealt_P, dealt_N = self.sampler.batch(batch.step).dealt(dist.world_size())
+        sizes_P, sizes_N = [len(rows) for rows in dealt_P], [len(rows) for rows in dealt_N]
         pairs = torch.cat([image[: len(text)], text], dim=1)  # image and text embedding side by side
         with clock("exchange"):
             positive, negative = pairs[:p], pairs[p:]
@@ -270,7 +271,7 @@ class ConstrainedCycle:
         log_g = torch.stack([contrastive.log_normaliser(d.double(), t) for d in own], dim=1)
         with clock("exchange"):
             log_g = dist.all_gather(log_g, sizes_P)
-        log_s = self._track(self.sampler.batch(batch.step).positive, log_g)
+        log_s = self._track(np.concatenate(dealt_P), log_g)
         start = sum(sizes_P[: dist.rank()])
         rows = [contrastive.surrogate(d, log_s[start : start + p, i], t) for i, d in enumerate(own)]
         # Columns: everybody else's positives against own negatives, which see no other gradient of those pairs.

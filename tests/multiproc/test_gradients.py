@@ -2,6 +2,7 @@
 
 import multiprocessing
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,43 +33,46 @@ def join(rank: int, ranks: int, rendezvous: str) -> None:
     td.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=ranks)
 
 
-def begin(rank: int, ranks: int, config: Config) -> tuple[ConstrainedCycle, Sampler, Loader]:
-    """A cycle in fp64 on one rank of a group."""
+def begin(rank: int, ranks: int, config: Config, window: int = 0) -> tuple[ConstrainedCycle, Sampler, Loader]:
+    """A cycle in fp64 on one rank of a group, its split streamed in windows of as many shards."""
     data = DataSet.open(config.data.uri)
     tasks = resolve(config.task, data.attributes)
-    train = data.load("train")
+    train = replace(data.load("train"), window=window)
     net = load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, 0).double()
     sampler = build_sampler(train, tasks, config)
     training = ConstrainedCycle(net, train, tasks, sampler, config)
     return training, sampler, Loader(train, lambda step: sampler.batch(step).share(rank, ranks), net.preprocess, 0)
 
 
-def run_rank(rank: int, ranks: int, folder: str, configs: dict[str, Config]) -> None:
+def run_rank(rank: int, ranks: int, folder: str, configs: dict[str, Config], window: int = 0) -> None:
     """Two steps in fp64 of each config; rank 0 writes the gradients and weights that they end with."""
     join(rank, ranks, f"{folder}/rendezvous-{ranks}")
     for name, config in configs.items():
-        result = two_steps(rank, ranks, config)
+        result = two_steps(rank, ranks, config, window)
         if rank == 0:
             torch.save(result, f"{folder}/{name}-{ranks}.pt")
     td.destroy_process_group()
 
 
-def two_steps(rank: int, ranks: int, config: Config) -> dict[str, torch.Tensor]:
+def two_steps(rank: int, ranks: int, config: Config, window: int) -> dict[str, torch.Tensor]:
     """Every parameter's gradient in two steps, and the state after them."""
-    training, sampler, loader = begin(rank, ranks, config)
+    training, sampler, loader = begin(rank, ranks, config, window)
     training.measure_old()
     training.begin()
     result: dict[str, torch.Tensor] = {}
-    absent = False
+    absent, uneven = False, 0
     for step in range(STEPS):
         loaded = loader.get(step)
         absent |= len(set(sampler.batch(step).example_task) - set(loaded.batch.example_task)) > 0
+        sizes = [len(rows) for rows in sampler.batch(step).dealt(ranks)[1]]
+        uneven = max(uneven, max(sizes) - min(sizes))
         training.step(loaded)
         for name, parameter in training._learner.names.items():
             assert parameter.grad is not None, name
             result[f"{step}.{name}"] = parameter.grad.clone()
     result |= {f"state.{name}": value for name, value in training.state_dict().items()}
     loader.close()
+    result["uneven"] = torch.tensor(float(uneven))
     return result | {"absent": dist.all_reduce_sum(torch.tensor(float(absent)))}
 
 
@@ -192,6 +196,21 @@ def test_neither_do_those_of_other_towers(config: Config, tmp_path: Path) -> Non
         mp.start_processes(run_rank, (ranks, str(tmp_path), configs), nprocs=ranks, start_method="forkserver")
     for name in TOWERS:
         compare(*(torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2)))
+
+
+def test_neither_do_those_of_a_streamed_split(config: Config, tmp_path: Path) -> None:
+    """Its negatives are dealt by their shards, and the positives so that each rank has as many pairs."""
+    few = deepcopy(config)
+    few.objective.batch, few.objective.positive_share = 8, 0.25  # ranks without positives, or without negatives
+    configs = {"streamed": config, "few": few}
+    for ranks in (1, 2, 4):
+        arguments = (ranks, str(tmp_path), configs, 2)
+        mp.start_processes(run_rank, arguments, nprocs=ranks, start_method="forkserver")
+    for name in configs:
+        one, *others = (torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2, 4))
+        for many in others:
+            compare(one, many)
+        assert many["uneven"] > 1  # more than slices are
 
 
 def test_a_change_of_workers_in_mid_run_changes_nothing(config: Config, tmp_path: Path) -> None:

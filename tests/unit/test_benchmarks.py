@@ -92,6 +92,7 @@ def test_size(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["start"].keys() >= {"labels file", "manifest", "counts", "sampler", "pinning"}
     assert found["step"].keys() == {"batch", "step", "records", "whole step"}
     assert found["read"]["fetched/used"] >= 1
+    assert 0.9 < found["read"]["fetched/part"] < 2  # 8 where every rank reads every shard
 
 
 def test_measure(figures: Any, tmp_path: Path) -> None:

@@ -103,6 +103,46 @@ def test_a_streamed_pool_needs_a_few_shards_at_a_time_in_random_order() -> None:
     assert len(np.unique(first)) > 1  # rows of the window's shards come mixed
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("streamed_pool", ["negative", "positive"])
+def test_ranks_share_a_streamed_batch_without_loss_and_evenly(ranks: int, streamed_pool: str) -> None:
+    """The same global batch for any number of ranks, each row on one of them, as many pairs on each or one more."""
+    shard = {"negative": SHARD, "positive": np.repeat(np.arange(5), 8)}[streamed_pool]
+    made = replace(sampler(), **{f"{streamed_pool}_blocks": Blocks(shard, int(shard[-1]) + 1, 4)})
+    for step in range(60):
+        batch = made.batch(step)
+        shares = [batch.share(rank, ranks) for rank in range(ranks)]
+        for name in ("positive", "negative"):
+            parts = [getattr(share, name) for share in shares]
+            assert np.array_equal(np.sort(np.concatenate(parts)), np.sort(getattr(batch, name)))
+            assert all(map(np.array_equal, parts, batch.dealt(ranks)[name == "negative"]))
+            if ranks == 1:
+                assert np.array_equal(parts[0], getattr(batch, name))
+        sizes = [len(share.positive) + len(share.negative) for share in shares]
+        assert max(sizes) - min(sizes) <= 1 + (streamed_pool == "positive")  # there each part is within one
+        assert np.array_equal(np.concatenate([share.example for share in shares]), batch.example)
+
+
+@pytest.mark.parametrize(("positives", "negatives", "most"), [(64, 64, 1.05), (8, 120, 1.8), (128, 0, 2.0)])
+def test_eight_ranks_read_few_shards_of_a_streamed_pool_twice(positives: int, negatives: int, most: float) -> None:
+    """Of 8 they would each read all; near to once where pinned positives even out, at most twice where nothing does."""
+    shard = np.repeat(np.arange(96), 32)
+    pool, blocks = np.arange(len(shard)), Blocks(shard, 96, 32)
+    streams = "negative" if negatives else "positive"
+    others = {"negative": "positive", "positive": "negative"}[streams]
+    made = replace(
+        sampler(), positives=positives, negatives=negatives, **{streams: pool, f"{streams}_blocks": blocks},
+        **{others: np.arange(200)},
+    )  # fmt: skip
+    steps = 32 * 32 // max(positives, negatives)
+    fetched, used = 0, 0
+    for window in range(3):
+        batches = [made.batch(step) for step in range(window * steps, (window + 1) * steps)]
+        read = [{*shard[np.concatenate([getattr(b.share(r, 8), streams) for b in batches])]} for r in range(8)]
+        fetched, used = fetched + sum(map(len, read)), used + len(set().union(*read))
+    assert fetched / used <= most
+
+
 def test_a_window_of_all_shards_is_the_plain_shuffle() -> None:
     for step in (0, 31):
         assert np.array_equal(streamed(30).batch(step).negative, sampler().batch(step).negative)
