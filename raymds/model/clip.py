@@ -3,27 +3,22 @@
 Legend of shapes: B images, T texts, U distinct token rows, L tokens, W text width, D embedding width, C classes.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Self
 
-import open_clip
 import torch
-from open_clip.model import CustomTextCLIP
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
-from open_clip.transformer import TextTransformer, text_global_pool
+from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from raymds.errors import UsageError
-from raymds.model import precision
+from raymds.model import build, precision
 from raymds.model.files import read_weights
 from raymds.model.freeze import freeze
 from raymds.model.heads import HEADS, RANK, TaskHeads, trained_rank
-from raymds.model.identity import ARCHITECTURES, Asked, Identity, Prompts, identify
+from raymds.model.identity import Asked, Identity, Prompts, identify
 
 LabelSets = Mapping[str, Mapping[str, Sequence[str]]]  # attribute -> class -> its sentences
 
@@ -49,8 +44,8 @@ class ClipWithHeads(nn.Module):
         super().__init__()
         self.identity = architecture if isinstance(architecture, Identity) else identify(Asked(architecture), None)
         self.classes = list(classes)
-        self.clip = _create(self.identity, seed)
-        self.tokenizer = tokenizer = _tokenizer(self.identity)
+        self.clip = build.network(self.identity, seed)
+        self.tokenizer = tokenizer = build.tokenizer(self.identity)
         # Prompts come at every step and captions at every epoch; in Python they take a tenth of a small model's step.
         self._token_row = lru_cache(_CACHED)(lambda text: tokenizer([text])[0].long().numpy().tobytes())
         text = self.clip.text
@@ -308,52 +303,3 @@ def load(
     model.check_text_tower()
     model.note = found.found.note
     return model
-
-
-def _tokenizer(identity: Identity) -> Any:
-    """open_clip's tokenizer; a built-in architecture may have byte-pair merges of its own for a small vocabulary."""
-    text = identity.model_cfg["text_cfg"]
-    length, options = text.get("context_length", 77), text.get("tokenizer_kwargs") or {}
-    merges = ARCHITECTURES / f"{identity.architecture}.bpe.gz"
-    if identity.architecture and merges.is_file():
-        return SimpleTokenizer(bpe_path=str(merges), context_length=length)
-    name = text.get("hf_tokenizer_name")
-    if not name:
-        try:
-            return SimpleTokenizer(context_length=length, **options)
-        except TypeError as error:
-            raise UsageError(
-                f"model.name={identity.called}: open_clip {open_clip.__version__} can't make its tokenizer: {error}"
-            ) from None
-    try:
-        return HFTokenizer(name, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options)
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UsageError(
-            f"model.name={identity.called}: its tokenizer {name} can't be had: {first}; it needs `pip install "
-            "transformers`, and the hub or a copy in its cache (HF_HOME)"
-        ) from None
-
-
-def _create(identity: Identity, seed: int) -> Any:
-    """An open_clip model with a separate text tower and random weights that depend on the seed alone."""
-    config = deepcopy(dict(identity.model_cfg))
-    config.pop("custom_text", None)
-    if "hf_model_name" in config.get("text_cfg", {}):
-        raise UsageError(f"model.name={identity.called}: its text tower comes from a hub, which raymds does not use")
-    if "multimodal_cfg" in config:
-        raise UsageError(f"model.name={identity.called}: is a CoCa model, whose text tower raymds does not know")
-    config["vision_cfg"] = config["vision_cfg"] | {"timm_model_pretrained": False}
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed)
-        try:
-            clip = CustomTextCLIP(**config)
-        except (ArithmeticError, AssertionError, LookupError, TypeError, RuntimeError, ValueError) as error:
-            raise UsageError(
-                f"model.name={identity.called}: open_clip {open_clip.__version__} can't build it: {error}"
-            ) from None
-    text = clip.text
-    if not isinstance(text, TextTransformer) or text.cls_emb is not None or text.pool_type == "none":
-        raise UsageError(f"model.name={identity.called}: its text tower is of a kind that raymds does not know")
-    return clip
