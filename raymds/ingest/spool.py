@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 from raymds.store import uri as storage
 
-_FILE = 2**26  # bytes of a file, which memory holds until it is written
+_FILE = 2**25  # bytes of a file, which memory holds until it is written
 
 
 class Piece(NamedTuple):

@@ -50,4 +50,4 @@ def test_a_table_of_images_is_never_whole_in_memory(tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text("{image: image, attributes: [sky]}")
     command = [sys.executable, "-c", READ, str(tmp_path)]
     grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert grown < 240 * 1024  # KiB: a file of 64 MiB, joined, and what is read ahead
+    assert grown < 240 * 1024  # KiB: a file of 32 MiB, joined, and what is read ahead
