@@ -238,12 +238,12 @@ class Counting(Reader):
 
 def streamed(split: Split, sampler: Sampler, clock: Clock) -> dict[str, float]:
     """What one of 8 ranks fetches, by what it uses of that; how much of the split it pins beforehand."""
-    reader = Counting([file for file, _ in split.files], 2 * split.window * SHARD_BYTES)
-    own = dataclasses.replace(split, reader=reader, shard=0, _pinned={})
+    pinning, reader = (Counting([file for file, _ in split.files], 2 * split.window * SHARD_BYTES) for _ in range(2))
+    own = dataclasses.replace(split, reader=pinning, shard=0, _pinned={})
     rows = np.unique(np.concatenate([sampler.positive, *sampler.retained, *(sampler.held or ())]))
     with clock("pinning"):
         own.pin(rows)
-    pinned, reader.fetched = reader.fetched, 0
+    own = dataclasses.replace(own, reader=reader)  # which holds nothing yet
     source = Loader(own, lambda step: sampler.batch(step).share(RANK, RANKS), NO_FIT, 0)
     used, touched, fresh = 0, set[int](), np.ones(len(split), dtype=bool)
     fresh[rows] = False  # what is pinned is not fetched again
@@ -255,7 +255,7 @@ def streamed(split: Split, sampler: Sampler, clock: Clock) -> dict[str, float]:
     # Where a class has few rows, all of them are pinned, and nothing is left to be fetched.
     shards = reader.fetched / SHARD_BYTES
     ratios = {"fetched/part": RANKS * shards / len(touched), "fetched/used": shards * PER_SHARD / used} if used else {}
-    return ratios | {"pinned": pinned / (len(split.files) * SHARD_BYTES)}
+    return ratios | {"pinned": pinning.fetched / (len(split.files) * SHARD_BYTES)}
 
 
 class _NoFit:

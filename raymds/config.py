@@ -246,13 +246,13 @@ def _preset(name: str | Mapping[str, Any]) -> DictConfig:
     if not isinstance(name, str):
         return OmegaConf.create(dict(name))
     built_in = {path.name.removesuffix(".yaml"): path for path in (resources.files("raymds") / "presets").iterdir()}
-    if not name or Path(name).is_dir():
+    if not name or (Path(name).is_dir() and name not in built_in):  # `make demo` leaves a directory of that name
         what = f"preset {name}: is a directory" if name else "preset: is empty"
         raise UsageError(f"{what}; give a file, like the config.yaml of a run directory, or a built-in preset's name")
-    if "://" in name or Path(name).exists():
-        content = storage.read(name)
-    elif name in built_in:
+    if name in built_in and not Path(name).is_file():
         content = built_in[name].read_bytes()
+    elif "://" in name or Path(name).exists():
+        content = storage.read(name)
     else:
         raise UsageError(
             f"preset {name}: no such file, and no built-in preset of that name ({', '.join(sorted(built_in))})"

@@ -129,6 +129,13 @@ def test_a_preset_that_is_a_directory_or_has_no_name(tmp_path: Path) -> None:
         load(Config, "", [])
 
 
+def test_a_built_in_preset_beside_a_directory_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `make demo` leaves it."""
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load(Config, "demo", ["model.weights=w", "data.uri=d"]).model.name == "tiny-64"
+
+
 def test_what_a_preset_leaves_to_the_user_has_no_default() -> None:
     preset = {"optim": {"lr": "???"}, "task": {"prompts": {"weather": "???"}}, "data": {"uri": "${run.uri}"}}
     with pytest.raises(UsageError, match=r"^optim\.lr: has no value; give it in the preset or as optim\.lr=VALUE$"):
