@@ -9,15 +9,29 @@ import yaml
 from raymds.errors import UsageError
 from raymds.ledger.entry import fits
 from raymds.ledger.signature import parse
-from raymds.method.verdict import not_certifiable
+from raymds.method.verdict import VERDICTS, not_certifiable
 from raymds.store import uri as storage
 
 _MEASURED = ("old", "new", "delta", "lower", "verdict")
 _NUMBER = (int, float)
 _TASK = {"task": str}
+
+
+def _verdict(value: Any) -> bool:
+    return value in VERDICTS
+
+
+def _change(value: Any) -> bool:
+    return fits(value, _NUMBER) and -1 <= value <= 1
+
+
+def _confidence(value: Any) -> bool:
+    return fits(value, _NUMBER) and 0 < value < 1
+
+
 _CERTIFICATE = {
-    **{"verdict": str, "confidence": _NUMBER, "devsafety": _NUMBER, "target": {"task": str, "delta": _NUMBER}},
-    "tasks": [_TASK],
+    **{"verdict": _verdict, "confidence": _confidence, "devsafety": _change, "target": {"task": str, "delta": _change}},
+    "tasks": [{"task": str, "verdict": _verdict}],
     "digests": {"config": str, "data": str, "parent": str, "weights": str, "code": str},
 }
 _OUTCOME = {"outcome": str, "reason": str, "weights": str, "val": {"target": _TASK, "tasks": [_TASK]}}
@@ -49,7 +63,11 @@ def of_run(run: str, code: str | None = None) -> dict[str, Any]:
     made = _certificate(place) if storage.exists(place) else None
     if made is None and outcome.get("tested", storage.exists(storage.join(run, "flips.json"))):
         raise UsageError(f"{place}: is missing, and the run did use the test split; put it back")
+    if made and _names(made) != _names(outcome["val"]):
+        raise UsageError(f"{place}: is of other tasks than {where}, so it is that of another run; copy the run again")
     manifest = _manifest(config["data"]["uri"])
+    if made and manifest[1] != made["digests"]["data"]:
+        manifest = None, ""  # other data lie there now
     parent = storage.absolute(config["model"]["weights"])
     old = file(parent, made["digests"]["parent"] if made else storage.sha256(storage.read(parent)))
     delivered = old
@@ -151,6 +169,10 @@ def _tasks(found: Mapping[str, Any]) -> dict[str, Any]:
         "protected": [task["task"] for task in found["tasks"]],
         **({"not_certifiable": without} if without else {}),
     }
+
+
+def _names(found: Mapping[str, Any]) -> tuple[str, set[str]]:
+    return found["target"]["task"], {task["task"] for task in found["tasks"]}
 
 
 def _capabilities(certificate: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -160,7 +160,9 @@ def _once(ledger: Ledger, kind: str, name: str, content: dict[str, Any]) -> Entr
     """Append an entry about a model, or find the one of this kind and id."""
 
     def told(entries: list[Entry]) -> tuple[str, dict[str, Any]] | Entry:
-        found = next((entry for entry in entries if (entry.kind, entry.id) == (kind, name)), None)
+        own = [entry for entry in entries if entry.kind == kind]
+        # A run that was recorded has recorded its certificate.
+        found = next((e for e in own if name in {e.id, (e.content.get("certificate") or {}).get("sha256")}), None)
         return found or (name, content)
 
     return ledger.append_once(kind, subject(content["weights"]), told)

@@ -323,3 +323,56 @@ def test_a_list_of_what_is_not_certifiable_that_is_none_is_no_run(ledger: Ledger
     Path(run, file).write_text(json.dumps(content))
     with pytest.raises(UsageError, match="that this raymds can read"):
         record.add_run(ledger, run)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("verdict",), "excellent"), (("tasks", 0, "verdict"), "Violated"), (("tasks", 0, "verdict"), []),
+        (("confidence",), 95), (("confidence",), 1), (("devsafety",), 1e308), (("target", "delta"), 30),
+    ],
+)  # fmt: skip
+def test_a_certificate_with_what_can_t_be_is_not_recorded(
+    ledger: Ledger, tmp_path: Path, path: tuple[str | int, ...], value: object
+) -> None:
+    run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"])
+    content = at = json.loads(Path(run, "certificate.json").read_text())
+    for name in path[:-1]:
+        at = at[name]
+    at[path[-1]] = value
+    Path(run, "certificate.json").write_text(json.dumps(content))
+    for what in (run, f"{run}/certificate.json"):
+        with pytest.raises(UsageError, match=r"certificate\.json: is no certificate that this raymds can read"):
+            record.add(ledger, what)
+    assert ledger.numbers() == []
+
+
+def test_a_certificate_that_lacks_a_task_of_its_run_is_not_recorded(ledger: Ledger, tmp_path: Path) -> None:
+    """What is cut out of it would be protected no more."""
+    run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain", "w:snow"])
+    content = json.loads(Path(run, "certificate.json").read_text())
+    del content["tasks"][1]
+    Path(run, "certificate.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r"certificate\.json: is of other tasks than .*outcome\.json"):
+        record.add(ledger, run)
+
+
+def test_a_name_that_stands_twice_in_a_certificate_is_refused(ledger: Ledger, tmp_path: Path) -> None:
+    run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"])
+    file = Path(run, "certificate.json")
+    file.write_text(file.read_text().replace('"verdict"', '"verdict": "violated", "verdict"', 1))
+    with pytest.raises(UsageError, match=r"certificate\.json: damaged: .*'verdict' stands twice"):
+        record.add(ledger, str(file))
+
+
+def test_the_certificate_of_a_run_that_is_recorded_is_no_cycle_of_its_own(ledger: Ledger, tmp_path: Path) -> None:
+    run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"])
+    first = record.add(ledger, run)
+    assert record.add(ledger, f"{run}/certificate.json") == first
+    assert ledger.numbers() == [1]
+
+
+def test_a_manifest_of_other_data_is_not_named_as_that_of_the_certificate(ledger: Ledger, tmp_path: Path) -> None:
+    run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"])
+    made.file(Path(run, "data", "manifest.json"), json.dumps({"digest": "of data that were made there later"}))
+    assert record.add(ledger, run).content["data"] == {"digest": "d", "manifest": None}
