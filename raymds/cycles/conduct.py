@@ -18,7 +18,7 @@ from raymds.search import tune
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
-from raymds.train import driver
+from raymds.train import driver, recorded
 from raymds.train.cluster import Show
 from raymds.train.prepared import check_examples
 
@@ -30,23 +30,32 @@ Ended = Callable[[Cycle, dict[str, Any]], None]  # told a cycle's outcome
 def check(plan: Plan) -> list[dict[str, Any]]:
     """What of every cycle can be known before the first one; UsageError naming the cycle. Writes nothing."""
     found: list[dict[str, Any]] = []
-    kept = list(record.protected(Ledger(plan.ledger).entries(), datetime.now(UTC).date()))
+    protects, known = recorded.protected(Ledger(plan.ledger).entries(), datetime.now(UTC).date())
+    storage.check_writable(plan.uri)
     for cycle in plan.cycles:
         config = plan.config(cycle, plan.model)
         objects.configure(config.storage)
         try:
+            ended = RunDirectory(config.run.uri).read("outcome.json") is not None
+            if cycle.number == 1 and not ended and not storage.exists(plan.model):
+                raise UsageError(f"model={plan.model}: no such file; give the weights of the model that is deployed")
+            recorded.ledger_of(config)
             # As if every target before it had been reached.
-            config = plan.config(cycle, plan.model, _with(config, kept))
-            kept.append(config.task.target)
+            config = plan.config(cycle, plan.model, _with(config, protects))
             data = DataSet.open(config.data.uri)
             tasks = resolve(config.task, data.attributes)
+            if not ended:
+                recorded.refuse_less(plan.ledger, protects, known, tasks)
+            here = {task.name: f"cycles[{cycle.number - 1}]" for task in tasks.all}
+            protects = here | protects
+            known = here | {task.name: here[tasks.target.name] for task in tasks.without_data} | known
             check_per_task(config, tasks)
             check_examples(config, data, tasks)
             if cycle.verb == "tune":
                 tune.check(config, data)
         except UsageError as error:
             raise named(cycle, error) from None
-        state = "finished" if RunDirectory(config.run.uri).read("outcome.json") else "to come"
+        state = "finished" if ended else "to come"
         found.append({
             "cycle": cycle.path, "verb": cycle.verb, "target": tasks.target.name, "protected": len(tasks.protected),
             "state": state,

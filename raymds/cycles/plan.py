@@ -33,7 +33,7 @@ class PlanConfig:
     model: str = ""  # weights of the model that is deployed now
     base: Any = ""  # a preset's name or file, or a mapping of its sections: what all cycles share
     set: dict[str, Any] = field(default_factory=dict)  # overrides on the base
-    cycles: list[dict[str, Any]] = field(default_factory=list)  # overrides of each; also `name`, `verb`: finetune, tune
+    cycles: list[Any] = field(default_factory=list)  # overrides of each; also `name`, `verb`: finetune, tune
     on_old: str = "stop"  # after a cycle that ends with the old model: stop, or go on with the next one
     ledger: str = ""  # where the cycles are recorded; empty: DIR/ledger
 
@@ -97,8 +97,10 @@ def named(cycle: Cycle, error: Exception | str) -> UsageError:
     return UsageError(f"cycles[{cycle.number - 1}] ({cycle.name}): {error}")
 
 
-def _cycle(number: int, entry: Mapping[str, Any]) -> Cycle:
+def _cycle(number: int, entry: Any) -> Cycle:
     where = f"cycles[{number - 1}]"
+    if not isinstance(entry, Mapping):
+        raise UsageError(f'{where}={entry}: has to be a mapping, like {{task.target: "weather:foggy"}}')
     settings = _settings(entry, where)
     target, verb = settings.get("task.target"), settings.pop("verb", "finetune")
     if not isinstance(target, str) or not target:

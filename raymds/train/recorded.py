@@ -1,7 +1,7 @@
 """What a ledger asks of a cycle, and what a cycle leaves in it. Without `ledger.uri` nothing of it happens."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -54,7 +54,7 @@ def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: 
     entries, today = ledger.entries(), datetime.now(UTC).date()
     if not entries:
         show({"event": "note", "note": f"no ledger at {ledger.uri} yet; this run begins one"})
-    _refuse_less(ledger.uri, entries, tasks, today)
+    refuse_less(ledger.uri, *protected(entries, today), tasks)
     for entry in _unsigned(config, record.waivers(entries, today).values()):
         what = f"entry {entry.number} waives {visible(entry.content['capability'])}"
         show({"event": "note", "note": f"{what}, and is not signed with the key of this run"})
@@ -65,18 +65,24 @@ def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: 
     return 1 - spent(config.select.confidence, number)
 
 
-def _refuse_less(ledger: str, entries: Sequence[Entry], tasks: Tasks, today: date) -> None:
-    """UsageError where the cycle leaves out what the ledger protects, or would hold it without examples."""
-    protects, known = record.protected(entries, today), record.protected(entries, today, weakly=True)
+def protected(entries: Sequence[Entry], today: date) -> tuple[dict[str, str], dict[str, str]]:
+    """What the ledger protects, and what with those that it can't certify, each with where it says so."""
+    both = (record.protected(entries, today, weakly=weakly) for weakly in (False, True))
+    protects, known = ({name: f"entry {number}" for name, number in found.items()} for found in both)
+    return protects, known
+
+
+def refuse_less(ledger: str, protects: Mapping[str, str], known: Mapping[str, str], tasks: Tasks) -> None:
+    """UsageError where the cycle leaves out what is `protected`, or would hold it without examples."""
     kept, without = {task.name for task in tasks.all}, {task.name for task in tasks.without_data}
-    weaker = {name: number for name, number in protects.items() if name in without}
-    lacking = {name: number for name, number in known.items() if name not in kept | without}
+    weaker = {name: place for name, place in protects.items() if name in without}
+    lacking = {name: place for name, place in known.items() if name not in kept | without}
     for key, fault, found, mend in (
         ("without_data", "no certificate could show what", weaker, "protect it with examples"),
         ("protect", "leaves out what", lacking, "add it"),
     ):
         if found:
-            named = ", ".join(f"{visible(name)} (entry {number})" for name, number in list(found.items())[:_NAMED])
+            named = ", ".join(f"{visible(name)} ({place})" for name, place in list(found.items())[:_NAMED])
             more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
             raise UsageError(
                 f"task.{key}: {fault} {ledger} protects: {named}{more}; {mend}, or let it go by raymds ledger waive "

@@ -155,6 +155,10 @@ def test_a_stopped_plan_goes_on_with_what_it_was_begun_with(
             },
             r"cycles\[0\] \(weather-foggy\): search\.space",
         ),
+        ({"cycles": ["weather:foggy"]}, r"cycles\[0\]=weather:foggy: has to be a mapping, like"),
+        ({"cycles": [None]}, r"cycles\[0\]=None: has to be a mapping, like"),
+        ({"model": "/nowhere.safetensors"}, r"model=/nowhere\.safetensors: no such file"),
+        ({"set": {"ledger.key": "/nowhere.pem"}}, r"cycles\[0\] \(weather-foggy\): ledger\.key: /nowhere\.pem"),
         ({"cycle": []}, r"cycle: unknown key; did you mean cycles"),
         ({"set": {"data.uri": "/nowhere"}}, r"cycles\[0\] \(weather-foggy\): .*/nowhere"),
     ],
@@ -189,6 +193,26 @@ def test_what_earlier_targets_ask_of_later_cycles_is_found_before_the_first(cont
     content["cycles"][1]["task.classes"] = {"weather": ["clear", "rainy"]}  # without foggy, which is protected by then
     with pytest.raises(UsageError, match=r"cycles\[1\] \(scene-tunnel\): .*foggy"):
         conducting.check(load_plan(content, []))
+
+
+def test_a_later_cycle_may_not_hold_without_examples_what_an_earlier_one_protects(content: dict[str, Any]) -> None:
+    content["base"]["task"]["protect"] = ["weather:clear", "weather:rainy"]
+    content["cycles"][1]["task.without_data"] = ["weather:rainy"]
+    with pytest.raises(UsageError, match=r"cycles\[1\] .*task\.without_data: .*weather:rainy \(cycles\[0\]\)"):
+        conducting.check(load_plan(content, []))
+
+
+def test_what_an_earlier_cycle_holds_without_examples_has_to_be_named_again(content: dict[str, Any]) -> None:
+    content["base"]["task"]["protect"] = ["weather:clear"]
+    content["cycles"][0]["task.without_data"] = ["weather:rainy"]
+    with pytest.raises(UsageError, match=r"cycles\[1\] .*task\.protect: leaves out .*weather:rainy \(cycles\[0\]\)"):
+        conducting.check(load_plan(content, []))
+
+
+def test_a_dry_run_counts_what_earlier_cycles_protect(content: dict[str, Any]) -> None:
+    content["base"]["task"]["protect"] = ["weather:clear"]
+    content["cycles"][0]["task.protect"] = ["weather:clear", "weather:rainy", "weather:snowy"]
+    assert [cycle["protected"] for cycle in conducting.check(load_plan(content, []))] == [3, 4, 5]
 
 
 @pytest.mark.parametrize("override", ["optim.steps=900", "task.retained=3"])
