@@ -73,7 +73,7 @@ def find(uri: str, keys: Sequence[PublicKey] = ()) -> Candidate:
     if outcome is not None:
         if "outcome" not in outcome and isinstance(outcome.get("weights"), dict):
             raise UsageError(f"{uri}: is a pretraining, which develops nothing; give the run of a cycle")
-        if outcome.get("outcome") not in {"new", "old"}:
+        if outcome.get("outcome") not in ("new", "old"):
             raise UsageError(f"{uri}: outcome={outcome.get('outcome')!r} in its outcome.json: has to be new or old")
         kept = f"the old model: {outcome.get('reason')}" if outcome["outcome"] == "old" else None
     if certificate is None and kept is None:

@@ -103,6 +103,8 @@ def load(uri: str) -> Policy:
     try:
         # Its reader refuses a key that stands twice, of which YAML by itself takes the last.
         given: Any = OmegaConf.to_container(OmegaConf.create(content.decode()))
+    except AssertionError:  # what it says to a file that holds one number
+        given = None
     except RecursionError:
         raise UsageError(f"{uri}: not valid YAML, nested too deeply") from None
     except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:

@@ -216,3 +216,10 @@ def test_a_number_may_replace_a_presets_mapping(tmp_path: Path) -> None:
 def test_lists_and_mappings_are_asked_for_by_key(given: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load(Config, None, [given])
+
+
+@pytest.mark.parametrize("content", ["5", "true", "[1]"])
+def test_a_preset_that_is_one_value_is_said(tmp_path: Path, content: str) -> None:
+    (tmp_path / "p.yaml").write_text(content)
+    with pytest.raises(UsageError, match=r"p\.yaml: has to be a mapping of sections"):
+        load(Config, str(tmp_path / "p.yaml"), [])

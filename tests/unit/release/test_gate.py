@@ -350,3 +350,11 @@ def test_what_has_no_examples_is_said_and_never_taken_for_protected() -> None:
         assert (asked.found, asked.passed) == ("without weather:snowy (not certifiable)", False)
     with pytest.raises(UsageError, match=r"'weather:snowy' matches no task of the certificate, so it guards nothing"):
         found(made, verdict={"weather:snowy": "retained"})
+
+
+@pytest.mark.parametrize("outcome", [[], {}, None, "New", True])
+def test_an_outcome_of_another_type_is_said(tmp_path: Path, outcome: object) -> None:
+    (tmp_path / "certificate.json").write_text(json.dumps(certificate()))
+    (tmp_path / "outcome.json").write_text(json.dumps({"outcome": outcome, "weights": "w"}))
+    with pytest.raises(UsageError, match="has to be new or old"):
+        find(str(tmp_path))

@@ -48,6 +48,8 @@ def test_one_value_is_for_all_and_what_is_not_asked_for_is_not_there(tmp_path: P
         ("# nothing\n", "is empty"),
         ("{}", "is empty"),
         ("[verdict]", "has to be a mapping of keys"),
+        ("5", "has to be a mapping of keys"),
+        ("true", "has to be a mapping of keys"),
         ("certified", "certified: unknown key; valid here: verdict, "),
         ("verdicts: certified", "verdicts: unknown key; did you mean verdict?"),
         ("1: certified", "1: unknown key; valid here: verdict, "),
