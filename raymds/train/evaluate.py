@@ -147,6 +147,7 @@ def evaluate(
     *,
     substitutes: bool = False,
     as_class: Task | None = None,
+    diverging: bool = False,
     progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
@@ -154,8 +155,9 @@ def evaluate(
 
     `temperature` is τ₀ of METHOD (1). A row that can't be decoded, where the split skips those, has no label in the
     result; with `substitutes` it has the result of its substitute, as in the steps of training. With `as_class` the
-    losses are those of this task's class whatever a row shows: −log p(k|x) of METHOD 3's softmax. `progress(done)` is
-    told how many rows this rank has finished. StoppedError on all ranks where `stop()` is true of any.
+    losses are those of this task's class whatever a row shows: −log p(k|x) of METHOD 3's softmax. A row of which no
+    number comes out is a UsageError, or with `diverging`, of a model in training, wrong. `progress(done)` is told how
+    many rows this rank has finished. StoppedError on all ranks where `stop()` is true of any.
     """
     rows = np.arange(len(split)) if rows is None else rows
     sizes = shares(len(rows), dist.world_size())
@@ -176,9 +178,11 @@ def evaluate(
             if as_class and as_class.attribute == attribute:
                 label = torch.full_like(label, as_class.label)
             known = (label >= 0) & (label < cosine.shape[1])
-            model.require_finite(cosine)
+            if not diverging:
+                model.require_finite(cosine)
+            answer = cosine.argmax(dim=1).where(cosine.isfinite().all(dim=1), cosine.shape[1])  # which no class has
             loss = zero_shot_losses(cosine, label.where(known, 0), temperature)
-            here[:, 0, column] = cosine.argmax(dim=1).double()
+            here[:, 0, column] = answer.double()
             here[:, 1, column] = loss.where(known, torch.nan).double()
         if not substitutes:
             here[:, 0][np.isin(block, list(split.corrupt))] = -1

@@ -75,7 +75,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         last: Evaluation | None = None  # of the last candidate
 
         def measure(which: model.ClipWithHeads) -> Evaluation:
-            return evaluate(which, val, tasks, config.constraints.temperature, stop=emit.told)
+            return evaluate(which, val, tasks, config.constraints.temperature, diverging=True, stop=emit.told)
 
         def compare(before: Evaluation, after: Evaluation) -> select.Record:
             return select.compare(before, after, tasks, config.select.tolerance, config.constraints.loss)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -105,10 +106,10 @@ def test_a_worker_that_hangs_is_named(settings: list[str], tmp_path: Path) -> No
 
 
 def one_worker() -> int:
-    """Process of a worker of the present run; those of the runs before may take a while to end."""
+    """The newest process of a worker, as that of a run before may take a while to end."""
     of_training = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
     alive = list_actors(address=ray.get_runtime_context().gcs_address, filters=of_training, detail=True)
-    return int(alive[0].pid)
+    return max((int(actor.pid) for actor in alive), key=lambda pid: psutil.Process(pid).create_time())
 
 
 def test_a_killed_driver_goes_on_with_the_same_command(undisturbed: Path, settings: list[str], tmp_path: Path) -> None:

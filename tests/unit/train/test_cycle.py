@@ -140,6 +140,8 @@ def test_a_model_of_which_nan_comes_out_is_not_measured(build: Build, train: Spl
     with pytest.raises(UsageError, match=r"model\.weights: no finite numbers come out of tiny-64"):
         training.model.load_weights({n: t * 1e30 if n.startswith("visual.") else t for n, t in state.items()}, "test")
         evaluate(training.model, train, tasks, 0.05, np.arange(3))
+    found = evaluate(training.model, train, tasks, 0.05, diverging=True)
+    assert not any(found.correct(task).any() for task in tasks.all)
 
 
 def test_old_losses_are_those_of_an_evaluation(build: Build, config: Config, train: Split, tasks: Tasks) -> None:
