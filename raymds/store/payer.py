@@ -1,13 +1,12 @@
 """Reads from buckets whose requester pays, which every request has to say: botocore's can, pyarrow's can't."""
 
-import io
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raymds.store import aws
 from raymds.store.aws import StorageConfig
+from raymds.store.parts import in_parts
 
 
 class Client:
@@ -43,7 +42,16 @@ class Client:
 
     def open_input_file(self, path: str) -> Any:
         """An object to be read in parts, a request for each; FileNotFoundError where there is none."""
-        return pa.PythonFile(_Object(path, self._config), mode="r")
+        bucket, _, key = path.partition("/")
+        where = {"Bucket": bucket, "Key": key}
+
+        def part(start: int, length: int) -> bytes:
+            asked = f"bytes={start}-{start + length - 1}"
+            data: bytes = aws.request(self._config, "get_object", **where, Range=asked)["Body"]
+            return data
+
+        size = int(aws.request(self._config, "head_object", **where)["ContentLength"])
+        return in_parts(size, part)
 
     open_input_stream = open_input_file
 
@@ -69,36 +77,3 @@ class Client:
         if not found and not asked.allow_not_found:
             raise FileNotFoundError(f"{asked.base_dir}: no such directory")
         return found
-
-
-class _Object(io.RawIOBase):
-    """An object, whose size is asked for first."""
-
-    def __init__(self, path: str, config: StorageConfig) -> None:
-        super().__init__()
-        bucket, _, key = path.partition("/")
-        self._where, self._config, self._at = {"Bucket": bucket, "Key": key}, config, 0
-        self._size = int(aws.request(config, "head_object", **self._where)["ContentLength"])
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def read(self, length: int = -1) -> bytes:
-        end = self._size if length < 0 else min(self._at + length, self._size)
-        if end <= self._at:
-            return b""
-        data: bytes = aws.request(self._config, "get_object", **self._where, Range=f"bytes={self._at}-{end - 1}")[
-            "Body"
-        ]
-        self._at += len(data)
-        return data

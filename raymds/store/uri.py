@@ -5,8 +5,8 @@ publishes an object when its upload is closed. What an object store does on a ba
 """
 
 import contextlib
+import functools
 import hashlib
-import io
 import json
 import mmap
 import os
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-import pyarrow as pa
 from pyarrow import fs as pafs
 
 from raymds.errors import UsageError
 from raymds.store import errors as store_errors
 from raymds.store import objects
+from raymds.store.parts import in_parts
 
 T = TypeVar("T")
 
@@ -142,36 +142,10 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 def open_file(uri: str) -> Any:
     """A file of pyarrow's to be read in parts, each as by `read_range`; UsageError naming it where there is none."""
-    return pa.PythonFile(_Ranges(uri), mode="r")
-
-
-class _Ranges(io.RawIOBase):
-    """A file that is opened anew for every read: a store may be gone meanwhile, and its keys may expire."""
-
-    def __init__(self, uri: str) -> None:
-        super().__init__()
-        found = size(uri)
-        if found is None:
-            raise UsageError(f"{uri}: no such file")
-        self._uri, self._size, self._at = uri, found, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, length: int = -1) -> bytes:
-        data = read_range(self._uri, self._at, self._size - self._at if length < 0 else length)
-        self._at += len(data)
-        return data
+    found = size(uri)
+    if found is None:
+        raise UsageError(f"{uri}: no such file")
+    return in_parts(found, functools.partial(read_range, uri))
 
 
 def _reading(uri: str, content: Callable[[], T]) -> T:
