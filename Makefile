@@ -26,7 +26,7 @@ else
 endif
 
 real: $(VENV)/ready
-	$(BIN)/python benchmarks/datasets.py $(REAL) fashion
+	$(BIN)/python benchmarks/datasets.py $(REAL) fashion/shirt
 	$(BIN)/raymds finetune $(REAL)/fashion/shirt.yaml run.uri=$(REAL)/run run.workers=2 run.seed=$(SEED)
 
 test: $(VENV)/ready lint

@@ -1,6 +1,7 @@
 """Data sets on which nobody tuned raymds, each with old models that are poor at a target.
 
     python benchmarks/datasets.py DIR [fashion digits fashion-fog scenes glyphs] [--small] [--never] [--scale 1.0]
+    python benchmarks/datasets.py DIR fashion/shirt      # of a set one target's old model alone
 
 Per set DIR/SET holds `data` (train, val, test), and per old model what it is made from, `data-old`, the model itself,
 `old`, and a preset per target that it is poor at: `raymds finetune DIR/SET/TARGET.yaml run.uri=RUN`. What is there is
@@ -137,17 +138,23 @@ def preset(making: Making, recipe: Recipe, goal: Goal, weights: str) -> Path:
         "optim": {"lr": 3.5e-4, "warmup": 20, "steps": recipe.cycle},
         "select": {"every": recipe.cycle // 10, "tolerance": recipe.tolerance, "require": recipe.require},
     }
-    path = making.folder / f"{making.old(goal.label.replace(' ', '-'))}.yaml"
+    path = making.folder / f"{making.old(slug(goal))}.yaml"
     path.write_text(f"# raymds finetune {path} run.uri=RUN\n" + yaml.safe_dump(content, sort_keys=False))
     return path
 
 
-def make(name: str, making: Making) -> list[Path]:
-    """Make a set, its old models and presets; returns the presets."""
+def make(name: str, making: Making, target: str = "") -> list[Path]:
+    """Make a set, its old models and presets, or those of one target; returns the presets."""
     recipe = SETS[name]
     making.folder.mkdir(parents=True, exist_ok=True)
     recipe.make(making, recipe.goals)
-    return [preset(making, recipe, goal, pretrained(making, recipe, goal.old)) for goal in recipe.goals]
+    goals = [goal for goal in recipe.goals if target in {"", slug(goal)}]
+    return [preset(making, recipe, goal, pretrained(making, recipe, goal.old)) for goal in goals]
+
+
+def slug(goal: Goal) -> str:
+    """The name of a target in paths and on the command line."""
+    return goal.label.replace(" ", "-")
 
 
 def measured(path: Path) -> dict[str, Any]:
@@ -164,20 +171,24 @@ def main() -> None:
     """Make the sets, print what the old models do on val, and write JSON where asked."""
     parser = argparse.ArgumentParser(description="Data sets on which nobody tuned raymds, with old models.")
     parser.add_argument("directory", metavar="DIR", type=Path, help="where the sets are made")
-    parser.add_argument("sets", nargs="*", metavar="SET", help=f"which of {', '.join(SETS)} (default: all)")
+    parser.add_argument(
+        "sets", nargs="*", metavar="SET", help=f"of {', '.join(SETS)}; SET/TARGET for one (default: all)"
+    )
     parser.add_argument("--small", action="store_true", help="a few rows and steps: seconds, for tests")
     parser.add_argument("--never", action="store_true", help="the old model has seen no example of its target")
     parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of rows (default: 1)")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     options = parser.parse_args()
-    unknown = set(options.sets) - set(SETS)
+    known = {*SETS, *(f"{name}/{slug(goal)}" for name, recipe in SETS.items() for goal in recipe.goals)}
+    unknown = set(options.sets) - known
     if unknown:
-        parser.error(f"there is no set {', '.join(sorted(unknown))}; there are {', '.join(SETS)}")
+        parser.error(f"there is no set {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     print(f"{'preset':42} {'target':>7} {'protected':>9} {'mean':>6} {'worst':>6} {'best':>6}  rows")
     figures = []
-    for name in options.sets or SETS:
+    for asked in options.sets or SETS:
+        name, _, target = asked.partition("/")
         making = Making(options.directory.absolute() / name, options.small, options.never, options.scale)
-        for path in make(name, making):
+        for path in make(name, making, target):
             found = measured(path)
             figures.append(found)
             shares = [100 * found[key] for key in ("old", "mean", "worst", "best")]

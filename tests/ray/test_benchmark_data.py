@@ -44,9 +44,9 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "pretrain", pretrain)
 
 
-def made(datasets: Any, folder: Path, name: str, *, never: bool = False) -> tuple[Path, list[Path]]:
+def made(datasets: Any, folder: Path, name: str, target: str = "", *, never: bool = False) -> tuple[Path, list[Path]]:
     making = datasets.Making(folder / name, small=True, never=never, scale=1.0)
-    return making.folder, datasets.make(name, making)
+    return making.folder, datasets.make(name, making, target)
 
 
 def rows(data: DataSet) -> list[dict[str, Any]]:
@@ -118,7 +118,8 @@ def test_things_come_in_turn_in_val_and_the_target_is_rare_in_the_old_set(
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason="apt install dataset-fashion-mnist")
 def test_real_photographs_go_into_a_cycle(cluster: None, datasets: Any, tmp_path: Path) -> None:
-    folder, (shirt, _) = made(datasets, tmp_path, "fashion")
+    folder, (shirt,) = made(datasets, tmp_path, "fashion", "shirt")
+    assert not (folder / "old-pullover").exists()
     data = DataSet.open(str(folder / "data"))
     assert len(data.attributes["kind"]) == 10
     old = DataSet.open(str(folder / "data-old-shirt"))
