@@ -100,7 +100,7 @@ class ConstraintsConfig:
     units: str = "objective"  # λ = 1 pushes as the objective does, η is per run; absolute: λ of METHOD (12), η per step
     beta: Any = 3.0  # β, penalty weight; or {TASK or attribute or default: …}
     schedule: str = "constant"  # of β: constant, or cosine (it rises from 0 over the run)
-    growth: float = 1.0  # what β of a task is multiplied by once it was infeasible for as many steps as the run has
+    growth: float = 1.0  # what β of a task has been multiplied by at the end of a run in which it was always infeasible
     start: float = 0.4  # λ of the first step, where the solver remembers λ
     eta: float = 30.0  # η, rise of a multiplier per unit of u
     rho: float = 0.02  # ρ, the u at which smoothed_hinge is full

@@ -30,8 +30,9 @@ class ConstraintAggregator:
         steps: int = 1,
         rising: bool = False,
         growth: float = 1.0,
+        every: float = 1.0,
     ) -> None:
-        """`slack`: (m,) ε of METHOD (1), in units of the task loss; `steps`: of the run.
+        """`slack`: (m,) ε of METHOD (1), in units of the task loss; `steps`: of the run; a task is in one of `every`.
 
         A task's n_k examples are a sample, so the solver sees u plus `margin` (m,) standard deviations of an example's
         change: κ/√n_k for κ standard errors of their mean. At w_old nothing has changed and it is exactly 0.
@@ -41,12 +42,12 @@ class ConstraintAggregator:
         """
         self._slack = slack.double()
         self._solver, self._settings, self._gamma, self._margin = solver, settings, gamma, margin
-        self._steps, self._rising, self._growth = steps, rising, growth
+        self._steps, self._rising, self._growth, self._every = steps, rising, growth, every
         self.u = torch.full_like(self._slack, torch.nan)
         self.h = torch.full_like(self._slack, torch.nan)
         self.mu = torch.full_like(self._slack, settings.start)
         self._square = torch.full_like(self._slack, torch.nan)  # tracked mean square of an example's change
-        self._infeasible = torch.zeros_like(self._slack)  # steps that found u and margin above 0
+        self._infeasible = torch.zeros_like(self._slack)  # steps for which u and margin were found above 0
         self._scale = torch.tensor(torch.nan, dtype=torch.float64)
 
     @property
@@ -71,7 +72,7 @@ class ConstraintAggregator:
         before, self.u = self.u.nan_to_num(0.0), constraints.track(self.u, self.h, self._gamma)
         self._square = constraints.track(self._square, squares / counts, self._gamma)
         margin = self._margin * (self._square - (self.u + self._slack) ** 2).clamp(min=0).sqrt()
-        self._infeasible += sampled & (self.u + margin > 0)
+        self._infeasible += self._every * (sampled & (self.u + margin > 0))
         settings = replace(self._settings, beta=self._beta(step))
         seen = Seen(self.u + margin, before + margin, self.h + margin)
         multiplier, mu = self._solver.rule(seen, self.mu, settings)

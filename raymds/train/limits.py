@@ -24,14 +24,14 @@ def aggregator(config: Config, tasks: Tasks, sampler: Sampler) -> ConstraintAggr
     """The aggregator that a config asks for; that of a baseline only tracks u, its λ is 0.
 
     In the objective's units η is per run, so that neither the number of steps nor how many tasks a step samples
-    changes how far μ rises.
+    changes how far μ rises; nor, in any units, how far the β of an infeasible task grows.
     """
     limits, names = config.constraints, [task.name for task in tasks.constrained]
     relative, m = limits.units == "objective", len(names)
-    K = m if limits.tasks_per_step == "all" else limits.tasks_per_step
+    every = 1 if limits.tasks_per_step == "all" else m / limits.tasks_per_step
     settings = Settings(
         beta=torch.tensor([of_task(limits.beta, name) for name in names], dtype=torch.float64),
-        eta=limits.eta / config.optim.steps * m / K if relative else limits.eta,
+        eta=limits.eta / config.optim.steps * every if relative else limits.eta,
         start=limits.start,
         rho=limits.rho,
         lowest=limits.lambda_min,
@@ -42,7 +42,7 @@ def aggregator(config: Config, tasks: Tasks, sampler: Sampler) -> ConstraintAggr
     sizes = torch.tensor([len(rows) for rows in sampler.seen], dtype=torch.float64)
     return ConstraintAggregator(
         slack, solver, settings, limits.gamma, margin=limits.margin / sizes.sqrt(),
-        steps=config.optim.steps, rising=limits.schedule == "cosine", growth=limits.growth,
+        steps=config.optim.steps, rising=limits.schedule == "cosine", growth=limits.growth, every=every,
     )  # fmt: skip
 
 
