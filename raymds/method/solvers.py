@@ -83,7 +83,8 @@ def pi(seen: Seen, mu: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
 
 def multiplicative(seen: Seen, mu: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
     """λ = μ ← μ·exp(η·u) within [lowest, highest] (GECO, arXiv:1810.00597)."""
-    multiplier = (mu * (settings.eta * seen.u).exp()).clamp(settings.lowest, settings.highest)
+    growth = (settings.eta * seen.u).exp()  # may be infinite, which 0 times it is not
+    multiplier = (mu.clamp(min=settings.lowest) * growth).clamp(settings.lowest, settings.highest)
     return multiplier, multiplier
 
 

@@ -63,6 +63,8 @@ def test_multiplicative_grows_by_a_factor_within_its_limits() -> None:
     found, mu = SOLVERS["multiplicative"].rule(Seen(U, U, U), t(1.0, 3.0, 3.0, 39.0), settings)
     assert found.tolist() == pytest.approx([0.5, 3.0, 3 * 2.718281828459045, 40.0])
     assert torch.equal(found, mu)
+    at = t(0.0, 800.0, -800.0)  # from a start of 0, and by a factor that no number holds
+    assert SOLVERS["multiplicative"].rule(Seen(at, at, at), t(0.0, 0.0, 9.0), settings)[0].tolist() == [0.5, 40.0, 0.5]
 
 
 @pytest.mark.parametrize("solver", ["augmented_lagrangian", "pi", "multiplicative"])
