@@ -113,6 +113,12 @@ def paired(old: Evaluation, new: Evaluation, task: Task, loss: str) -> PairedCou
     )
 
 
+def changes(old: Evaluation, new: Evaluation, task: Task) -> dict[str, float]:
+    """By loss its mean change over a task's rows: h of METHOD (1) without ε."""
+    values = {name: (new.values(task, name), old.values(task, name)) for name in LOSSES}
+    return {name: float(LOSSES[name].change(*both).mean()) for name, both in values.items()}
+
+
 def evidence(data: DataSet, split: str, tasks: Tasks, limits: ConstraintsConfig, old: str, new: str) -> dict[str, Any]:
     """What a certificate's numbers were measured with: data, split, label sets, sentences, τ₀, loss, both models.
 

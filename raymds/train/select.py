@@ -1,5 +1,6 @@
 """Which candidate becomes the outcome of a cycle: feasible first, then the target, METHOD 6. Validation data alone."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from raymds.method.verdict import PerTask, of_task
 from raymds.tasks import Task, Tasks
-from raymds.train.evaluate import Evaluation, not_certifiable, paired
+from raymds.train.evaluate import Evaluation, changes, not_certifiable, paired
 
 HALVINGS = 5  # measurements of a rescue: α to 1/32
 RESCUES = 2  # candidates tried where none may be chosen as it is; one where the rescued has to beat one
@@ -42,6 +43,8 @@ def compare(old: Evaluation, new: Evaluation, tasks: Tasks, tolerance: PerTask, 
             "delta": counts.delta,
             "loss_old": counts.loss_old,
             "loss_new": counts.loss_new,
+            # Of every loss, so that runs that hold by different ones can be compared; JSON has no NaN.
+            "h": {name: h for name, h in changes(old, new, task).items() if math.isfinite(h)},
         }
 
     protected = [entry(task) | {"tolerance": of_task(tolerance, task.name)} for task in tasks.protected]

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +10,11 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
+import scipy.stats
 
 from raymds.config import Config
 from raymds.cycles.plan import Cycle
-from raymds.log import MetricsLog
+from raymds.log import MetricsLog, join
 from raymds.train import driver
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -106,6 +108,44 @@ def test_measure(figures: Any, tmp_path: Path) -> None:
     assert found["run"] == {"steps": 6.0, "val": 2.0, "share": 0.25}
     rate = found["images_per_second"]
     assert found["of the slower"] == pytest.approx(rate["evaluate"] / min(rate["decoding"], rate["model"]))
+
+
+def test_agreement_of_losses_with_what_was_lost(figures: Any, tmp_path: Path) -> None:
+    """Two tasks, two candidates: cross-entropy falls where most is lost; a run of an older version says no `h`."""
+
+    def task(name: str, delta: float, **more: Any) -> dict[str, Any]:
+        return {"task": name, "delta": delta, "loss_old": 1.0, "loss_new": 1.0 + delta, **more}
+
+    def write(run: Path, loss: str, candidates: list[list[dict[str, Any]]]) -> None:
+        log = MetricsLog(str(run))
+        log.add({"event": "start", "step": 0, "tasks": ["a", "b"]})
+        log.add({"event": "eval", "step": 0, "tasks": [task("a", 0.0), task("b", 0.0)]})
+        for step, tasks in enumerate(candidates, 1):
+            log.add({"event": "step", "step": step, "u": {"a": 0.1 * step}})
+            log.add({"event": "eval", "step": step, "tasks": tasks})
+        log.flush()
+        join(str(run))
+        (run / "config.yaml").write_text(f"constraints: {{loss: {loss}}}")
+
+    nats, delta = [0.1, -0.3, 0.2, -0.1], [-0.02, -0.5, 0.0, 0.1]
+    points = [
+        task(name, d, h={"cross_entropy": n, "error": -d}) for name, n, d in zip("abab", nats, delta, strict=True)
+    ]
+    write(tmp_path / "cells" / "new", "error", [points[:2], points[2:]])
+    write(tmp_path / "cells" / "older", "cross_entropy", [[task("a", -0.4), task("b", 0.3)]])
+    found = figures("agreement", str(tmp_path / "cells"))
+    nats, delta = [*nats, -0.4, 0.3], [*delta, -0.4, 0.3]
+    lost = [-d for d in delta]
+    assert set(found) == {"h of cross_entropy", "h of error", "u of cross_entropy", "u of error"}
+    entropy = found["h of cross_entropy"]
+    assert entropy["correlation"] == pytest.approx(statistics.correlation(nats, lost))
+    assert entropy["of ranks"] == pytest.approx(scipy.stats.spearmanr(nats, lost).statistic)
+    assert entropy["tasks"]["b"] == pytest.approx(statistics.correlation(nats[1::2], lost[1::2]))
+    assert (entropy["losses"], entropy["unseen"]) == (3, pytest.approx(2 / 3))  # of 2, 50 and 40 points
+    assert found["h of error"]["correlation"] == pytest.approx(1.0)
+    assert found["h of error"]["unseen"] == 0
+    assert found["u of error"]["points"] == 2  # of a alone
+    assert found["u of error"]["tasks"]["a"] == pytest.approx(-1.0)
 
 
 def test_gpu(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:

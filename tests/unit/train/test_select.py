@@ -67,6 +67,8 @@ def test_feasible_is_what_keeps_each_task_within_its_own_tolerance(
     assert made["devsafety"] == -0.2  # METHOD (3), whatever is tolerated
     assert (made["margin"], made["feasible"]) == (pytest.approx(margin), feasible)
     assert made["target"]["delta"] == 0.3
+    assert made["tasks"][1]["h"] == pytest.approx({"cross_entropy": 0.0, "error": 0.2, "flips": 0.2})
+    assert made["target"]["h"] == pytest.approx({"cross_entropy": 0.0, "error": -0.3, "flips": 0.0})
 
 
 class Curve:
