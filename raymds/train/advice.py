@@ -57,20 +57,20 @@ def advise(diagnosis: Json, evals: Sequence[Json]) -> list[str]:
     gaining = [record for record in late if record["target"]["delta"] > 0]
     nearest = max(gaining or late, key=lambda record: float(record["margin"]))
     if not gaining:
-        return [*said, _no_gain(late, diagnosis)]
+        return [*said, _no_gain(late)]
     said += _examples(diagnosis, nearest)
     said += _steps(late, diagnosis)
     said.append(_tolerance(nearest))
     return said
 
 
-def _no_gain(late: Sequence[Json], diagnosis: Json) -> str:
+def _no_gain(late: Sequence[Json]) -> str:
     first, last = late[0]["target"]["new"], late[-1]["target"]["new"]
     if last > first + _POINT:
         return "the target was still rising at the last step: more steps (optim.steps) or a larger optim.lr would help"
     if max((task["delta"] for task in late[-1]["tasks"]), default=0.0) < -_POINT:
         return "neither the target nor anything else gained: optim.lr is too large for this model, or its data too few"
-    if diagnosis["violation"]["val"] <= 0:
+    if late[-1]["feasible"]:
         return "everything is kept and the target never gained: smaller penalties (constraints.beta, eta) would help"
     return "the target never gained: check that its captions and prompts speak of it, or raise optim.lr"
 

@@ -17,16 +17,17 @@ from raymds.data.sampler import Rows, Sampler, shares, spread
 from raymds.data.split import Split
 from raymds.method import baselines, constraints, contrastive, dist
 from raymds.method.constraints import LOSSES
+from raymds.method.verdict import of_task
 from raymds.model import ClipWithHeads, class_means
 from raymds.model.precision import trained_in
 from raymds.tasks import Task, Tasks
-from raymds.train.evaluate import Evaluation, constraint_values, heed
+from raymds.train.evaluate import Evaluation, changes, constraint_values, heed
 from raymds.train.gradients import gradient
 from raymds.train.limits import pools
 from raymds.train.step import caption_heads, distinct_tokens
 
 _IMAGES = 64  # retained examples of each task, and pairs of the objective of each kind, whose gradient is taken
-_TASKS = 24  # tasks whose gradients are compared, at most: those with the largest multipliers
+_TASKS = 24  # tasks whose gradients are compared, at most: those with the largest multipliers; of the others their sum
 _CHUNK = 32  # images with a gradient at a time
 _EXACT = 1 << 21  # parameters up to which gradients are compared as they are
 _SKETCH = 1 << 17  # coordinates of the sketch of longer ones: cosines to within 0.003
@@ -56,31 +57,35 @@ def diagnose(
     """JSON-ready figures of the network's weights; the network holds `w_old` afterwards. Of tasks with examples alone.
 
     `old` and `new` are both models' results on val, `old_losses` the old model's values of the examples that λ
-    was measured on, `multiplier` λ of METHOD (12) by task. Lengths of gradients are those of all trained parameters.
-    StoppedError on all ranks where `cast.stop()` is true of any.
+    was measured on, `multiplier` λ of METHOD (12) by task. h is that of METHOD (1), with its ε. Lengths of gradients
+    are those of all trained parameters. StoppedError on all ranks where `cast.stop()` is true of any.
     """
-    loss, limits, names = cast.config.constraints.loss, cast.config.constraints, [t.name for t in cast.tasks.protected]
-    looked = sorted(cast.tasks.protected, key=lambda task: -multiplier.get(task.name, 0.0))[:_TASKS]
+    loss, limits, protected = cast.config.constraints.loss, cast.config.constraints, cast.tasks.protected
+    slack = {task.name: of_task(limits.slack, task.name) for task in protected}
+    seen = {name: change - slack[name] for name, change in _changes(cast, old_losses).items()}
+    held = {task.name: changes(old, new, task)[loss] - slack[task.name] for task in protected}
+    # (12) has λ_k·τ₀/m before each task's gradient, in the mean over its samples.
+    share = limits.temperature / len(cast.tasks.constrained)
+    weights = {task.name: multiplier.get(task.name, 0.0) * share for task in protected}
+    ordered = sorted(range(len(protected)), key=lambda k: -weights[protected[k].name])
+    looked, rest = ordered[:_TASKS], [k for k in ordered[_TASKS:] if weights[protected[k].name] > 0]
+    names = [protected[k].name for k in looked]
     measure = _Gradients(cast)
-    seen = _changes(cast, old_losses)
-    held = {task.name: _change(old, new, task, loss) for task in cast.tasks.protected}
     surrogate, _ = measure.surrogate(cast.train, _few(cast.sampler.positive), _few(cast.sampler.negative))
     g_F = _sketched(gradient(surrogate / dist.world_size(), measure.parameters))
-    gradients = [measure.of_task(task, cast.sampler.retained[names.index(task.name)]) for task in looked]
+    gradients = [measure.of_task(protected[k], cast.sampler.retained[k]) for k in looked]
     G, trunk = (torch.stack(parts) for parts in zip(*gradients, strict=True))
-    violations = torch.tensor([seen[task.name] for task in looked])
-    # (12) has λ_k·τ₀/m before each task's gradient.
-    lambdas = torch.tensor([multiplier.get(task.name, 0.0) for task in looked], dtype=torch.float64)
-    weight = lambdas * limits.temperature / len(cast.tasks.constrained)
+    others = measure.of_sum([(protected[k], cast.sampler.retained[k], weights[protected[k].name]) for k in rest])
+    violations = torch.tensor([seen[name] for name in names])
     found = {
         "loss": {"name": loss, "unit": LOSSES[loss].unit},
         "part": "retained" if cast.sampler.held is None else "held_out",
         "violation": {"train": max(seen.values()), "val": max(held.values())},
         "h": {"train": seen, "val": held},
-        "complementarity": float((weight * violations.abs()).max()),
-        **stationarity(g_F, G, weight),
+        "complementarity": max(weight * abs(seen[name]) for name, weight in weights.items()),
+        **stationarity(g_F, G, torch.tensor([weights[name] for name in names], dtype=torch.float64), others),
         "delta": {"with_heads": conditioning(G, violations), "without_heads": conditioning(trunk, violations)},
-        "cosines": cosines(["objective", *(task.name for task in looked)], torch.cat([-g_F[None], -G])),
+        "cosines": cosines(["objective", *names], torch.cat([-g_F[None], -G])),
     }
     new_F = measure.objectives()
     cast.net.load_weights(w_old, "old")
@@ -108,22 +113,42 @@ class _Gradients:
 
     def of_task(self, task: Task, pool: Rows) -> tuple[Tensor, Tensor]:
         """∇L_k on some of a task's examples, of all parameters and of those of no head alone."""
-        heed(self._cast.stop, self._trunk.device)
-        rows = _few(pool)
+        total = self._of([(task, _few(pool), 1.0)])
+        return _sketched(total), _sketched(total * self._trunk)
+
+    def of_sum(self, parts: Sequence[tuple[Task, Rows, float]]) -> Tensor:
+        """Σ w_k·∇L_k of tasks, each with its examples, of which a few are taken, and its weight w_k."""
+        each = max(_TASKS * _IMAGES // max(len(parts), 1), 1)
+        by_attribute: dict[str, list[tuple[Task, Rows, float]]] = {name: [] for name in self._tasks.classes}
+        for task, pool, weight in parts:
+            by_attribute[task.attribute].append((task, spread(pool, min(each, _IMAGES)), weight))
         total = torch.zeros_like(self._trunk, dtype=self.parameters[0].dtype)
-        for share in _shares(rows):
+        for some in by_attribute.values():
+            total += self._of(some) if some else 0.0
+        return _sketched(total)
+
+    def _of(self, parts: Sequence[tuple[Task, Rows, float]]) -> Tensor:
+        """Σ w_k·∇L_k of tasks of one attribute on all of the rows that are given: (P,)."""
+        heed(self._cast.stop, self._trunk.device)
+        attribute, device = parts[0][0].attribute, self._trunk.device
+        rows = np.concatenate([own for _, own, _ in parts])
+        label = torch.tensor([task.label for task, own, _ in parts for _ in own], device=device)
+        weight = torch.tensor([w / len(own) for _, own, w in parts for _ in own], device=device)
+        total = torch.zeros_like(self._trunk, dtype=self.parameters[0].dtype)
+        for share in _shares(np.arange(len(rows))):
             if not len(share):  # other ranks have one more
                 total += gradient(total.new_zeros(()), self.parameters)
                 continue
-            sentences, heads = self._tasks.sentences(task.attribute)
+            sentences, heads = self._tasks.sentences(attribute)
             tokens, which = distinct_tokens(self._net, sentences)
-            head = torch.tensor(heads, device=which.device)
-            image, text = self._net(self._pixels(self._cast.train, share), tokens, which, head)
-            text = class_means(text, len(self._tasks.classes[task.attribute]))
-            label = torch.full((len(share),), task.label, device=image.device)
-            losses = constraints.zero_shot_losses(image @ text.T, label, self._config.constraints.temperature)
-            total += gradient(losses.sum() / len(rows), self.parameters)
-        return _sketched(total), _sketched(total * self._trunk)
+            head = torch.tensor(heads, device=device)
+            image, text = self._net(self._pixels(self._cast.train, rows[share]), tokens, which, head)
+            text = class_means(text, len(self._tasks.classes[attribute]))
+            cosine, temperature = image @ text.T, self._config.constraints.temperature
+            here = torch.from_numpy(share)
+            losses = constraints.zero_shot_losses(cosine, label[here], temperature)
+            total += gradient((weight[here].to(losses) * losses).sum(), self.parameters)
+        return total
 
     def surrogate(self, split: Split, positive: Rows, negative: Rows) -> tuple[Tensor, Tensor]:
         """METHOD (10) with γ₁ = 1 on all pairs, on every rank, and F."""
@@ -143,7 +168,7 @@ class _Gradients:
 
 
 def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:
-    """h of every protected task on the examples that λ was measured on, ε left out."""
+    """The mean change of every protected task's loss on the examples that λ was measured on."""
     limits, loss = cast.config.constraints, LOSSES[cast.config.constraints.loss]
     tasks, m = replace(cast.tasks, without_data=()), len(cast.tasks.protected)
     with trained_in(cast.config.run.precision):  # as the old values were measured
@@ -152,11 +177,15 @@ def _changes(cast: Cast, old_losses: Sequence[Tensor]) -> dict[str, float]:
     return {task.name: float(loss.change(new, old).mean()) for task, new, old in of}
 
 
-def stationarity(g_F: Tensor, G: Tensor, weight: Tensor) -> dict[str, Any]:
-    """‖∇F + Σ w_k·∇L_k‖/‖∇F‖ with the solver's multipliers, and with those that make it least: (S,), (m, S), (m,)."""
+def stationarity(g_F: Tensor, G: Tensor, weight: Tensor, others: Tensor) -> dict[str, Any]:
+    """‖∇F + Σ w_k·∇L_k‖/‖∇F‖ with the solver's multipliers, and with those that make it least: (S,), (m, S), (m,).
+
+    `others` (S,) is that sum over the tasks that are not of `G`, whose multipliers stay as they are.
+    """
     length = float(g_F.norm()) or 1.0
-    best = baselines.gem(G @ G.T, G @ g_F)  # the same problem: the nearest point of a cone
-    residuals = [float((g_F + w.to(g_F) @ G).norm()) / length for w in (weight, best)]
+    known = g_F + others
+    best = baselines.gem(G @ G.T, G @ known)  # the same problem: the nearest point of a cone
+    residuals = [float((known + w.to(g_F) @ G).norm()) / length for w in (weight, best)]
     return {"kkt_residual": residuals[0], "least_residual": residuals[1]}
 
 
@@ -174,10 +203,6 @@ def cosines(names: Sequence[str], directions: Tensor) -> list[dict[str, Any]]:
     matrix = unit @ unit.T
     pairs = [(float(matrix[i, j]), names[i], names[j]) for i in range(len(names)) for j in range(i + 1, len(names))]
     return [{"of": [one, other], "cosine": value} for value, one, other in sorted(pairs)]
-
-
-def _change(old: Evaluation, new: Evaluation, task: Task, loss: str) -> float:
-    return float(LOSSES[loss].change(new.values(task, loss), old.values(task, loss)).mean())
 
 
 def _few(rows: Rows) -> Rows:
