@@ -54,7 +54,8 @@ class ConstrainedCycle:
         self._old_values, self._old_losses = torch.empty(0, dtype=torch.float64), list[Tensor]()
         # Task and row of each of those values as one number, in ascending order, by which a step finds them.
         self._seen = np.concatenate([k * len(split) + rows for k, rows in enumerate(sampler.seen)])
-        self.multiplier = torch.zeros(len(tasks.constrained), dtype=torch.float64)  # running mean of λ
+        # Running mean of λ over the steps that sampled the task; NaN: none did.
+        self.multiplier = torch.full((len(tasks.constrained),), torch.nan, dtype=torch.float64)
         self._labels = torch.tensor([task.label for task in tasks.constrained])
         self._names = [task.name for task in tasks.constrained]
         attributes = list(tasks.classes)
@@ -101,7 +102,7 @@ class ConstrainedCycle:
         with clock("forward"):
             local_sums = self._changes(loaded)
         with clock("exchange"):
-            multiplier, _ = self._aggregator.update(local_sums, step)
+            multiplier, count = self._aggregator.update(local_sums, step)
         measuring = self._scale.due(step)
         # No gradient is computed for a constraint whose multiplier is 0, unless it is asked for.
         whole = measuring or (baseline is not None and baseline.examples)
@@ -124,7 +125,8 @@ class ConstrainedCycle:
                 penalty = (self._example_weights(loaded, multiplier)[active].to(losses) * losses).sum()
         h = self.named(self._aggregator.h)
         finite(step, {self.tasks.target.name: value, **h})
-        self.multiplier += (1 - _SMOOTH) * (multiplier.cpu() - self.multiplier)
+        sampled = multiplier.where(count > 0, torch.nan).cpu().double()
+        self.multiplier = constraints.track(self.multiplier, sampled, 1 - _SMOOTH)
         norm = self._learner.descend(surrogate + penalty, step, clock)
         finite(step, {f"{self.tasks.target.name} (its gradient)": norm})
         self._update_average()

@@ -1,5 +1,6 @@
 """The diagnosis of a run that was made before, from its last checkpoint, in this process alone."""
 
+import math
 from typing import Any
 
 import torch
@@ -58,7 +59,9 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     names = [task.name for task in tasks.constrained]
     losses = [state[f"old_losses.{k}"] for k in range(len(names))]
     cast = Cast(config, tasks, net, build_sampler(train, tasks, config), train, val)
-    found = diagnose(cast, w_old, losses, dict(zip(names, state["lambda"].tolist(), strict=True)), old, new)
+    named = zip(names, state["lambda"].tolist(), strict=True)
+    multiplier = {name: value for name, value in named if not math.isnan(value)}  # of a task that was ever sampled
+    found = diagnose(cast, w_old, losses, multiplier, old, new)
     evals = {record["step"]: record for record in log if record["event"] == "eval"}
     found["says"] = says(found)
     return {"step": step, "diagnosis": found, "advice": advise(found, [evals[at] for at in sorted(evals)])}

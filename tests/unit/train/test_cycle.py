@@ -360,6 +360,17 @@ def test_a_loss_that_is_not_finite_names_step_and_task(build: Build) -> None:
         assert torch.equal(value, weights[name])
 
 
+def test_the_mean_multiplier_of_a_task_is_that_of_the_steps_which_sampled_it(build: Build, config: Config) -> None:
+    config.constraints.solver, config.constraints.tasks_per_step = "regularize", 2
+    training, loader = build()
+    training.measure_old()
+    for step in range(3):
+        training.step(loader.get(step))
+    sampled = {training.tasks.protected[k].name for step in range(3) for k in training.sampler.batch(step).tasks}
+    assert len(sampled) == 6 < len(training.tasks.protected)
+    assert training.named(training.multiplier) == pytest.approx(dict.fromkeys(sampled, 1000.0))
+
+
 def test_metrics_name_every_task_and_part_of_a_step(build: Build, tasks: Tasks) -> None:
     training, loader = build()
     training.measure_old()

@@ -21,8 +21,8 @@ from tests.unit.train.conftest import Recorder, payload_of
 
 @pytest.fixture
 def run(recorder: Recorder, config: Config) -> Path:
-    """A cycle with checkpoints."""
-    config.select.interpolate = False
+    """A cycle with checkpoints, whose eight steps sample eight of thirteen tasks."""
+    config.select.interpolate, config.constraints.tasks_per_step = False, 1
     RunDirectory(config.run.uri).claim(config)
     worker.run_cycle(payload_of(config, recorder))
     return Path(config.run.uri)
