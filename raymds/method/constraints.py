@@ -77,8 +77,8 @@ def answer_losses(log_odds_B: Tensor, old_B: Tensor) -> Tensor:
 
 
 def wrong(cosine_BC: Tensor, label_B: Tensor) -> Tensor:
-    """1 where the nearest prompt is another class's, else 0: (B, C), (B,) → (B,)."""
-    return (cosine_BC.argmax(dim=1) != label_B).to(cosine_BC)
+    """1 where the nearest prompt is another class's or a cosine is NaN, else 0: (B, C), (B,) → (B,)."""
+    return ((cosine_BC.argmax(dim=1) != label_B) | cosine_BC.isnan().any(dim=1)).to(cosine_BC)
 
 
 def task_sums(change_B: Tensor, task_B: Tensor, tasks: int) -> Tensor:

@@ -123,7 +123,7 @@ class ConstrainedCycle:
                 penalty = baseline.penalty(context) if baseline.penalty else None
             if penalty is None:  # this rank's share of Σ_k λ_k·τ₀·L̂_k / K, whose gradient is the rest of METHOD (12)
                 penalty = (self._example_weights(loaded, multiplier)[active].to(losses) * losses).sum()
-        h = self.named(self._aggregator.h)
+        h = self.named(self._aggregator.h, count > 0)  # also where no number came out
         finite(step, {self.tasks.target.name: value, **h})
         sampled = multiplier.where(count > 0, torch.nan).cpu().double()
         self.multiplier = constraints.track(self.multiplier, sampled, 1 - _SMOOTH)
@@ -298,10 +298,10 @@ class ConstrainedCycle:
         for mean, value in self._averaged:
             mean.lerp_(value, 1 - self._config.select.average)
 
-    def named(self, values: Tensor) -> dict[str, float]:
-        """Values per task name, tasks without one left out."""
+    def named(self, values: Tensor, of: Tensor | None = None) -> dict[str, float]:
+        """Values per task name: of the tasks that `of` is true of, or else of those that have one."""
         values = values.cpu()
-        known = (~values.isnan()).nonzero()[:, 0]
+        known = (~values.isnan() if of is None else of.cpu()).nonzero()[:, 0]
         return dict(zip((self._names[k] for k in known.tolist()), values[known].tolist(), strict=True))
 
 

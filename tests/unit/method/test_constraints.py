@@ -19,6 +19,11 @@ def test_zero_shot_loss_by_hand() -> None:
     assert got.tolist() == pytest.approx(want)
 
 
+def test_an_image_of_which_no_number_comes_out_is_wrong_whatever_its_class() -> None:
+    cosine = torch.tensor([[NAN, NAN], [0.1, NAN], [0.2, 0.1]])
+    assert constraints.wrong(cosine, torch.tensor([0, 1, 0])).tolist() == [1.0, 1.0, 0.0]
+
+
 def test_task_sums_count_each_tasks_examples() -> None:
     found = constraints.task_sums(torch.tensor([1.0, 2.0, -4.0]), torch.tensor([2, 0, 2]), 4)
     assert found.tolist() == [[2.0, 0.0, -3.0, 0.0], [1.0, 0.0, 2.0, 0.0], [4.0, 0.0, 17.0, 0.0]]
