@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raymds.method import verdict
+
 Json = Mapping[str, Any]
 
 _CONFLICT = -0.3  # cosine of two directions of descent below which they are said to pull against each other
@@ -48,9 +50,14 @@ def says(diagnosis: Json) -> list[str]:
     return conflicts(diagnosis) + ([learned] if learned else [])
 
 
-def advise(diagnosis: Json, evals: Sequence[Json]) -> list[str]:
-    """Why there is no feasible candidate with a gain, and whether steps, examples, model or tolerance would help."""
+def advise(diagnosis: Json, evals: Sequence[Json], refused: Json | None = None, require: str = "retained") -> list[str]:
+    """Why there is no feasible candidate with a gain, and whether steps, examples, model or tolerance would help.
+
+    Where there was one that the test split refused, `refused` is its certificate, and `require` is select.require.
+    """
     said = says(diagnosis)
+    if refused:
+        return [*said, *_on_test(refused, require)]
     late = [record for record in evals if record["step"] > 0]
     if not late:
         return said
@@ -58,9 +65,36 @@ def advise(diagnosis: Json, evals: Sequence[Json]) -> list[str]:
     nearest = max(gaining or late, key=lambda record: float(record["margin"]))
     if not gaining:
         return [*said, _no_gain(late)]
+    if nearest["feasible"]:  # it was chosen, or may yet be
+        return said
     said += _examples(diagnosis, nearest)
     said += _steps(late, diagnosis)
     said.append(_tolerance(nearest))
+    return said
+
+
+def _on_test(certificate: Json, require: str) -> list[str]:
+    """What would help where val kept what the test split refuses."""
+    said, target = [], certificate["target"]
+    lost = [task for task in certificate["tasks"] if verdict.below(task["verdict"], require)]
+    lost.sort(key=lambda task: float(task["delta"]))
+    proven = [task for task in lost if task["verdict"] == "violated"]
+    if proven:
+        said.append(
+            f"{proven[0]['task']} was kept on val and is lost on test: more val images, more retained examples "
+            "(task.retained) or a larger constraints.margin would help"
+        )
+    elif lost:
+        least = verdict.worst([task["verdict"] for task in lost])
+        said.append(f"no loss is proven on test: select.require={least} would not have refused the model for that")
+        said += [
+            f"{task['task']} has {verdict.images(task)} images on test: {task['more_examples']:,} more that flip alike "
+            "would decide"
+            for task in lost[:_NAMED]
+            if task["more_examples"]
+        ]
+    if target["delta"] <= 0 or not lost:
+        said.append(f"the gain of the target is too small to be seen on its {verdict.images(target)} test images")
     return said
 
 
@@ -86,11 +120,14 @@ def _examples(diagnosis: Json, nearest: Json) -> list[str]:
             f"{worst['task']} is kept on the retained examples (h {train:+.3f}) and not on val ({val:+.3f}): more "
             f"retained examples (task.retained){held} would help"
         )
-    noise = math.sqrt(max(worst["old"] * (1 - worst["old"]), 0.01) / worst["n"])
+    if "h" not in worst:  # in the log of an older version
+        return said
+    flips = 2 * worst["h"]["flips"] + worst["delta"]  # share of the images that changed sides
+    noise = math.sqrt(max(flips - worst["delta"] ** 2, 0.0) / worst["n"])
     if -worst["delta"] - worst["tolerance"] < noise:
         said.append(
-            f"{worst['task']} has {worst['n']} images on val, whose accuracy is known to ±{100 * noise:.1f} points: "
-            "the miss is within what chance does, and more val images would help"
+            f"{worst['task']} has {worst['n']} images on val, whose change is known to ±{100 * noise:.1f} points: the "
+            "miss is within what chance does, and more val images would help"
         )
     return said
 
@@ -114,8 +151,6 @@ def _steps(late: Sequence[Json], diagnosis: Json) -> list[str]:
 
 def _tolerance(nearest: Json) -> str:
     worst = min(nearest["tasks"], key=lambda task: task["delta"])  # one number is to do for every task
-    if nearest["feasible"]:
-        return f"step {nearest['step']} keeps everything, and its gain is too small to be seen on test"
     needed = math.ceil(-1000 * worst["delta"]) / 1000
     return (
         f"a tolerance of {100 * needed:.1f} points for {worst['task']} and the like (select.tolerance={needed:.3f}) "

@@ -34,7 +34,7 @@ def conclude(
 
 
 def _outcome(config: Config, run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
-    old, found = old_outcome(config), _found(run, result)
+    old, found = old_outcome(config), _found(config, run, result)
     choice = result.get("choice")
     if choice is None:
         nearest = max(result["candidates"], key=lambda metrics: select.score(metrics["record"]))
@@ -60,14 +60,16 @@ def _certify(
     recorded.write_certificate(config, run.path("certificate.json"), certificate)
 
 
-def _found(run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
+def _found(config: Config, run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
     """The diagnosis, what it says, and what would help where the old model stays; a search's trial has none."""
     diagnosis = result.get("diagnosis")
     if diagnosis is None:
         return {}
     evals = {r["step"]: r for r in records(run.uri) if r["event"] == "eval"}
     diagnosis |= {"says": says(diagnosis)}
-    return {"diagnosis": diagnosis, "advice": advise(diagnosis, [evals[step] for step in sorted(evals)])}
+    refused = result["certificate"] if result.get("choice") and result.get("refused") else None
+    advice = advise(diagnosis, [evals[step] for step in sorted(evals)], refused, config.select.require)
+    return {"diagnosis": diagnosis, "advice": advice}
 
 
 def _nearest(metrics: dict[str, Any]) -> str:

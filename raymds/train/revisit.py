@@ -12,7 +12,7 @@ from raymds.log import records
 from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.tasks import resolve
-from raymds.train import checkpoint, ending
+from raymds.train import checkpoint, ending, select
 from raymds.train.advice import advise, says
 from raymds.train.cycle import candidate_weights
 from raymds.train.diagnose import Cast, diagnose
@@ -64,4 +64,8 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     found = diagnose(cast, w_old, losses, multiplier, old, new)
     evals = {record["step"]: record for record in log if record["event"] == "eval"}
     found["says"] = says(found)
-    return {"step": step, "diagnosis": found, "advice": advise(found, [evals[at] for at in sorted(evals)])}
+    outcome = run.read_json("outcome.json") or {"outcome": "new"}  # or none yet
+    on_test = outcome["outcome"] == "old" and outcome.get("tested") and select.good(outcome["val"])
+    refused = run.read_json("certificate.json") if on_test else None
+    advice = advise(found, [evals[at] for at in sorted(evals)], refused, config.select.require)
+    return {"step": step, "diagnosis": found, "advice": advice}

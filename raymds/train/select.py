@@ -78,11 +78,11 @@ def choose(
     best: Choice[C] | None = None
     ordered = sorted(candidates, key=lambda pair: score(pair[1]), reverse=True)
     for candidate, record in ordered:
-        if _good(record) and _beats(record, best):
+        if good(record) and _beats(record, best):
             best = Choice(candidate, 1.0, record)
     if towards is None:
         return best
-    others = [candidate for candidate, record in ordered if not _good(record)]
+    others = [candidate for candidate, record in ordered if not good(record)]
     for candidate in others[: 1 if best else RESCUES]:
         rescued = _rescue(candidate, towards(candidate), best)
         if rescued:
@@ -105,12 +105,12 @@ def _rescue(candidate: C, measure: Callable[[float], Record], best: Choice[C] | 
             high = alpha
             continue
         low = alpha
-        if _good(between) and _beats(between, best):
+        if good(between) and _beats(between, best):
             rescued = Choice(candidate, alpha, between)
     return rescued
 
 
-def _good(record: Record) -> bool:
+def good(record: Record) -> bool:
     """Whether it may be chosen: feasible, and better at the target than the old model."""
     return bool(record["feasible"] and record["target"]["delta"] > 0)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from raymds.method.certificate import PairedCounts, certify
 from raymds.train.advice import advise, conflicts, overfitted
 
 
@@ -18,10 +19,19 @@ def diagnosis(**changed: Any) -> dict[str, Any]:
     return made | changed
 
 
-def candidate(step: int, target: float, rainy: float, snowy: float = 0.05, n: int = 1000) -> dict[str, Any]:
-    """A record on val: Δtarget and Δacc of two protected tasks, without tolerance."""
+def candidate(
+    step: int, target: float, rainy: float, snowy: float = 0.05, n: int = 1000, flips: float = 0.0
+) -> dict[str, Any]:
+    """A record on val: Δtarget and Δacc of two protected tasks, without tolerance; `flips` are made up for by gains."""
     tasks = [
-        {"task": f"weather:{name}", "n": n, "old": 0.8, "delta": delta, "tolerance": 0.0}
+        {
+            "task": f"weather:{name}",
+            "n": n,
+            "old": 0.8,
+            "delta": delta,
+            "tolerance": 0.0,
+            "h": {"flips": flips + max(-delta, 0.0)},
+        }
         for name, delta in (("rainy", rainy), ("snowy", snowy))
     ]
     margin = min(rainy, snowy)
@@ -88,8 +98,32 @@ def test_a_tolerance_that_is_advised_holds_for_tasks_that_have_more_already() ->
 
 
 def test_a_miss_within_chance_is_called_so() -> None:
-    assert only(advise(diagnosis(), [candidate(100, 0.3, -0.02, n=100)]), "within what chance does")
+    """Of 100 images 10 were lost and 8 gained: √(0.18 − 0.02²)/10; where 2 were lost alone, √(0.02 − 0.02²)/10."""
+    said = advise(diagnosis(), [candidate(100, 0.3, -0.02, n=100, flips=0.08)])
+    assert only(said, "known to ±4.2 points: the miss is within what chance does")
+    assert not only(advise(diagnosis(), [candidate(100, 0.3, -0.02, n=100)]), "within what chance does")
     assert not only(advise(diagnosis(), STUCK), "within what chance does")
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "words"),
+    [
+        (2, 20, ["select.require=undecided would not have refused", "w:b has 100 images on test: 174 more"]),
+        (30, 20, ["w:b was kept on val and is lost on test"]),
+        (0, 0, ["the gain of the target is too small to be seen on its 100 test images"]),
+    ],
+)
+def test_what_would_help_where_the_test_split_refused(lost: int, gained: int, words: list[str]) -> None:
+    counts = [PairedCounts(f"w:{name}", 100, 50, b, 0, 0.5, 0.5) for name, b in (("a", 0), ("b", lost))]
+    target = PairedCounts("w:t", 100, 50, 0, gained, 0.5, 0.5)
+    made = certify(target, counts, tolerance=0.0, confidence=0.95, digests={})
+    said = advise(diagnosis(), [candidate(100, 0.3, 0.0)], made)
+    assert len(said) == len(words)
+    assert all(only(said, word) for word in words)
+
+
+def test_a_candidate_that_may_yet_be_chosen_needs_no_help() -> None:
+    assert advise(diagnosis(), [candidate(100, 0.3, 0.0)]) == []
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,13 @@ def test_what_the_test_split_lets_pass(
         assert found["candidate"] == {"step": 4, "alpha": 0.8}
 
 
+def test_what_the_test_split_refused_is_advised_on_by_the_certificate(config: Config, run: RunDirectory) -> None:
+    F = {"train": {"old": 0.2, "new": -0.2}, "val": {"old": 0.2, "new": -0.2}}
+    diagnosed = result(config, 2) | {"diagnosis": {"cosines": [], "objective": F}}
+    found = conclude(config, run, DataSet.open(config.data.uri), diagnosed)
+    assert found["advice"][0].startswith("no loss is proven on test: select.require=undecided would")
+
+
 def test_the_certificate_names_the_stored_config_whatever_the_number_of_workers(
     config: Config, run: RunDirectory
 ) -> None:

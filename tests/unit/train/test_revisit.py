@@ -55,7 +55,12 @@ def test_a_pretraining_is_refused(config: Config, tmp_path: Path) -> None:
 def test_the_old_model_is_measured_where_the_run_did_not_leave_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
     noted(monkeypatch, lambda: measured.append(1))
+    kept = {"feasible": True, "target": {"delta": 0.1}}
+    open_ = {"task": "weather:clear", "n": 9, "delta": -0.1, "verdict": "undecided", "more_examples": None}
+    RunDirectory(str(run)).write_json("outcome.json", {"outcome": "old", "tested": True, "val": kept})
+    RunDirectory(str(run)).write_json("certificate.json", {"target": {"delta": 0.1, "n": 9}, "tasks": [open_]})
     known = diagnose_run(str(run))
+    assert known["advice"][-1].startswith("no loss is proven on test")
     assert len(measured) == 1
     shutil.rmtree(run / "old")
     assert diagnose_run(str(run)) == known
