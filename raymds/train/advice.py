@@ -75,7 +75,8 @@ def advise(diagnosis: Json, evals: Sequence[Json], refused: Json | None = None, 
 
 def _on_test(certificate: Json, require: str) -> list[str]:
     """What would help where val kept what the test split refuses."""
-    said, target = [], certificate["target"]
+    said: list[str] = []
+    target = certificate["target"]
     lost = [task for task in certificate["tasks"] if verdict.below(task["verdict"], require)]
     lost.sort(key=lambda task: float(task["delta"]))
     proven = [task for task in lost if task["verdict"] == "violated"]
