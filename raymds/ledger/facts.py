@@ -100,8 +100,8 @@ def of_certificate(uri: str, weights: str | None) -> dict[str, Any]:
     if weights and storage.sha256(storage.read(weights)) != digests["weights"]:
         raise UsageError(f"--weights {weights}: is not the model that {uri} certifies; give the file it was made of")
     _check_delivered(made, uri)
-    folder = storage.absolute(uri).rpartition("/")[0]
-    outcome = storage.read_json(storage.join(folder, "outcome.json")) if uri.endswith("/certificate.json") else None
+    folder, _, name = storage.absolute(uri).rpartition("/")
+    outcome = storage.read_json(storage.join(folder, "outcome.json")) if name == "certificate.json" else None
     if outcome is not None and outcome.get("outcome") != "new":
         raise UsageError(f"{uri}: its run did not deliver this model (its outcome.json); give the run, {folder}")
     return {

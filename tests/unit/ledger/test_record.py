@@ -125,7 +125,9 @@ def test_a_use_is_not_freed_by_removing_a_certificate(ledger: Ledger, tmp_path: 
     assert record.uses(ledger.entries())[0]["s"] == 1
 
 
-def test_what_no_run_delivered_is_not_recorded_as_delivered(ledger: Ledger, tmp_path: Path) -> None:
+def test_what_no_run_delivered_is_not_recorded_as_delivered(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Path(made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"]))
     certificate, weights = run / "certificate.json", run / "weights.safetensors"
     good, model = json.loads(certificate.read_text()), weights.read_text()
@@ -144,8 +146,10 @@ def test_what_no_run_delivered_is_not_recorded_as_delivered(ledger: Ledger, tmp_
     certificate.write_text(json.dumps(good))
     outcome = json.loads((run / "outcome.json").read_text())
     (run / "outcome.json").write_text(json.dumps({**outcome, "outcome": "old"}))
-    with pytest.raises(UsageError, match="its run did not deliver this model"):
-        record.add(ledger, str(certificate))
+    monkeypatch.chdir(run)
+    for what in (str(certificate), "certificate.json"):
+        with pytest.raises(UsageError, match="its run did not deliver this model"):
+            record.add(ledger, what)
     assert ledger.numbers() == []
     assert record.add(ledger, str(run)).content["outcome"] == "old"
 
