@@ -129,12 +129,13 @@ def _left(cycles: Sequence[Json]) -> Iterator[tuple[int, str]]:
     known, waived = set[str](), dict[str, str]()
     for cycle in cycles:
         here = {entry["task"] for entry in _entries(cycle)}
-        waived = {task: day for task, day in waived.items() if task not in here}
         waived |= {waiver["task"]: waiver.get("expires", _NEVER) for waiver in cycle["waivers"]}
         if here:
             left = (task for task in sorted(known - here) if waived.get(task, "") < _day(cycle))
             yield from ((cycle["number"], task) for task in left)
             known |= here if cycle["outcome"] == "new" else here - {cycle["certificate"]["target"]["task"]}
+        # Its waivers were written before it: what it names, they waive no more.
+        waived = {task: day for task, day in waived.items() if task not in here}
 
 
 def _day(cycle: Json) -> str:

@@ -79,6 +79,7 @@ def test_what_was_once_reached_is_not_forgotten_and_what_was_not_is_not_missed()
     assert left(first, later | {"waivers": [over]}) == ["2"]
     assert left(first, later | {"waivers": [holds]}) == []
     assert left(first, later | {"waivers": [holds]}, first, later) == ["4"]  # protected again in between
+    assert left(first, first | {"waivers": [holds]}, later) == ["3"]
     refused = copy.deepcopy(second)  # a target that stayed with the old model was never reached
     missing = refused["certificate"]["target"]["task"]
     first["certificate"]["tasks"] = [t for t in first["certificate"]["tasks"] if t["task"] != missing]
