@@ -69,13 +69,18 @@ def key_id(key: Ed25519PublicKey) -> str:
 def signing_key(uri: str | None, named: str = "ledger.key=") -> Ed25519PrivateKey | None:
     """The private key of a PEM file, else of RAYMDS_SIGNING_KEY, which holds the PEM itself; None where neither is.
 
-    `named` is what errors say before the file: the key or option that it was given by.
+    `named` is what errors say before the file: the key or option that it was given by. UsageError where one of the two
+    is there and empty, as a secret that a CI lacks is: nothing would be signed.
     """
-    if uri:
+    if uri is not None:
         return _private(_pem(uri, named), f"{named}{uri}")
     given = os.environ.get(VARIABLE)
+    if given is None:
+        return None
+    if not given.strip():
+        raise UsageError(f"{VARIABLE}: is empty, so nothing would be signed; put a key's PEM into it, or unset it")
     # Variables of CI systems often hold \n in place of line ends.
-    return _private(given.replace("\\n", "\n").encode(), VARIABLE) if given else None
+    return _private(given.replace("\\n", "\n").encode(), VARIABLE)
 
 
 def public_key(uri: str, named: str = "--key ") -> Ed25519PublicKey:

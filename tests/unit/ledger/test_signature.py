@@ -81,6 +81,8 @@ def test_a_key_pair_is_made_once_and_its_owner_alone_reads_it(tmp_path: Path, mo
     assert not (tmp_path / "left.pem").exists()
     with pytest.raises(UsageError, match="--key: bad: no such file"):
         signature.signing_key("bad", "--key ")
+    with pytest.raises(UsageError, match="--key: empty URI"):
+        signature.signing_key("", "--key ")
     with pytest.raises(UsageError, match="belongs on this machine"):
         signature.generate("s3://bucket/key")
     assert signature.signing_key(None) is None
@@ -89,6 +91,10 @@ def test_a_key_pair_is_made_once_and_its_owner_alone_reads_it(tmp_path: Path, mo
         found = signature.signing_key(None)
         assert found is not None
         assert signature.key_id(found.public_key()) == name
+    for text in ("", "\n"):
+        monkeypatch.setenv(signature.VARIABLE, text)
+        with pytest.raises(UsageError, match="RAYMDS_SIGNING_KEY: is empty, so nothing would be signed"):
+            signature.signing_key(None)
 
 
 def pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey, password: bytes = b"") -> bytes:
