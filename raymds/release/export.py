@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from raymds.errors import RaymdsError, UsageError
+from raymds.ledger.entry import fits
 from raymds.model import ClipWithHeads, pack_weights
 from raymds.model.heads import HEADS, head_names, trained
 from raymds.release import card, onnx_file
@@ -55,8 +56,8 @@ def export(found: Delivered, to: str, *, onnx: bool, show: Callable[[dict[str, A
     """
     asked, digest = recogniser(found)
     model = asked.model
-    before = storage.read_or_none(storage.join(to, INDEX))
-    if before is not None and json.loads(before)["weights"]["sha256"] != digest:
+    before = storage.read_json(storage.join(to, INDEX))
+    if before is not None and not fits(before, {"weights": {"sha256": digest.__eq__}}):
         raise UsageError(f"--to {to}: already holds an export of other weights; give another directory")
     tensors = model.weights()
     notes = [found.kept, *_left_out(tensors, asked)]

@@ -135,14 +135,18 @@ def test_every_file_is_listed_with_its_digest(exported: Path, fog_run: Path) -> 
 
 
 def test_the_same_export_again_is_the_same_and_another_model_is_refused(
-    exported: Path, fog_run: Path, old_weights: str, capsys: pytest.CaptureFixture[str]
+    exported: Path, fog_run: Path, old_weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {p.name: p.read_bytes() for p in exported.iterdir()}
     assert main(["export", str(fog_run), "--to", str(exported), "--onnx"]) == 0
     changed = {p.name for p in exported.iterdir() if p.read_bytes() != before[p.name]}
     assert changed <= {"image_tower.onnx", "labels.json", "README.md", "export.json"}  # ONNX notes where it was made
-    assert main(["export", old_weights, "--to", str(exported)]) == 2
-    assert "already holds an export of other weights" in capsys.readouterr().err
+    for content in (None, "[]", "{}", '{"weights": 1}'):
+        if content is not None:  # of another program
+            (tmp_path / "export.json").write_text(content)
+        assert main(["export", old_weights, "--to", str(exported if content is None else tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert "already holds an export of other weights" in said or "export.json: damaged: not a JSON object" in said
 
 
 def test_raymds_does_not_take_the_export_for_the_model(
@@ -176,6 +180,10 @@ def test_an_old_outcome_exports_the_old_model_and_says_so(
     # Certificate and settings are of the model that was not chosen.
     assert not (tmp_path / "out" / "certificate.json").exists()
     assert "## Settings" not in (tmp_path / "out" / "README.md").read_text()
+    (tmp_path / "certificate.json").unlink()
+    storage.write_json(str(tmp_path / "outcome.json"), {**outcome, "parent": "0" * 64})  # another lies there by now
+    with pytest.raises(UsageError, match="is not the old model that its run kept"):
+        export(delivered.find(str(tmp_path)), str(tmp_path / "out"), onnx=False, show=silent)
 
 
 def test_weights_that_are_not_the_certified_ones_are_an_error(fog_run: Path, old_weights: str, tmp_path: Path) -> None:
@@ -184,18 +192,6 @@ def test_weights_that_are_not_the_certified_ones_are_an_error(fog_run: Path, old
     (tmp_path / "weights.safetensors").write_bytes(Path(old_weights).read_bytes())
     with pytest.raises(UsageError, match=r"not the file that the certificate\.json"):
         export(delivered.find(str(tmp_path)), str(tmp_path / "out"), onnx=False, show=silent)
-
-
-def test_a_file_of_a_run_has_its_certificate(fog_run: Path) -> None:
-    found = delivered.find(str(fog_run / "weights.safetensors"))
-    assert found.certificate == json.loads((fog_run / "certificate.json").read_text())
-    assert found.config is not None
-    assert found.config.constraints.temperature == 0.03
-
-
-def test_neither_file_nor_run(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no such file, and no directory of a finished run"):
-        delivered.find(str(tmp_path / "nothing"))
 
 
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
