@@ -1,10 +1,14 @@
-"""Certificates of made-up counts."""
+"""Certificates of made-up counts, and a policy for them."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from raymds.method.certificate import PairedCounts, certify
 from raymds.method.grouped import Groups
+from raymds.release.gate import Finding
+from raymds.release.policy import Policy
 
+MADE = datetime(2026, 5, 1, 12, tzinfo=UTC)
 TARGET = PairedCounts("weather:foggy", 400, 100, 10, 130, 1.0, 0.5)
 COUNTS = (  # task, n, right before, negative and positive flips
     ("weather:clear", 1000, 900, 5, 60),
@@ -25,3 +29,12 @@ def certificate(
     label_sets = {"weather": {"clear": [], "rainy": [], "foggy": []}, "scene": {"tunnel": [], "street": []}}
     evidence = {"measured": {"label_sets": label_sets, "split": "test"}, "data": {"created": "2026-05-01T12:00:00Z"}}
     return made | evidence | changes
+
+
+def policy(**asked: Any) -> Policy:
+    """One that allows the tolerance that the made-up certificates have."""
+    return Policy("p.yaml", **{"tolerance": {"*": 0.01}, **asked})
+
+
+def failures(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(finding.rule, finding.task) for finding in findings if not finding.passed]
