@@ -33,7 +33,7 @@ Pixels = NDArray[np.uint8]  # (3, S, S)
 
 _BLOCK = {"cpu": 64, "cuda": 256}  # images that are decoded, classified and reported together
 _PART = 1024  # images that a worker of a cluster gets at a time
-_NUMBER = "number"  # column of an image's place in the order, where blocks come back in another
+_NUMBER = ":number"  # column of an image's place in the order, where blocks come back in another; no attribute's name
 
 
 def classify(weights: str, model: Recogniser, items: Sequence[Item], show: Show, *, cores: int | None) -> Any:
@@ -44,12 +44,26 @@ def classify(weights: str, model: Recogniser, items: Sequence[Item], show: Show,
     or URI of `model`, too. `show` gets progress records.
     """
     model.require_classes()
+    _refuse_twice(model)
     tables, done = [], 0
     for table in _on_ray(weights, items) if cores is None else _here(model, items, 0, cores):
         tables.append(table)
         done += len(table)
         show({"event": "progress", "what": "images classified", "done": done, "total": len(items)})
     return pa.concat_tables(tables).sort_by(_NUMBER).drop_columns([_NUMBER])
+
+
+def _refuse_twice(model: Recogniser) -> None:
+    """UsageError where two columns would have one name."""
+    names = ["image", "error"]
+    for attribute in model.classes:
+        for name in (attribute, f"{attribute}.probability", f"{attribute}.margin"):
+            if name in names:
+                raise UsageError(
+                    f"{attribute}: an attribute of the model, and {name} is another column of the table; "
+                    "raymds.load(…).classify(…) in Python makes no table"
+                )
+            names.append(name)
 
 
 def save(table: Any, uri: str) -> None:

@@ -6,11 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import raymds
@@ -231,3 +233,25 @@ def test_images_of_a_data_set_are_taken_as_they_were_measured(
     table = classifying.classify(str(fog_run), model, images.find([uri], None), silent, cores=1)
     config = replace(fog_config, data=replace(fog_config.data, uri=uri))
     assert {a: table[a].to_pylist() for a in ATTRIBUTES} == by_evaluation(fog_run, config)
+
+
+def test_attributes_may_be_called_as_they_like_but_for_a_column_of_the_table(tmp_path: Path) -> None:
+    """By a model that knows white from black."""
+
+    def answers(pixels: torch.Tensor) -> list[dict[str, Prediction]]:
+        return [{"number": Prediction("zero" if one.float().mean() > 99 else "one", 1.0, 1.0)} for one in pixels]
+
+    kept = SimpleNamespace(mean=torch.zeros(1), preprocess=lambda pixels: pixels)
+    given: Any = SimpleNamespace(
+        model=kept, answers=answers, require_classes=lambda: None, classes={"number": ["one", "zero"]}
+    )
+    for name, shade in (("a", 255), ("b", 0), ("c", 255)):
+        Image.new("RGB", (4, 4), (shade,) * 3).save(tmp_path / f"{name}.png")
+    table = classifying.classify("w", given, images.find([str(tmp_path)], None), silent, cores=1)
+    assert [Path(name).stem for name in table["image"].to_pylist()] == ["a", "b", "c"]
+    assert table["number"].to_pylist() == ["zero", "one", "zero"]
+    assert ":number" not in table.column_names
+    for classes in ({"error": ["a"]}, {"image": ["a"]}, {"w": ["a"], "w.margin": ["a"]}):
+        given.classes = classes
+        with pytest.raises(UsageError, match="another column of the table"):
+            classifying.classify("w", given, [], silent, cores=1)
