@@ -57,6 +57,7 @@ def of_run(run: str, code: str | None = None) -> dict[str, Any]:
     if fits(outcome, {"weights": {"uri": str, "sha256": str}}):  # of a pretraining
         return {"weights": outcome["weights"]}
     read = fits(outcome, _OUTCOME) and fits(outcome["val"].get("not_certifiable", []), [str])
+    read = read and isinstance(outcome.get("parent", ""), str)
     if not read or outcome["outcome"] not in {"new", "old"} or config["model"]["weights"] is None:
         raise UsageError(f"{where}: is not the outcome of a cycle that this raymds can read")
     place = storage.join(run, "certificate.json")
@@ -69,7 +70,8 @@ def of_run(run: str, code: str | None = None) -> dict[str, Any]:
     if made and manifest[1] != made["digests"]["data"]:
         manifest = None, ""  # other data lie there now
     parent = storage.absolute(config["model"]["weights"])
-    old = file(parent, made["digests"]["parent"] if made else storage.sha256(storage.read(parent)))
+    stated = made["digests"]["parent"] if made else outcome.get("parent")  # another file may lie there by now
+    old = file(parent, stated or storage.sha256(storage.read(parent)))
     delivered = old
     if outcome["outcome"] == "new":
         new = weights_of(run, outcome)

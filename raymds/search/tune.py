@@ -253,8 +253,7 @@ def _conclude(book: Book, config: Config, show: Show) -> dict[str, Any]:
         step, alpha, weights = won["step"], 1.0, ending.checkpoint_uri(own, f"step-{won['step']:07d}")
         val = next(r for r in records(directory.uri) if r["event"] == "eval" and r["step"] == step)
     if content["winner"] is None:
-        candidate = {"step": step, "alpha": alpha}
-        return common | old_outcome(config) | {"reason": content["reason"], "val": val, "candidate": candidate}
+        return common | old_outcome(config, content["reason"], val, step, alpha)
     choice = {"step": step, "alpha": alpha, "record": val}
     verdict = driver.certify_winner(own, book.run, weights, choice, show)
     reason = content["reason"] if verdict["outcome"] == "new" else f"trial {trial.number}: {verdict['reason']}"

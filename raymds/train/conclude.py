@@ -13,10 +13,17 @@ from raymds.train.advice import advise, says
 SCHEMA = 1
 
 
-def old_outcome(config: Config) -> dict[str, Any]:
-    """That the old model stays, wherever the outcome is read from."""
+def old_outcome(config: Config, reason: str, val: dict[str, Any], step: int, alpha: float) -> dict[str, Any]:
+    """That the old model stays, wherever the outcome is read from, and whatever lies in that model's place by then.
+
+    `val` is the record of the candidate of that step and α.
+    """
     weights = storage.absolute(str(config.model.weights))
-    return {"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": weights, "tested": False}
+    return {
+        **{"schema": SCHEMA, "outcome": "old", "step": 0, "alpha": 0.0, "weights": weights, "tested": False},
+        **{"parent": storage.sha256(storage.read(weights)), "reason": reason, "val": val},
+        "candidate": {"step": step, "alpha": alpha},
+    }
 
 
 def conclude(
@@ -34,17 +41,14 @@ def conclude(
 
 
 def _outcome(config: Config, run: RunDirectory, result: dict[str, Any]) -> dict[str, Any]:
-    old, found = old_outcome(config), _found(config, run, result)
-    choice = result.get("choice")
+    found, choice = _found(config, run, result), result.get("choice")
     if choice is None:
         nearest = max(result["candidates"], key=lambda metrics: select.score(metrics["record"]))
-        candidate = {"step": nearest["step"], "alpha": 1.0}
-        return {**old, "reason": _nearest(nearest), "val": nearest["record"], "candidate": candidate, **found}
+        return old_outcome(config, _nearest(nearest), nearest["record"], nearest["step"], 1.0) | found
     if "certificate" not in result:
         return _new(choice, result, "; the winner of the search alone is certified")
     if result["refused"]:
-        candidate = {"step": choice["step"], "alpha": choice["alpha"]}
-        return {**old, "reason": result["refused"], "val": choice["record"], "candidate": candidate, **found}
+        return old_outcome(config, result["refused"], choice["record"], choice["step"], choice["alpha"]) | found
     return _new(choice, result) | {key: found[key] for key in found if key != "advice"}
 
 

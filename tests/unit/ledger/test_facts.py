@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raymds.errors import UsageError
-from raymds.ledger import history, record
+from raymds.ledger import audit, history, record
 from raymds.ledger.chain import Ledger
 from tests.unit.ledger import made
 
@@ -193,6 +193,19 @@ def test_a_name_that_stands_twice_in_a_certificate_is_refused(ledger: Ledger, tm
     file.write_text(file.read_text().replace('"verdict"', '"verdict": "violated", "verdict"', 1))
     with pytest.raises(UsageError, match=r"certificate\.json: damaged: .*'verdict' stands twice"):
         record.add(ledger, str(file))
+
+
+def test_a_model_that_was_replaced_since_is_not_recorded_as_the_one_that_stayed(ledger: Ledger, tmp_path: Path) -> None:
+    run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"], outcome="old", certified=False)
+    told = json.loads(Path(run, "outcome.json").read_text())
+    old = made.file(tmp_path / "old", "old weights")
+    Path(run, "outcome.json").write_text(json.dumps({**told, "parent": old}))
+    first = record.add_run(ledger, run)
+    made.file(tmp_path / "old", "another model")
+    assert record.add_run(ledger, run) == first
+    assert first.content["parent"]["sha256"] == first.content["weights"]["sha256"] == old
+    (fault, *_) = audit.verify(ledger)[1]
+    assert fault.startswith(f"entry 1: parent: {tmp_path / 'old'}: is another file")
 
 
 def test_a_manifest_of_other_data_is_not_named_as_that_of_the_certificate(ledger: Ledger, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def test_what_the_test_split_lets_pass(
     assert found["tested"]
     if outcome == "old":
         assert found["candidate"] == {"step": 4, "alpha": 0.8}
+        assert found["parent"] == hashlib.sha256(Path(str(config.model.weights)).read_bytes()).hexdigest()
 
 
 def test_what_the_test_split_refused_is_advised_on_by_the_certificate(config: Config, run: RunDirectory) -> None:
