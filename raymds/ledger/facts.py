@@ -10,6 +10,7 @@ from raymds.errors import UsageError
 from raymds.ledger.entry import fits
 from raymds.ledger.signature import parse
 from raymds.method.verdict import VERDICTS, not_certifiable
+from raymds.method.wear import SEEN
 from raymds.store import uri as storage
 
 _MEASURED = ("old", "new", "delta", "lower", "verdict")
@@ -139,6 +140,13 @@ def _certificate(uri: str) -> dict[str, Any]:
     found = parse(storage.read(uri), uri)
     if not fits(found, _CERTIFICATE) or not fits(found.get("not_certifiable", []), [str]):
         raise UsageError(f"{uri}: is no certificate that this raymds can read; give the certificate.json of a run")
+    measured = found.get("measured")
+    split = measured.get("split") if isinstance(measured, dict) else None
+    if split in SEEN:
+        raise UsageError(
+            f"{uri}: was measured on {split}, which models are made and chosen with, so it certifies nothing; make one "
+            "with raymds certify --split test, or record the model's file"
+        )
     return dict(found)
 
 

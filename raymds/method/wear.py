@@ -8,6 +8,7 @@ numbers (say, a vote of the models that did well) is not covered.
 
 import math
 
+SEEN = ("train", "val")  # splits that models are made and chosen with: they certify nothing, and are not counted
 _DUE = 2 / 3  # of its images
 
 

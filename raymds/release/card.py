@@ -13,6 +13,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from raymds import __version__
 from raymds.config import Config
 from raymds.method.verdict import NOT_CERTIFIABLE, images, in_groups, not_certifiable
+from raymds.method.wear import SEEN
 from raymds.release.delivered import Delivered
 from raymds.release.markdown import escaped, table
 from raymds.release.recogniser import Recogniser
@@ -112,6 +113,8 @@ def _certificate(certificate: Mapping[str, Any] | None) -> list[str]:
     ]  # fmt: skip
     none = "–", "–", "–", "–", "–", "–", "–", NOT_CERTIFIABLE
     rows += [(escaped(name), *none) for name in not_certifiable(certificate)]
+    split = certificate.get("measured", {}).get("split", "test")
+    chosen = f"Measured on {escaped(split)}, which models are made and chosen with: so this certifies nothing."
     names = ("task", "n", "old %", "new %", "Δ points", "lower", "upper", "flips −/+", "verdict")
     return [
         "## Certificate",
@@ -119,10 +122,11 @@ def _certificate(certificate: Mapping[str, Any] | None) -> list[str]:
         f"confidence over {len(certificate['tasks'])} protected tasks. The worst measured change of a protected task "
         f"is {100 * certificate['devsafety']:+.1f} points.",
         table(names, rows, numbers=range(1, 8)),
-        "n: test images; old, new: accuracy of the model before and of this one; lower, upper: bounds of the true "
-        "change, those of all protected tasks on one side holding together with that confidence, each of the target's "
-        "by itself; flips: images right before and wrong now, and the reverse. `certificate.json` has all digits.",
-        *filter(None, [in_groups(certificate)]),
+        f"n: {escaped(split)} images; old, new: accuracy of the model before and of this one; lower, upper: bounds of "
+        "the true change, those of all protected tasks on one side holding together with that confidence, each of the "
+        "target's by itself; flips: images right before and wrong now, and the reverse. `certificate.json` has all "
+        "digits.",
+        *filter(None, [in_groups(certificate), chosen if split in SEEN else None]),
     ]
 
 

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from raymds.errors import UsageError
 from raymds.ledger.signature import PublicKey, public_key
 from raymds.method.verdict import VERDICTS
+from raymds.method.wear import SEEN
 from raymds.store import uri as storage
 
 _FRACTION = (lambda v: 0 <= v < 1, "has to be a fraction, 0 or more and below 1, like 0.02 for 2 in 100")
@@ -34,7 +35,6 @@ _NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 _REQUIRED = VERDICTS[:0:-1]  # a proven loss is never enough
 _PER_TASK = ("verdict", "negative_flips", "tolerance")
 _KEYS = ("verdict", *_NUMBERS, "protect", "split", "signature")
-_SEEN = ("train", "val")  # splits that the model was made and chosen with
 _LISTED = 20  # tasks that a message lists
 
 
@@ -125,7 +125,7 @@ def _value(where: str, key: str, value: Any) -> Any:
     if key == "signature":
         return _keys(where, value)
     if key == "split":
-        if not isinstance(value, str) or not value or value in _SEEN:
+        if not isinstance(value, str) or not value or value in SEEN:
             raise UsageError(
                 f"{where}split={value}: has to name a split that no model is made or chosen with, like test"
             )

@@ -12,7 +12,7 @@ from raymds.ledger import facts, record
 from raymds.ledger.chain import Ledger
 from raymds.ledger.entry import Entry
 from raymds.ledger.signature import CERTIFICATE, ENTRY, line, seal, signed_name, signing_key, statement
-from raymds.method.wear import said, spent
+from raymds.method.wear import SEEN, said, spent
 from raymds.run import RunDirectory, code_digest
 from raymds.store import uri as storage
 from raymds.tasks import Tasks
@@ -20,7 +20,6 @@ from raymds.text import visible
 from raymds.train.cluster import Show
 
 _NAMED = 5  # capabilities that a message names
-_ALWAYS_SEEN = {"train", "val"}  # splits that decide about models all the time, so that nobody counts their uses
 
 
 def ledger_of(config: Config) -> Ledger | None:
@@ -103,7 +102,7 @@ def reserve(config: Config, data: DataSet, split: str, name: str, settings: str)
     again, has the use that it had.
     """
     signing_key(config.ledger.key)  # what signs the certificate: an error now, not after the measurement
-    ledger = None if split in _ALWAYS_SEEN else ledger_of(config)
+    ledger = None if split in SEEN else ledger_of(config)
     if ledger is None:
         return None
     digest = data.split_digest(split)

@@ -177,6 +177,19 @@ def test_a_certificate_with_what_can_t_be_is_not_recorded(
     assert ledger.numbers() == []
 
 
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_what_was_measured_on_a_split_that_the_model_was_chosen_with_is_no_certificate(
+    ledger: Ledger, tmp_path: Path, split: str
+) -> None:
+    run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain"])
+    file = Path(run, "certificate.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"measured": {"split": split}}))
+    for what in (run, str(file)):
+        with pytest.raises(UsageError, match=rf"certificate\.json: was measured on {split}, which models are made"):
+            record.add(ledger, what)
+    assert ledger.numbers() == []
+
+
 def test_a_certificate_that_lacks_a_task_of_its_run_is_not_recorded(ledger: Ledger, tmp_path: Path) -> None:
     """What is cut out of it would be protected no more."""
     run = made.run(tmp_path / "a", tmp_path / "old", "w:fog", ["w:rain", "w:snow"])

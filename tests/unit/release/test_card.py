@@ -15,6 +15,7 @@ from raymds.release import card, delivered
 from raymds.release.export import export
 from raymds.release.recogniser import recogniser
 from tests.conftest import silent
+from tests.unit.release import made
 from tests.unit.release.test_export import outside
 
 
@@ -44,6 +45,13 @@ def test_front_matter_is_what_the_hub_reads(text: str) -> None:
     assert found["library_name"] == "open_clip"
     assert found["pipeline_tag"] == "zero-shot-image-classification"
     assert "license" not in found  # nobody said it
+
+
+@pytest.mark.parametrize(("split", "nothing"), [("test", False), ("val", True)])
+def test_what_was_chosen_with_a_split_is_not_called_certified_by_it(split: str, nothing: bool) -> None:
+    said = "\n".join(card._certificate(made.certificate(measured={"split": split})))
+    assert f"n: {split} images" in said
+    assert ("this certifies nothing" in said) is nothing
 
 
 def test_the_table_is_the_certificate(text: str, fog_run: Path) -> None:
