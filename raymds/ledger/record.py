@@ -32,6 +32,12 @@ def protected(entries: Sequence[Entry], today: date, *, weakly: bool = False) ->
     return {name: number for name, number in found.items() if name not in waived}
 
 
+def newest(entries: Sequence[Entry]) -> Entry | None:
+    """The last cycle that delivered a model: what it gained, other models lack."""
+    cycles = (entry for entry in reversed(entries) if entry.kind == "cycle")
+    return next((entry for entry in cycles if entry.content["outcome"] == "new"), None)
+
+
 def waivers(entries: Sequence[Entry], today: date) -> dict[str, Entry]:
     """Capabilities that are waived today, each with the entry that says so.
 

@@ -57,6 +57,10 @@ def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: 
     for entry in _unsigned(config, record.waivers(entries, today).values()):
         what = f"entry {entry.number} waives {visible(entry.content['capability'])}"
         show({"event": "note", "note": f"{what}, and is not signed with the key of this run"})
+    last = record.newest(entries)
+    if last and last.content["weights"]["sha256"] != storage.sha256(storage.read(str(config.model.weights))):
+        what = f"model.weights={config.model.weights}: is not the model that entry {last.number}, the newest, delivered"
+        show({"event": "note", "note": f"{what}; what was gained since they parted is missing, and nothing holds it"})
     split = data.split_digest("test")
     own = record.open_use(entries, facts.identity(run.uri), split) if run.read("config.yaml") else None
     number = own.content["number"] if own else record.uses(entries)[0][split] + 1

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from raymds.ledger import audit, record
 from raymds.ledger.chain import Ledger
 from raymds.ledger.signature import generate, public_key
 from raymds.method.certificate import PairedCounts, certify
+from raymds.store import uri as storage
 from raymds.train import driver, recorded
 from tests.conftest import overrides
 from tests.unit.ledger import made
@@ -159,6 +161,24 @@ def test_protecting_less_than_the_ledger_says_is_refused_before_anything_starts(
     assert cycle(settings)[0]["outcome"] == "new"
     # As a target again, or protected, it is not left out.
     cycle(settings, f"run.uri={tmp_path / 'b'}", "task.target=weather:snowy", "task.protect=[weather]")
+
+
+def test_a_cycle_that_develops_another_model_than_the_newest_says_so(
+    settings: list[str], workers: Workers, old_weights: str, tmp_path: Path
+) -> None:
+    def said(name: str) -> bool:
+        _, notes = cycle(settings, f"run.uri={tmp_path / name}")
+        return any("is not the model that entry 2, the newest, delivered; what was gained" in note for note in notes)
+
+    assert [said("run"), said("a")] == [False, True]
+    shutil.rmtree(tmp_path / "ledger")
+    run = Path(made.run(tmp_path / "first", tmp_path / "older", "weather:clear", ["weather:rainy"]))
+    weights, certificate = Path(old_weights).read_bytes(), json.loads((run / "certificate.json").read_text())
+    certificate["digests"]["weights"] = storage.sha256(weights)
+    (run / "weights.safetensors").write_bytes(weights)
+    (run / "certificate.json").write_text(json.dumps(certificate))
+    record.add_run(Ledger(str(tmp_path / "ledger"), "A. Nother"), str(run))
+    assert not said("b")
 
 
 def test_a_waiver_that_is_not_signed_is_said_where_a_cycle_signs(
