@@ -177,19 +177,26 @@ def _once(ledger: Ledger, kind: str, name: str, content: dict[str, Any]) -> Entr
 def add_run(ledger: Ledger, run: str, code: str | None = None) -> Entry:
     """Record a finished run, once; UsageError where there is none. `code` is the digest of the code that made it.
 
-    Another run in the same place, with the same config, is another one where its files are.
+    Another run in the same place, with the same config, is another one where its files are. A copy elsewhere, or the
+    same place by another path, is not: its certificate names the config, and that the place.
     """
     content, name = of_run(run, code), identity(run)
     kind = "cycle" if "outcome" in content else "model"
 
     def told(entries: list[Entry]) -> tuple[str, dict[str, Any]] | Entry:
-        own = [entry for entry in _times(entries, name) if entry.kind == kind]
+        times, use = _times(entries, name), open_use(entries, name)
+        if use is not None:  # what was done again and ended alike closes its own use
+            return use.id, content
+        own = [entry for entry in entries if entry.kind == kind and (entry in times or _copy(entry.content, content))]
         same = next((entry for entry in own if _made(entry.content) == _made(content)), None)
-        use = open_use(entries, name)
-        # What was done again and ended alike closes its own use.
-        return same if same and use is None else (use.id if use else _next(entries, name), content)
+        return same or (_next(entries, name), content)
 
     return ledger.append_once(kind, subject(content["weights"]), told)
+
+
+def _copy(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two runs have the same certificate."""
+    return bool(one.get("run") and one["certificate"]) and _made(one)[-1] == _made(other)[-1]
 
 
 def _made(content: Mapping[str, Any]) -> list[str | None]:

@@ -103,6 +103,16 @@ def test_a_run_that_is_done_again_in_its_place_is_another(ledger: Ledger, tmp_pa
     assert use() == 3
 
 
+def test_a_run_is_the_same_one_as_its_copy_and_by_another_path(ledger: Ledger, tmp_path: Path) -> None:
+    run = made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"])
+    first = record.add_run(ledger, run)
+    shutil.copytree(run, tmp_path / "copy")
+    for same in (f"{tmp_path}/copy", f"{tmp_path}/copy/../run"):
+        assert record.add(ledger, same) == first
+    record.add_run(ledger, made.run(tmp_path / "another", tmp_path / "old", "w:fog", ["w:rain"]))
+    assert ledger.numbers() == [1, 2]
+
+
 def test_a_use_is_of_one_split(ledger: Ledger) -> None:
     uses = [record.use(ledger, "run", "c", split, 0.95).content for split in ("a", "b", "a", "b")]
     assert [(use["split"], use["number"]) for use in uses] == [("a", 1), ("b", 1)] * 2
