@@ -93,6 +93,8 @@ def conduct(
                 weights = outcome["weights"]
             elif not plan.goes_on:
                 break
+            elif outcome.get("parent") not in {None, storage.sha256(storage.read(weights))}:
+                raise named(cycle, f"{weights}: is another file by now than the old model that was kept; put that back")
     return outcomes
 
 

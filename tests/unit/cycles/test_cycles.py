@@ -56,6 +56,7 @@ class Trainer:
                 storage.write(weights, config.task.target.encode())
             val = {"target": {"task": config.task.target}, "tasks": [{"task": "weather:clear"}]}
             finished = {"outcome": how, "reason": "made by a test", "weights": weights, "val": val, "step": 1}
+            finished |= {"parent": storage.sha256(storage.read(weights))} if how == "old" else {}
             run.write_json("outcome.json", finished)
         record.add_run(Ledger(str(config.ledger.uri), config.ledger.author), run.uri, "code")
         return finished
@@ -103,6 +104,10 @@ def test_a_target_that_is_not_reached(
     first = f"{plan.uri}/cycles/01-weather-foggy/weights.safetensors"
     assert [config.model.weights for config in trainer.configs][1:] == [first] * (begun - 1)
     assert [entry.content["outcome"] for entry in Ledger(plan.ledger).entries()] == ["new", "old", "new"][:begun]
+    if on_old == "next":
+        storage.write(first, b"another model")
+        with pytest.raises(UsageError, match=r"cycles\[1\] .*is another file by now than the old model that was kept"):
+            conduct(content | {"on_old": on_old}, monkeypatch)
 
 
 def test_a_stopped_plan_goes_on_with_what_it_was_begun_with(
