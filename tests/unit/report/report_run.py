@@ -1,11 +1,13 @@
 """A small run directory, made up but shaped like a real one: 300 steps, 13 protected tasks, every verdict."""
 
 import base64
+import dataclasses
 import io
 import json
 import math
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,10 @@ def _jpeg(seed: int) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def changed(run: RunFiles, name: str, change: Callable[[Any], None]) -> RunFiles:
+    """The run with one of its files changed in place on a copy."""
+    value = json.loads(json.dumps(getattr(run, name)))
+    change(value)
+    return dataclasses.replace(run, **{name: value})
