@@ -1,6 +1,7 @@
 """The verbs of `raymds ledger`, and `raymds certify --verify`."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from raymds.text import visible
 
 _SHORT = 12  # characters of a digest for people
 _NONE = "–"  # where one of two has no value
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def show(options: argparse.Namespace, terminal: Terminal) -> int:
@@ -257,4 +259,4 @@ def _value(value: Any) -> str:
         return _NONE
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value[:_SHORT] if isinstance(value, str) and len(value) == 64 else visible(str(value))
+    return value[:_SHORT] if isinstance(value, str) and _DIGEST.fullmatch(value) else visible(str(value))

@@ -98,7 +98,7 @@ def _head(entries: Sequence[Entry], newest: int, head: str | None) -> list[str]:
 
 def _files(entries: Sequence[Entry]) -> list[str]:
     """Files that are missing, or another than an entry names."""
-    faults, proved = [], dict[str, str]()
+    faults, proved = [], dict[str, tuple[str | None, str]]()  # URI -> its digest, or why it can't be read
     for entry in entries:
         for name, file in entry.files.items():
             uri = file["uri"]
@@ -106,10 +106,11 @@ def _files(entries: Sequence[Entry]) -> list[str]:
                 continue
             if uri not in proved:
                 try:
-                    proved[uri] = storage.sha256(storage.read(uri))
+                    proved[uri] = storage.sha256(storage.read(uri)), ""
                 except UsageError as error:
-                    proved[uri] = str(error)
-            if proved[uri] != file["sha256"]:
-                found = f"{uri}: is another file: its SHA-256 is {proved[uri]}, not {file['sha256']}"
-                faults.append(f"entry {entry.number}: {name}: {found if len(proved[uri]) == 64 else proved[uri]}")
+                    proved[uri] = None, str(error)
+            found, fault = proved[uri]
+            if found != file["sha256"]:
+                fault = fault or f"{uri}: is another file: its SHA-256 is {found}, not {file['sha256']}"
+                faults.append(f"entry {entry.number}: {name}: {fault}")
     return faults

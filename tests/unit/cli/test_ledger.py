@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from raymds.cli.ledger import _value
 from raymds.cli.main import main
 from tests.unit.ledger import made
 
@@ -115,4 +116,5 @@ def test_trace_and_diff(ledger: str, tmp_path: Path, capsys: Capture) -> None:
     assert "w:snow" in said(capsys, "diff", ledger, "1", newest)
     assert lines(capsys, "diff", ledger, "1", "2")[-1]["differs"]["target"] == {"": ["w:fog", "w:snow"]}
     assert said(capsys, "diff", ledger, "2", "2") == "nothing differs\n"
+    assert (_value("ab" * 32), _value("a sentence" * 6 + " of ")) == ("ab" * 6, "a sentence" * 6 + " of ")
     assert "no such file" in said(capsys, "trace", ledger, "nothing", status=2)
