@@ -34,6 +34,7 @@ from raymds.store import uri as storage
 SCHEMA = 2
 MANIFEST = "manifest.json"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
+RESERVED = {"id", "image", "caption", "group", *doubles.COLUMNS}  # columns of a shard that are no attributes
 _ROW_GROUP_BYTES = 6 * 2**20  # reads from object stores were fastest with row groups of 5 to 8 MB
 _MEBIBYTE, _GIBIBYTE = 2**20, 2**30
 _THREADS = 8  # requests at a time for what is small
@@ -186,6 +187,9 @@ class DataSet:
 def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[str, Sequence[str]]) -> Shard:
     """Write one shard whole or not at all and return its manifest entry."""
     rows = list(rows)
+    for attribute in attributes:
+        if attribute in RESERVED:
+            raise UsageError(f"{attribute!r} can't name an attribute: shards have another column of that name")
     for row in rows:
         for attribute, label in row.attributes.items():
             if label is not None and label not in attributes[attribute]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from raymds.data import doubles
+from raymds.data.shards import RESERVED
 from raymds.errors import UsageError
 from raymds.ingest import formats
 from raymds.ingest.sources import SPLITS, Entry, Plan, Shares, one_spelling, planned, resplit
@@ -23,7 +23,6 @@ _SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val
 _KEYS = ("image", "attributes", "caption", "split", "group")  # of a map; the first two have to be there
 _TEST = 0.2  # share of the rows that becomes the test split, where a table has none and no share is given
 _NAME = re.compile(r"\{([^{}]*)\}")  # of an attribute, in a caption
-_RESERVED = {"id", "image", "caption", "group", *doubles.COLUMNS}  # columns of a shard
 
 Column = list[Any]
 
@@ -168,7 +167,7 @@ def _columns(map_file: str) -> dict[str, Any]:
         if not listed or (several and listed is not names) or not all(isinstance(n, str) and n for n in listed):
             raise UsageError(f"{map_file}: {key}: has to be {'a list of columns' if several else 'a column'}")
     for name in given["attributes"]:
-        if name in _RESERVED or set(":@") & set(name) or given["attributes"].count(name) > 1:
+        if name in RESERVED or set(":@") & set(name) or given["attributes"].count(name) > 1:
             raise UsageError(f"{map_file}: attributes: {name!r} can't name an attribute, or is there twice; rename it")
     unknown = next((name for name in _NAME.findall(given.get("caption", "")) if name not in given["attributes"]), None)
     if unknown is not None:

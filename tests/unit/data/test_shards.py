@@ -143,6 +143,9 @@ def test_a_label_outside_the_vocabulary_names_the_row(tmp_path: Path) -> None:
     bad = Row("id-7", b"x", "c", {"weather": "hail", "scene": None})
     with pytest.raises(UsageError, match="row id-7: weather='hail' is not in the vocabulary"):
         write_shard(str(tmp_path), "x.parquet", [bad], ATTRIBUTES)
+    for name in ("image", "group", "pixels"):  # which would stand in that column's place
+        with pytest.raises(UsageError, match=f"'{name}' can't name an attribute"):
+            write_shard(str(tmp_path), "x.parquet", [], {name: ["x"]})
     assert not list(tmp_path.iterdir())
 
 
