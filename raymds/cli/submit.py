@@ -1,6 +1,7 @@
 """The verbs of jobs: `raymds submit` and `raymds follow`."""
 
 import argparse
+import os
 from typing import Any
 
 from raymds.cli.data import CYCLE_KEYS, add_accept_old, add_preset, add_take_over, verb_parser
@@ -16,6 +17,7 @@ _SUBMITTED = {"pretrain": ("data.uri", "run.uri"), "finetune": CYCLE_KEYS, "tune
 def submit(options: argparse.Namespace, terminal: Terminal) -> int:
     """Run a verb as a job of a Ray cluster and follow it; the job goes on without this terminal."""
     from raymds.cli import jobs
+    from raymds.ledger.signature import VARIABLE
 
     config = load(Config, options.preset, options.overrides, _SUBMITTED[options.verb])
     passed = [f"--{name.replace('_', '-')}" for name in ("accept_old", "take_over") if getattr(options, name)]
@@ -24,6 +26,8 @@ def submit(options: argparse.Namespace, terminal: Terminal) -> int:
     jobs.check(config, options.env)
     client = jobs.connect(options.address)
     job = jobs.submit(client, options.verb, config, passed, options.env)
+    if VARIABLE in os.environ and not config.ledger.key:
+        terminal.say(f"note: {VARIABLE} is not sent: the job signs only where the cluster's machines have the key")
     terminal.say(f"job: {job}; this terminal may go: raymds follow {job} shows it again, ray job stop {job} ends it")
     return _followed(client, job, terminal)
 

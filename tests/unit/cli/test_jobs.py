@@ -13,6 +13,7 @@ from raymds.cli.main import main
 from raymds.cli.terminal import Terminal
 from raymds.config import Config, load
 from raymds.errors import UsageError
+from raymds.ledger.signature import VARIABLE
 
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -179,6 +180,18 @@ def test_entries_of_a_ledger_are_by_who_submits(config: Config, monkeypatch: pyt
     config.ledger.uri = "s3://b/ledger"
     jobs.check(config, [])
     assert config.ledger.author == "Ann <ann@fleet.example>"
+
+
+def test_a_key_that_does_not_reach_the_job_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, answer in (("connect", None), ("submit", "raysubmit_new"), ("follow", 0)):
+        monkeypatch.setattr(jobs, name, lambda *_, answer=answer: answer)
+    monkeypatch.setenv(VARIABLE, "a key")
+    given = ["submit", "finetune", "demo", "data.uri=/data", "model.weights=/old", "run.uri=/run"]
+    for more, said in (([], True), (["ledger.key=/key.pem"], False)):
+        assert main([*given, *more]) == 0
+        assert ("RAYMDS_SIGNING_KEY is not sent" in capsys.readouterr().out) is said
 
 
 @pytest.mark.parametrize("error", [RuntimeError("500"), ConnectionError("gone")])
