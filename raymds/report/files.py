@@ -9,6 +9,7 @@ from raymds.errors import UsageError
 from raymds.log import records
 from raymds.report.words import Json
 from raymds.run import RunDirectory
+from raymds.store import uri as storage
 
 _MOST = 500  # records of steps that are kept: a chart has no more points
 
@@ -97,12 +98,14 @@ def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _object(name: str, text: bytes | None) -> Json | None:
     try:
         return None if text is None else _parsed(text)
+    except RecursionError:
+        raise UsageError(f"{name} is broken: JSON nested too deeply") from None
     except ValueError as error:
         raise UsageError(f"{name} is broken: {error}") from error
 
 
 def _parsed(text: bytes) -> Json:
-    value = json.loads(text)
+    value = json.loads(text, object_pairs_hook=storage.named_once)
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, found {type(value).__name__}")
     return value

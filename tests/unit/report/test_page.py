@@ -73,9 +73,10 @@ def test_a_last_line_cut_short_is_ignored_and_an_earlier_one_is_an_error() -> No
 
 
 @pytest.mark.parametrize("name", ["outcome.json", "certificate.json", "flips.json"])
-def test_a_broken_file_is_named(name: str) -> None:
+@pytest.mark.parametrize("content", [b'{"schema": 1', b"[" * 100_000, b'{"schema": 1, "schema": 2}'])
+def test_a_broken_file_is_named(name: str, content: bytes) -> None:
     with pytest.raises(UsageError, match=f"{re.escape(name)} is broken"):
-        report_run.parsed(report_run.run() | {name: b'{"schema": 1'})
+        report_run.parsed(report_run.run() | {name: content})
 
 
 def test_a_missing_field_is_named() -> None:
