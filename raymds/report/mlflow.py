@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from raymds.errors import UsageError
+from raymds.ledger.facts import weights_of
 from raymds.log import Summary, records
 from raymds.run import RunDirectory
 
@@ -65,7 +66,7 @@ def log(run: RunDirectory, page: str, tracking_uri: str) -> str:
         if certificate is not None:
             _log_data(client, created, certificate)
         if outcome is not None and outcome.get("outcome") == "new":  # a pretraining has none
-            _register(client, created, outcome, certificate)
+            _register(client, created, weights_of(run.uri, outcome), certificate)
         client.set_terminated(created)
     except mlflow.MlflowException as error:
         raise UsageError(f"--mlflow {tracking_uri}: MLflow says: {str(error).splitlines()[0]}") from error
@@ -81,9 +82,9 @@ def _log_data(client: Any, run_id: str, certificate: Mapping[str, Any]) -> None:
     client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "certificate")])])
 
 
-def _register(client: Any, run_id: str, outcome: Mapping[str, Any], certificate: Mapping[str, Any] | None) -> None:
+def _register(client: Any, run_id: str, weights: str, certificate: Mapping[str, Any] | None) -> None:
     """The run's new model as a version of the registered model; its alias never goes back to an earlier run's."""
-    verdict, weights = certificate["verdict"] if certificate else "uncertified", str(outcome["weights"])
+    verdict = certificate["verdict"] if certificate else "uncertified"
     info = client.get_run(run_id).info
     # Servers take no path of a machine, which may not be theirs: then the version is of the run's artifacts.
     source = weights if "://" in weights else info.artifact_uri

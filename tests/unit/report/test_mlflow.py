@@ -135,3 +135,7 @@ def test_a_model_on_this_machine_is_a_version_of_the_run_s_artifacts(run: RunDir
     (version,) = MlflowClient(store).search_model_versions()
     assert version.source == logged.info.artifact_uri
     assert version.tags["raymds.weights"] == "/runs/foggy/weights.safetensors"
+    Path(run.uri, "weights.safetensors").touch()  # of a run that was copied as a whole
+    tracking.log(run, "", store)
+    (version,) = MlflowClient(store).search_model_versions()
+    assert version.tags["raymds.weights"] == f"{run.uri}/weights.safetensors"
