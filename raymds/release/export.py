@@ -57,7 +57,7 @@ def export(found: Delivered, to: str, *, onnx: bool, show: Callable[[dict[str, A
     asked, digest = recogniser(found)
     model = asked.model
     before = storage.read_json(storage.join(to, INDEX))
-    if before is not None and not fits(before, {"weights": {"sha256": digest.__eq__}}):
+    if before is not None and not fits(before, {"weights": {"sha256": lambda found: found == digest}}):
         raise UsageError(f"--to {to}: already holds an export of other weights; give another directory")
     tensors = model.weights()
     notes = [found.kept, *_left_out(tensors, asked)]

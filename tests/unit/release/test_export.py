@@ -141,7 +141,7 @@ def test_the_same_export_again_is_the_same_and_another_model_is_refused(
     assert main(["export", str(fog_run), "--to", str(exported), "--onnx"]) == 0
     changed = {p.name for p in exported.iterdir() if p.read_bytes() != before[p.name]}
     assert changed <= {"image_tower.onnx", "labels.json", "README.md", "export.json"}  # ONNX notes where it was made
-    for content in (None, "[]", "{}", '{"weights": 1}'):
+    for content in (None, "[]", "{}", '{"weights": {"sha256": 1}}'):
         if content is not None:  # of another program
             (tmp_path / "export.json").write_text(content)
         assert main(["export", old_weights, "--to", str(exported if content is None else tmp_path)]) == 2
