@@ -170,12 +170,16 @@ def certify(options: argparse.Namespace, terminal: Terminal) -> int:
 
 def report(options: argparse.Namespace, terminal: Terminal) -> int:
     """The page of pictures of a run."""
+    from raymds.ledger.entry import fits
     from raymds.report import RunFiles, render
     from raymds.report import mlflow as tracking
 
     run = RunDirectory(options.run_uri)
-    for trial in (run.read_json("tune.json") or {"trials": []})["trials"]:
-        if trial["page"]:
+    trials: Any = (run.read_json("tune.json") or {"trials": []}).get("trials")
+    if not fits(trials, [{"run": str}]):
+        raise UsageError(f"{run.path('tune.json')}: is not that of a search; copy the search again")
+    for trial in trials:
+        if trial.get("page"):
             own = RunDirectory(run.path(trial["run"]))
             storage.write(own.path("report.html"), render(RunFiles.parse(own)).encode())
     beside = RunFiles.parse(RunDirectory(options.beside)) if options.beside else None

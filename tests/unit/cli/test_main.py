@@ -273,6 +273,10 @@ def test_weights_with_other_heads_are_fine_but_another_shape_is_not(
 def test_report_of_a_directory_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert "raymds: " in capsys.readouterr().err
+    for content in ('{"schema": 2}', '{"trials": [1]}'):
+        (tmp_path / "tune.json").write_text(content)
+        assert main(["report", str(tmp_path)]) == 2
+        assert "tune.json: is not that of a search" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
