@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from raymds.store import uri as storage
 _ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 _BUFFER = 2**22  # bytes of a column that are read ahead
 _TOGETHER = 16  # images in memory
+_NOTE = re.compile(r"sep=(.)\r?\n")  # that Excel reads, and leaves out, at the beginning of a CSV file
 
 Read = tuple[list[str], Any, Iterator[Any] | None]  # names of all columns, those asked for, encoded images if any
 
@@ -58,40 +60,100 @@ def _decoded(data: bytes) -> str:
 
 
 def _csv(data: bytes, columns: Sequence[str]) -> Any:
+    csv.field_size_limit(sys.maxsize)  # a column of polygons that nobody asks for may be long
     text = _decoded(data)
-    first = re.sub(r'"[^"]*"', "", text).partition("\n")[0]  # a name in quotes may have any of the marks
-    mark = max("\t;,", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True, strict=True)
-    kept: list[list[str]] = []
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        for cells in reader:
-            if len(cells) != len(names) and cells:
-                raise ValueError(f"line {reader.line_num} has {len(cells)} columns, the first line {len(names)}")
-            kept += [cells] if cells else []
-    except csv.Error as error:
-        raise ValueError(f"{error}, in line {reader.line_num}") from None
+    mark = _mark(text, columns)
+    # Beside what most write: a quote within quotes with a backslash before it (Spark, databases), tabs without quoting.
+    ways: list[dict[str, Any]] = [{}]
+    ways += [{"doublequote": False, "escapechar": "\\"}] if '\\"' in text else []
+    ways += [{"quoting": csv.QUOTE_NONE}] if mark == "\t" else []
+    failure = None
+    for way in ways:
+        try:
+            names, kept = _cells(text, mark, way)
+            break
+        except ValueError as error:
+            failure = failure or error
+    else:
+        raise failure or ValueError
     by_column = list(zip(*kept, strict=True)) or [()] * len(names)
     return pa.table([pa.array(column, pa.string()) for column in by_column], names=names)
+
+
+def _mark(text: str, columns: Sequence[str]) -> str:
+    """What stands between cells: as Excel's note says, else what parts most of the columns, or most of the names."""
+    told = _NOTE.match(text)
+    if told:
+        return told[1]
+    first = re.sub(r'"[^"]*"', "", text).partition("\n")[0]  # a name in quotes may have any of the marks
+
+    def parts(mark: str) -> tuple[int, int]:
+        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True), [])
+        return len({name.strip() for name in names} & set(columns)), first.count(mark)
+
+    return max("\t;,|", key=parts)
+
+
+def _cells(text: str, mark: str, way: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Names and rows; a line with nothing in its cells, as Excel leaves some at the end, is none."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True, strict=True, **way)
+    kept: list[list[str]] = []
+    try:
+        names = next(reader, [])
+        names = [name.strip() for name in (next(reader, []) if _NOTE.match(text) else names)]
+        for cells in reader:
+            if not any(map(str.strip, cells)):
+                continue
+            if len(cells) != len(names):
+                raise ValueError(f"line {reader.line_num} has {len(cells)} columns, the first line {len(names)}")
+            kept.append(cells)
+    except csv.Error as error:
+        raise ValueError(f"{error}, in line {reader.line_num}") from None
+    return names, kept
 
 
 def _json(data: bytes, columns: Sequence[str]) -> Any:
     """One object a line, or a list of them."""
     text = _decoded(data)
-    whole = text.lstrip().startswith("[")
-    # Not splitlines: a text may hold U+2028 and others that are line ends to Python.
-    rows = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
+    rows = json.loads(text) if text.lstrip().startswith("[") else _lines(text)
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("has to be an object a line, or a list of objects")
     names = list(dict.fromkeys(name for row in rows for name in row))
-
-    def value(given: Any) -> Any:
-        return given if given is None or isinstance(given, str | list | dict) else json.dumps(given)
-
     return pa.table(
-        {name: [value(row.get(name)) for row in rows] for name in names if name in columns}
+        {name: _texts(rows, name) for name in names if name in columns}
         | dict.fromkeys((name for name in names if name not in columns), pa.nulls(len(rows)))
     )
+
+
+def _lines(text: str) -> list[Any]:
+    rows = []
+    # Not splitlines: a text may hold U+2028 and others that are line ends to Python.
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            where = f"line {number}: {error}".replace(": line 1 column", ": column")
+            raise ValueError(f"{where}; has to be an object a line, or a list of objects") from None
+    return rows
+
+
+def _texts(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
+    """A column as texts, or as lists or structs, such as the hub's; ValueError where rows hold now this, now that."""
+    found: list[Any] = []
+    kinds: dict[type, int] = {}  # and the first row of each
+    for number, row in enumerate(rows):
+        value = row.get(name)
+        found.append(value if value is None or isinstance(value, str | list | dict) else json.dumps(value))
+        if value is not None:
+            kinds.setdefault(type(found[-1]), number)
+    if len(kinds) > 1:
+        (kind, first), (other, number) = list(kinds.items())[:2]
+        what = {str: "a text or number", list: "a list", dict: "an object"}
+        raise ValueError(
+            f"{name!r} is {what[kind]} in row {first}, counted from 0, and {what[other]} in row {number}; write all in "
+            "one form"
+        )
+    return found
 
 
 def _parquet(source: Any, columns: Sequence[str], image: str, name: str) -> Read:
