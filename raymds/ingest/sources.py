@@ -7,6 +7,7 @@ UsageError.
 """
 
 import os
+import posixpath
 import re
 import unicodedata
 from collections import Counter
@@ -132,6 +133,7 @@ def _units(entries: Sequence[Entry]) -> dict[str, str]:
     first: dict[tuple[bool, str | None], str] = {}
     for entry in entries:
         image = entry.image if isinstance(entry.image, str) else entry.image.sha256
+        image = image and posixpath.normpath(image)  # ./1.jpg is 1.jpg
         for key in ((False, image), (True, entry.group)):
             if key[1]:
                 parent[root(entry.id)] = root(first.setdefault(key, entry.id))

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from raymds.data.shards import RESERVED
 from raymds.errors import UsageError
@@ -17,12 +19,17 @@ from raymds.ingest import formats
 from raymds.ingest.sources import SPLITS, Entry, Plan, Shares, one_spelling, planned, resplit
 from raymds.ingest.spool import Piece, Spool
 from raymds.store import uri as storage
+from raymds.tasks import OTHER
 
-UNDEFINED = {"", "undefined", "nan", "none", "null", "<na>"}  # what tables write for no class, or no group
+_BLANK = {"", "nan", "none", "null", "<na>", "n/a", "#n/a", "\\n"}  # what tables write for no value
+UNDEFINED = _BLANK | {"undefined"}  # for no class, or no group
+_UNSURE = {"na", "unknown", "missing", "?", "-"}  # classes that may stand for none, too
 _SPLITS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _KEYS = ("image", "attributes", "caption", "split", "group")  # of a map; the first two have to be there
 _TEST = 0.2  # share of the rows that becomes the test split, where a table has none and no share is given
 _NAME = re.compile(r"\{([^{}]*)\}")  # of an attribute, in a caption
+_HUB = re.compile(r"(train|validation|valid|val|dev|test)-\d{5}-of-\d{5}")  # how the hub names a file
+_PART = re.compile(r"(?<![a-z0-9])(train|val|test|training|validation|valid|dev|testing)(?![a-z0-9])")  # in a name
 
 Column = list[Any]
 
@@ -32,43 +39,87 @@ def table(rows: Sequence[str], map_file: str, spool: Spool, images: str = "", sh
 
     An image is a path (relative to `images`, or else to its table's folder), a URI, an encoded image, or the hub's
     struct of both; encoded ones go to the spool, all else is held in memory. A caption may be left out, or be a
-    sentence with {ATTRIBUTE}. Where nothing says splits, they are drawn by `shares`. Rows of one group never go to two
-    splits. What is wrong is a UsageError that names file and row.
+    sentence with {ATTRIBUTE}. Where nothing says splits, neither a column nor the names of several files, they are
+    drawn by `shares`. Rows of one group never go to two splits. What is wrong is a UsageError that names file and row.
     """
-    columns = _columns(map_file)
-    parts = [_split_of(given) for given in rows]
+    columns, shares = _columns(map_file), shares or Shares()
+    parts = _parts(rows, "split" in columns, shares)
     unsplit = "split" not in columns and not any(split for split, _ in parts)
-    _check_parts(parts, unsplit or "split" in columns, shares or Shares(), unsplit)
+    _check_parts(parts, unsplit or "split" in columns, shares, unsplit)
     found: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    said = list[str]()
     for number, (split, file) in enumerate(parts):
         prefix = f"row-{number}-" if len(parts) > 1 else "row-"
         root = images or storage.absolute(file).rpartition("/")[0]
+        before = sum(map(len, found.values()))
         for row, values in enumerate(_rows(file, columns, map_file)):
             where = f"{file} row {row}, counted from 0"
             own = split or ("train" if unsplit else _split(values["split"], f"{where}: {columns['split']}"))
             image = _image(values["image"], spool, root if len(parts) > 1 else "", f"{where}: {columns['image']}")
             entry = _entry(f"{prefix}{row:07d}", image, values, columns, where)
             found[own].append(entry._replace(group=_group(values.get("group") or "")))
+        how = f"all {split}" if split else "dealt anew" if unsplit else f"splits by their column {columns['split']}"
+        said.append(f"{sum(map(len, found.values())) - before:,} rows in {file}, {how}")
     spool.flush()
     vocabularies = {}
     for index, name in enumerate(columns["attributes"]):
         labels = {entry.labels[index] for entries in found.values() for entry in entries}
         vocabularies[name] = one_spelling(name, sorted(label for label in labels if label))
+        if any(found.values()) and not vocabularies[name]:
+            raise UsageError(f"{map_file}: attributes: {name} is undefined in every row; leave it out")
+        said += _remarks(name, vocabularies[name])
     if unsplit:
-        drawn = shares or Shares()
-        drawn = drawn if drawn.test else replace(drawn, test=_TEST)
-        found = resplit(found["train"], drawn)
+        found = resplit(found["train"], shares if shares.test else replace(shares, test=_TEST))
     root = images or storage.absolute(parts[0][1]).rpartition("/")[0]
-    return planned("table", root, vocabularies, *found.values())
+    return planned("table", root, vocabularies, *found.values(), said=said)
+
+
+def _parts(rows: Sequence[str], column: bool, shares: Shares) -> list[tuple[str, str]]:
+    """Split and file of each table.
+
+    The split is empty where a column says it, or nothing does. Where no column does, and rows are not to be dealt anew,
+    names of the hub say it, and those of several files or their folders (train.csv, test.csv) that name several splits.
+    """
+    parts = [_split_of(given) for given in rows]
+    if column or shares.test:
+        return parts
+    named = [_named(file) for _, file in parts]
+    told = any(split or _HUB.match(PurePosixPath(file).name) for split, file in parts)
+    if told or ("" not in named and len(set(named)) > 1):
+        return [(split or name, file) for (split, file), name in zip(parts, named, strict=True)]
+    return parts
 
 
 def _split_of(given: str) -> tuple[str, str]:
-    """Split and file of `SPLIT=FILE`; of a file alone the split is empty, or what a file of the hub is named by."""
+    """Split and file of `SPLIT=FILE`; of a file alone the split is empty."""
     split, equals, file = given.partition("=")
     if equals and "/" not in split and "." not in split:
         return _split(split, f"--rows {given}"), file
-    hub = re.match(r"(train|validation|valid|val|dev|test)-\d{5}-of-\d{5}", PurePosixPath(given).name)
-    return (_split(hub[1], given) if hub else ""), given
+    return "", given
+
+
+def _named(file: str) -> str:
+    """The split that a file is named by, or else its folder; empty where that is none, or several."""
+    folder, name = PurePosixPath(storage.absolute(file).casefold()).parts[-2:]
+    splits = {_SPLITS.get(word, word) for word in _PART.findall(name)}
+    if not splits and _PART.fullmatch(folder.removeprefix("split=")):
+        splits = {_SPLITS.get(word, word) for word in _PART.findall(folder)}
+    return splits.pop() if len(splits) == 1 else ""
+
+
+def _remarks(attribute: str, labels: Sequence[str]) -> list[str]:
+    """What people may not mean by their classes."""
+    found = [
+        f"{attribute}: {label!r} is a class like any other; where it stands for none, leave the cell empty"
+        for label in labels
+        if label.casefold() in _UNSURE
+    ]
+    if OTHER in labels:
+        found.append(
+            f"{attribute}: rows of {OTHER!r} are negatives of a cycle, and no task; to have it as a class, list it in "
+            f"task.classes.{attribute}"
+        )
+    return found
 
 
 def _check_parts(parts: Sequence[tuple[str, str]], told: bool, shares: Shares, unsplit: bool) -> None:
@@ -130,7 +181,7 @@ def _entry(name: str, image: str | Piece, values: Mapping[str, Any], columns: Ma
 
 
 def _blank(text: str | None) -> bool:
-    return text is None or text.strip().casefold() in {"", "nan", "none", "null", "<na>"}
+    return text is None or text.strip().casefold() in _BLANK
 
 
 def _caption(template: str, known: Mapping[str, str | None], where: str) -> str:
@@ -153,8 +204,13 @@ def _caption(template: str, known: Mapping[str, str | None], where: str) -> str:
 def _columns(map_file: str) -> dict[str, Any]:
     """The map, checked: key -> column, `attributes` -> columns."""
     try:
-        given = yaml.safe_load(storage.read(map_file))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # Its reader refuses a key that stands twice, of which YAML by itself takes the last.
+        given: Any = OmegaConf.to_container(OmegaConf.create(storage.read(map_file).decode()))
+    except (AssertionError, OmegaConfBaseException):  # of a number, or what refers to itself
+        given = None
+    except RecursionError:
+        raise UsageError(f"{map_file}: not YAML, nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{map_file}: not YAML: {error}") from None
     if not isinstance(given, dict) or not {"image", "attributes"} <= given.keys() <= set(_KEYS):
         raise UsageError(

@@ -74,6 +74,14 @@ def test_a_parquet_table_with_images_in_it(tmp_path: Path) -> None:
         (CSV, MAP.replace("text", "[text]"), "caption: has to be a column"),
         (CSV.replace("extra", "id"), MAP.replace("sky", "id"), "attributes: 'id' can't name an attribute"),
         (CSV, "{", r"map\.yaml: not YAML"),
+        (
+            CSV,
+            "image: file\nattributes: [sky]\nattributes: [lane]",
+            r"map\.yaml: not YAML: (?s:.)*duplicate key attributes",
+        ),
+        (CSV, "{image: 2024-13-45, attributes: [sky]}", "image: .* has to have one column '2024-13-45'"),
+        (CSV, "[" * 3000, r"map\.yaml: not YAML"),
+        (CSV, "7", "has to have the keys image"),
         (CSV.replace("test", "tset"), MAP, r"row 1, counted from 0: part='tset' has to be train, val, test"),
         (CSV.replace("two,test", ",test"), MAP, r"row 1, counted from 0: text is empty"),
         (CSV.replace("a.jpg", ""), MAP, r"rows\.csv row 0, counted from 0: file is empty"),
@@ -291,8 +299,57 @@ def test_several_tables_each_have_a_split_or_none_has(tmp_path: Path) -> None:
         read([f"train={files[0]}", files[2]], str(map_file))
     with pytest.raises(UsageError, match=r"more\.csv: is given twice"):
         read([files[2], f"{tmp_path}/./more.csv"], str(map_file))
+    assert len(read(files[:2], str(map_file), shares=Shares(test=0.3)).splits["train"]) == 2  # too few for more
     with pytest.raises(UsageError, match=r"test_share=0\.3: the rows have their splits already"):
-        read(files[:2], str(map_file), shares=Shares(test=0.3))
+        read([f"train={files[0]}", f"val={files[1]}"], str(map_file), shares=Shares(test=0.3))
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train.csv", "test.csv"], {"train", "test"}),
+        (["train/metadata.csv", "valid/metadata.csv"], {"train", "val"}),  # of a folder of images, as the hub has them
+        (["skies_train.csv", "split=dev/part-0.csv"], {"train", "val"}),
+        (["train-a.csv", "train-b.csv"], None),
+        (["train.csv", "more.csv"], None),
+        (["train.csv", "train-test.csv"], None),
+        (["train.csv"], None),
+    ],
+)
+def test_files_are_named_by_their_splits(tmp_path: Path, names: list[str], splits: set[str] | None) -> None:
+    """None: all rows are dealt anew, as nothing says the split of each; so they are where that is asked for."""
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("file,sky\n" + "".join(f"{number}-{i}.jpg,x\n" for i in range(9)))
+    map_file = tmp_path / "map.yaml"
+    map_file.write_text("{image: file, attributes: [sky]}")
+    plan = read([str(tmp_path / name) for name in names], str(map_file))
+    assert set(plan.splits) == (splits or {"train", "val", "test"})
+    assert plan.said[0] == f"9 rows in {tmp_path / names[0]}, {'all train' if splits else 'dealt anew'}"
+    plan = read([str(tmp_path / name) for name in names], str(map_file), shares=Shares(test=0.3))
+    assert set(plan.splits) == {"train", "val", "test"}
+
+
+def test_the_column_of_splits_comes_before_the_name_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "train-00000-of-00001.csv"
+    file.write_text("file,sky,part\n1.jpg,x,test\n")
+    (tmp_path / "map.yaml").write_text("{image: file, attributes: [sky], split: part}")
+    plan = read([str(file)], str(tmp_path / "map.yaml"))
+    assert set(plan.splits) == {"test"} and plan.said == (f"1 rows in {file}, splits by their column part",)
+
+
+def test_what_stands_for_no_class_and_what_may(tmp_path: Path) -> None:
+    mapping = "{image: file, attributes: [sky], split: part}"
+    cells = ["#N/A", "n/a", "\\N", "NULL", "NA", "other", "x"]
+    rows = "".join(f"{i}.jpg,{cell},train\n" for i, cell in enumerate(cells))
+    plan = from_table(tmp_path, f"file,sky,part\n{rows}", mapping)
+    assert [entry.labels[0] for entry in plan.splits["train"]] == [None] * 4 + ["NA", "other", "x"]
+    assert [line.partition(";")[0] for line in plan.said[1:]] == [
+        "sky: 'NA' is a class like any other",
+        "sky: rows of 'other' are negatives of a cycle, and no task",
+    ]
+    with pytest.raises(UsageError, match=r"map\.yaml: attributes: sky is undefined in every row; leave it out"):
+        from_table(tmp_path, "file,sky,part\n1.jpg,,train\n2.jpg,none,test\n", mapping)
 
 
 def test_numbers_as_pandas_writes_them_beside_missing_ones(tmp_path: Path) -> None:
