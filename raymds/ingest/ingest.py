@@ -1,8 +1,8 @@
 """A plan of rows into a data set: one Ray task per shard, the same bytes on any cluster.
 
 Beside its shards the data set's directory gets `ingest/SHARD.json`, one record per finished shard. An ingest that was
-killed goes on: a shard is kept if its record is of the same rows and settings and its bytes have the recorded
-SHA-256. The records stay there; nothing reads them once the manifest is published.
+killed goes on: a shard is kept if its record is of the same rows, folder of images and settings, and its bytes have
+the recorded SHA-256. The records stay there; nothing reads them once the manifest is published.
 """
 
 import json
@@ -51,6 +51,7 @@ def run(uri: str, plan: Plan, config: IngestConfig, show: Callable[[dict[str, An
         found = DataSet.open(uri)
         if found.source.get("plan") != digest:
             raise UsageError(f"{uri}: already holds another data set; give another directory")
+        show({"event": "note", "note": f"{uri} is there already, of these rows and settings: no image is read"})
         return found
     done, total = 0, sum(len(job.entries) for job in jobs)
     shards: dict[str, Shard] = {}
@@ -133,7 +134,7 @@ def make_shard(
     A shard without some of its images is made again, because they may have been mended.
     """
     record = storage.join(uri, "ingest", job.name.replace(".parquet", ".json"))
-    kept = _kept(uri, record, job)
+    kept = _kept(uri, record, job, root)
     if kept is not None:
         return kept, {}
     rows: list[Row] = []
@@ -150,16 +151,16 @@ def make_shard(
         labels = dict(zip(attributes, entry.labels, strict=True))
         rows.append(Row(entry.id, image, entry.caption, labels, entry.group))
     shard = write_shard(uri, job.name, rows, attributes)
-    storage.write_json(record, {"job": job.digest, "shard": asdict(shard), "broken": broken})
+    storage.write_json(record, {"job": job.digest, "images": root, "shard": asdict(shard), "broken": broken})
     return shard, broken
 
 
-def _kept(uri: str, record: str, job: Job) -> Shard | None:
+def _kept(uri: str, record: str, job: Job, root: str) -> Shard | None:
     text = storage.read_or_none(record)
     if text is None:
         return None
     found = json.loads(text)
-    if found["job"] != job.digest or found["broken"]:
+    if found["job"] != job.digest or found.get("images", root) != root or found["broken"]:
         return None
     shard = Shard(**found["shard"])
     data = storage.read_or_none(storage.join(uri, job.name))
