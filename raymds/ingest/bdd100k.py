@@ -10,6 +10,7 @@ from typing import Any
 from raymds.errors import UsageError
 from raymds.ingest.sources import Entry, Images, Plan, Shares, deal
 from raymds.store import uri as storage
+from raymds.store.names import is_note
 
 # Attribute -> class -> how a caption says it. `undefined` is no class: METHOD 8.
 ATTRIBUTES = {
@@ -66,7 +67,8 @@ def _labelled(labels: Sequence[str]) -> Iterator[tuple[str, list[Entry]]]:
     """What is labelled as train, and as val: where the labels are, and the entries."""
     if len(labels) > 2:
         raise UsageError(f"--labels: give one folder, or the label files of train and val; there are {len(labels)}")
-    there = [] if len(labels) == 2 else sorted(path for path in storage.sizes(labels[0]) if path.endswith(".json"))
+    listed = storage.sizes(labels[0]) if len(labels) == 1 else {}
+    there = sorted(path for path in listed if path.endswith(".json") and not is_note(path))
     for number, split in enumerate(("train", "val")):
         if len(labels) == 2:
             yield labels[number], _checked(_items(labels[number]), labels[number])
@@ -126,6 +128,8 @@ def _entry(item: Any, where: str) -> Entry:
         raise UsageError(f"{where} has no name (the image's file name)")
     name = name if "." in name else f"{name}.jpg"  # the files of single images leave it out
     given = item.get("attributes")
+    if not isinstance(given, dict | None):
+        raise UsageError(f"{where} ({name}): attributes has to be an object or null, and is {given!r}")
     labels: dict[str, str | None] = {}
     for attribute, phrases in ATTRIBUTES.items():
         value = given.get(attribute) if isinstance(given, dict) else None  # some entries have null

@@ -11,6 +11,7 @@ from raymds.store import uri as storage
 _LISTS = {"train": ("places365_train_standard.txt", "places365_train_challenge.txt"), "val": ("places365_val.txt",)}
 _CATEGORIES = "categories_places365.txt"
 _NAMED = 5  # classes in a message
+_VAL = ("val", "valid", "validation")
 
 
 def places365(images: str, labels: str, shares: Shares, wanted: Sequence[str] = ()) -> Plan:
@@ -36,6 +37,8 @@ def places365(images: str, labels: str, shares: Shares, wanted: Sequence[str] = 
     else:
         classes, official = _folders(found, labels)
         said.append(f"no lists: {len(classes):,} classes by the folders of {images}")
+        left = len(found.paths) - sum(map(len, official.values()))
+        said += [f"left out: {left:,} images that lie in no folder of a class in train or val"] if left else []
     if wanted:
         unknown = next((name for name in wanted if name not in classes), None)
         if unknown is not None:
@@ -52,13 +55,14 @@ class _Placed:
 
     def __init__(self, images: Images, classes: Sequence[str]) -> None:
         self.images = images
-        index = {_plain(name): number for number, name in enumerate(classes)}
+        self._index = {_plain(name): number for number, name in enumerate(classes)}
+        self._listed: dict[str, int | None] = {}  # folder of a list -> its class
         of_folder: dict[str, tuple[str, int | None]] = {}
         self._paths: dict[tuple[str, int | None, str], str] = {}
         for path in images.paths:
             folder, _, name = path.rpartition("/")
             if folder not in of_folder:
-                of_folder[folder] = _split(folder), _class(folder, index)
+                of_folder[folder] = _split(folder), _class(folder, self._index)
             self._paths[(*of_folder[folder], name)] = path
 
     def find(self, split: str, label: int, path: str) -> str | None:
@@ -69,10 +73,17 @@ class _Placed:
         folder, _, name = path.rpartition("/")
         return self._paths.get((split, label, name)) or (None if folder else self._paths.get((split, None, name)))
 
+    def listed(self, path: str) -> int | None:
+        """The class of the folder that a list names, None where it names none."""
+        folder = path.rpartition("/")[0]
+        if folder not in self._listed:
+            self._listed[folder] = _class(folder, self._index)
+        return self._listed[folder]
+
 
 def _split(folder: str) -> str:
     parts = [part.casefold() for part in PurePosixPath(folder).parts]
-    return "val" if any(part == "val" or part.startswith("val_") for part in parts) else "train"
+    return "val" if any(part in _VAL or part.startswith("val_") for part in parts) else "train"
 
 
 def _class(folder: str, index: dict[str, int]) -> int | None:
@@ -109,6 +120,12 @@ def _listed(
         if not 0 <= index < len(classes):
             raise UsageError(f"{where}: there is no category {index}, the last one is {len(classes) - 1}")
         name = path.lstrip("/")
+        of = placed.listed(name)
+        if of is not None and of != index:
+            raise UsageError(
+                f"{where}: {path} lies in the folder of {classes[of]!r}, and {index} is {classes[index]!r}; copy the "
+                "official lists whole"
+            )
         paths.append(placed.find(split, index, name))
         there[index] += paths[-1] is not None
         listed[index] += 1
@@ -138,9 +155,12 @@ def _folders(images: Images, labels: str) -> tuple[list[str], dict[str, list[Ent
     for path in images.paths:
         folder = path.rpartition("/")[0]
         parts = PurePosixPath(folder).parts
-        top = next((i for i, part in enumerate(parts) if part in found), None)
-        if top is not None and len(parts) > top + 1:
-            found[parts[top]].append((_plain(" ".join(parts[top + 1 :])), path))
+        tops = ("val" if part.casefold() in _VAL else part.casefold() for part in parts)
+        top, split = next(((i, name) for i, name in enumerate(tops) if name in found), (0, ""))
+        inner = parts[top + 1 :]
+        inner = inner[1:] if len(inner) > 1 and inner[1][:1].casefold() == inner[0].casefold() else inner  # a/airfield
+        if split and inner:
+            found[split].append((_plain(" ".join(inner)), path))
     if not all(found.values()):
         raise UsageError(
             f"--labels {labels}: holds no {_CATEGORIES}, and {images.root} no folders like train/airfield and "
@@ -159,10 +179,11 @@ def _indexed(file: str) -> Iterator[tuple[str, str, int]]:
     if not lines:
         raise UsageError(f"{file}: is empty; copy it again")
     for number, line in enumerate(lines, 1):
-        path, _, index = line.rpartition(" ")
-        if not path.strip() or not index.isdecimal():
+        cells = line.rsplit(maxsplit=1)  # by a blank, or a tab
+        if cells and (len(cells) < 2 or not cells[1].isdecimal()):
             raise UsageError(f"{file} line {number}: has to be a path and an index, like /a/airfield 0")
-        yield f"{file} line {number}", path.strip(), int(index)
+        if cells:
+            yield f"{file} line {number}", cells[0].strip(), int(cells[1])
 
 
 def _article(name: str) -> str:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from raymds.errors import UsageError
 from raymds.ingest.spool import Piece
 from raymds.store import uri as storage
+from raymds.store.names import is_note
 
 SPLITS = ("train", "val", "test")
 
@@ -196,7 +197,7 @@ def planned(
     return Plan(source, storage.absolute(root), attributes, filled, tuple(said))
 
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
+_ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif")
 
 
 class Images:
@@ -205,7 +206,9 @@ class Images:
     def __init__(self, root: str) -> None:
         """Lists them; UsageError where there are none."""
         self.root = root
-        self.paths = sorted(path for path in storage.sizes(root) if path.lower().endswith(_ENDINGS))
+        self.paths = sorted(
+            name for name in storage.sizes(root) if name.lower().endswith(_ENDINGS) and not is_note(name)
+        )
         if not self.paths:
             raise UsageError(f"--images {root}: no images there; give the folder that they are in, at any depth")
 

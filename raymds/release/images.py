@@ -8,8 +8,9 @@ from raymds.data.shards import MANIFEST, DataSet
 from raymds.data.split import Split
 from raymds.errors import UsageError
 from raymds.store import uri as storage
+from raymds.store.names import is_note
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
+ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 
 
 class Item(NamedTuple):
@@ -47,8 +48,7 @@ def find(places: Sequence[str], split: str | None) -> list[Item]:
 
 
 def _is_image(name: str) -> bool:
-    # A name with a leading dot is a system's own note about a file, or a file that is being written.
-    return name.lower().endswith(ENDINGS) and not name.rpartition("/")[2].startswith(".")
+    return name.lower().endswith(ENDINGS) and not is_note(name)
 
 
 def ahead(items: Sequence[Item]) -> None:

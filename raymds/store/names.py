@@ -6,6 +6,7 @@ from urllib.parse import SplitResult, urlsplit
 from raymds.errors import UsageError
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_AZURE = {"abfs", "abfss", "az", "azure", "adl", "wasb", "wasbs"}
 _OPTIONS = re.compile(
     r"\?.*(access_key|secret_key|session_token|endpoint_override|region|scheme|anonymous)="
 )  # pyarrow
@@ -28,6 +29,28 @@ def parse(uri: str) -> tuple[str, str, str]:
     if "//" in f"/{key}":
         raise UsageError(f"{uri}: has two slashes in a row in its key, where no part of a name stands; leave one out")
     return scheme, bucket, path
+
+
+def is_note(path: str) -> bool:
+    """Whether a path within a folder is no file of a person's: macOS, editors, notebooks leave such beside theirs."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
+
+
+def check_scheme(uri: str) -> None:
+    """UsageError where the store of a URI is none that can be read, with what to write where it is only named so."""
+    scheme, _, rest = uri.partition("://")
+    known = scheme.strip().casefold()
+    same = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}.get(known, known)
+    if same in {"s3", "gs", "file"}:
+        if same != scheme:
+            raise UsageError(f"{uri}: write it as {same}://{rest}")
+        return
+    more = "; what lies on a web server has to be downloaded first" if known.startswith("http") else ""
+    more = "; mount Azure's storage, or copy what lies there" if known in _AZURE else more
+    shown = f"{scheme}://{'…@' * ('@' in rest)}{rest.rpartition('@')[2]}"  # there may be a key before it
+    raise UsageError(
+        f"{shown}: not a URI that can be read, such as a path, s3://bucket/prefix or gs://bucket/prefix{more}"
+    )
 
 
 def check_endpoint(name: str, endpoint: str, *, proxy: bool = False) -> str:

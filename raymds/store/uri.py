@@ -21,7 +21,7 @@ from pyarrow import fs as pafs
 
 from raymds.errors import UsageError
 from raymds.store import errors as store_errors
-from raymds.store import objects
+from raymds.store import names, objects
 from raymds.store.parts import in_parts
 
 T = TypeVar("T")
@@ -37,19 +37,11 @@ def resolve(uri: str) -> tuple[Any, str]:
         raise UsageError(f"{uri!r}: not a URI that can be read: it holds a NUL character")
     if not uri.isascii() and uri.encode(errors="ignore").decode() != uri:
         raise UsageError(f"{uri!r}: not a URI that can be read: it is no text in UTF-8")
+    if "://" in uri:
+        names.check_scheme(uri)
     if "://" not in uri or uri.startswith("file://"):
         return pafs.LocalFileSystem(), str(_local(uri))
-    if uri.startswith(("s3://", "gs://")):
-        return objects.filesystem(uri)
-    try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
-    except (ValueError, OSError) as error:
-        web = "; what lies on a web server has to be downloaded first" if uri.startswith("http") else ""
-        raise UsageError(
-            f"{uri}: not a URI that can be read, such as a path, s3://bucket/prefix or gs://bucket/prefix: "
-            f"{str(error).partition(chr(10))[0]}{web}"
-        ) from None
-    return filesystem, path
+    return objects.filesystem(uri)
 
 
 def join(uri: str, *names: str) -> str:
@@ -110,9 +102,13 @@ def sizes(uri: str) -> dict[str, int]:
     path = path.rstrip("/")
     try:
         found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+        return {info.path[len(path) + 1 :]: int(info.size) for info in found if info.type == pafs.FileType.File}
+    except NotADirectoryError:
+        raise UsageError(f"{uri}: is a file; give the folder that it is in") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{uri}: the name of {error.object!r} is not UTF-8; rename it") from None
     except OSError as error:
         raise _unreadable(uri, error) from None
-    return {info.path[len(path) + 1 :]: int(info.size) for info in found if info.type == pafs.FileType.File}
 
 
 def read(uri: str) -> bytes:

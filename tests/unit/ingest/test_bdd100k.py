@@ -176,3 +176,19 @@ def test_bdd100k_dealt_anew(bdd: Path) -> None:
     weather = {split: Counter(entry.labels[0] for entry in rows) for split, rows in plan.splits.items()}
     assert all(weather[split]["foggy"] >= 3 for split in ("train", "val", "test"))
     assert sum(len(rows) for rows in plan.splits.values()) == 23
+
+
+def test_attributes_that_are_no_object_are_said_and_notes_of_a_system_are_no_labels(bdd: Path) -> None:
+    for split in ("train", "val"):
+        (bdd / "labels" / split).mkdir()
+        for file in (bdd / "images/100k" / split).iterdir():
+            item = bdd_item(file.stem)
+            (bdd / "labels" / split / f"{file.stem}.json").write_text(json.dumps(item))
+        (bdd / f"labels/bdd100k_labels_images_{split}.json").unlink()
+        (bdd / "labels" / split / "._t0.json").write_bytes(b"\x00\x05")
+    assert sum(map(len, bdd_plan(bdd).splits.values())) == 23
+    (bdd / "labels/val/v0.json").write_text(json.dumps({"name": "v0", "attributes": "clear"}))
+    with pytest.raises(
+        UsageError, match=r"entry 0.* \(v0\.jpg\): attributes has to be an object or null, and is 'clear'"
+    ):
+        bdd_plan(bdd)

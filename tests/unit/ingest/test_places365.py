@@ -60,6 +60,11 @@ def test_places365_splits_names_and_captions(places: Path) -> None:
         ("categories_places365.txt", "/a/airfield\n", "line 1: has to be a path and an index"),
         ("places365_val.txt", "Places365_val_00000001.jpg 3\n", r"val\.txt line 1: there is no category 3, the last"),
         ("places365_val.txt", "x.jpg 0\nx.jpg minus\n", r"val\.txt line 2: has to be a path and an index"),
+        (
+            "places365_val.txt",
+            "u/utility_room/1.jpg 0\n",
+            "line 1: .* lies in the folder of 'utility room', and 0 is 'air",
+        ),
         ("places365_val.txt", "x.jpg 0\n", r"none of the images of .*val\.txt, like x\.jpg, is there among 27 images"),
     ],
 )
@@ -67,6 +72,33 @@ def test_a_wrong_places365_label_file(places: Path, file: str, content: str, mes
     (places / file).write_text(content)
     with pytest.raises(UsageError, match=message):
         places365(str(places), str(places), Shares())
+
+
+def test_lists_with_tabs_and_lines_without_anything(places: Path) -> None:
+    want = places365(str(places), str(places), Shares()).splits
+    for file in places.glob("*.txt"):
+        file.write_text(file.read_text().replace(" ", "\t") + "\n\n")
+    assert places365(str(places), str(places), Shares()).splits == want
+
+
+def test_folders_as_people_name_them_and_files_that_systems_leave(tmp_path: Path) -> None:
+    """Letters before the classes, as in data_256, are no part of a name; what is left out is counted."""
+    files = [
+        "Train/a/air_field/1.jpg",
+        "Train/b/bar/2.jfif",
+        "Train/b/bar/3.jpg",
+        "Valid/air_field/4.jpg",
+        "Valid/bar/5.jpg",
+    ]
+    notes = ["Train/b/bar/._3.jpg", "Train/b/bar/.ipynb_checkpoints/3-checkpoint.jpg", "__MACOSX/Train/b/bar/3.jpg"]
+    for file in (*files, *notes, "test/bar/6.jpg"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    plan = places365(str(tmp_path), str(tmp_path), Shares())
+    assert plan.attributes == {"scene": ["air field", "bar"]}
+    assert {entry.id for rows in plan.splits.values() for entry in rows} == set(files)
+    assert {entry.id for entry in plan.splits["test"]} == {"Valid/air_field/4.jpg", "Valid/bar/5.jpg"}
+    assert plan.said[1] == "left out: 1 images that lie in no folder of a class in train or val"
 
 
 def test_a_missing_places365_label_file(places: Path) -> None:

@@ -1,5 +1,6 @@
 """Files appear whole or not at all; the run directory."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,12 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
         ("", "empty URI"),
         ("a\0b", "holds a NUL character"),
         ("a\ud800b", "no text in UTF-8"),
-        ("ftp://host/file", "not a URI that can be read"),
+        ("ftp://user:key@host/file", r"^ftp://…@host/file: not a URI that can be read, such as a path, s3"),
+        ("abfs://box@account.dfs.core.windows.net/a", "not a URI that can be read, .*; mount Azure's storage, or copy"),
+        ("http://host/a.jpg", "not a URI that can be read, .*; what lies on a web server has to be downloaded first"),
+        ("gcs://bucket/a", "^gcs://bucket/a: write it as gs://bucket/a$"),
+        ("s3a://bucket/a", "^s3a://bucket/a: write it as s3://bucket/a$"),
+        (" S3://bucket/a", "write it as s3://bucket/a$"),
         ("s3:/bucket/runs", r"^s3:/bucket/runs: has to begin with s3://$"),
     ],
 )
@@ -132,3 +138,12 @@ def test_json_that_can_not_be_read_is_named(tmp_path: Path, content: bytes, mess
     assert str(error.value).startswith(f"{path}: damaged: ")
     storage.write_json(str(path), {"a": [1, {"a": 2}]})
     assert storage.read_json(str(path)) == {"a": [1, {"a": 2}]}
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").touch()
+    with pytest.raises(UsageError, match=r"a\.json: is a file; give the folder that it is in"):
+        storage.sizes(f"{tmp_path}/a.json")
+    os.close(os.open(os.fsencode(tmp_path) + b"/caf\xe9.jpg", os.O_CREAT))
+    with pytest.raises(UsageError, match=r"the name of b'.*caf\\xe9\.jpg' is not UTF-8; rename it"):
+        storage.sizes(str(tmp_path))
