@@ -216,8 +216,9 @@ def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[st
 
 
 def _check(row: Row, attributes: Mapping[str, Sequence[str]]) -> None:
+    image: Any = row.image
     texts = isinstance(row.id, str) and isinstance(row.caption, str) and isinstance(row.group, str | None)
-    if not texts or isinstance(row.image, str | None):
+    if not texts or isinstance(image, str | None):
         raise UsageError(f"row {row.id}: id, caption and group (or None) have to be text, the image encoded bytes")
     missing = next((attribute for attribute in attributes if attribute not in row.attributes), None)
     if missing is not None:

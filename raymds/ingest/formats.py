@@ -148,7 +148,7 @@ def _texts(rows: Sequence[dict[str, Any]], name: str) -> list[Any]:
             kinds.setdefault(type(found[-1]), number)
     if len(kinds) > 1:
         (kind, first), (other, number) = list(kinds.items())[:2]
-        what = {str: "a text or number", list: "a list", dict: "an object"}
+        what: dict[type, str] = {str: "a text or number", list: "a list", dict: "an object"}
         raise ValueError(
             f"{name!r} is {what[kind]} in row {first}, counted from 0, and {what[other]} in row {number}; write all in "
             "one form"
