@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymds.config import DataConfig
-from raymds.data import doubles
+from raymds.data import doubles, vocabulary
 from raymds.data.reader import DiskCache, File, Reader, project, table_bytes, verified
 from raymds.data.sampler import Rows
 from raymds.data.split import Split
@@ -187,13 +187,7 @@ class DataSet:
 def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[str, Sequence[str]]) -> Shard:
     """Write one shard whole or not at all and return its manifest entry; UsageError naming the row that is wrong."""
     rows = list(rows)
-    taken = RESERVED & set(attributes)
-    if taken:
-        raise UsageError(
-            f"attributes: {min(taken)!r} can't name an attribute, a shard has a column of that name; rename it"
-        )
-    for row in rows:
-        _check(row, attributes)
+    vocabulary.check_rows(rows, attributes)
     prints = [doubles.fingerprint(row.image) for row in rows]
     columns = {
         "id": pa.array([row.id for row in rows], pa.string()),
@@ -215,19 +209,6 @@ def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[st
     return Shard(name, len(rows), len(data), storage.sha256(data), _classes(rows, attributes))
 
 
-def _check(row: Row, attributes: Mapping[str, Sequence[str]]) -> None:
-    image: Any = row.image
-    texts = isinstance(row.id, str) and isinstance(row.caption, str) and isinstance(row.group, str | None)
-    if not texts or isinstance(image, str | None):
-        raise UsageError(f"row {row.id}: id, caption and group (or None) have to be text, the image encoded bytes")
-    missing = next((attribute for attribute in attributes if attribute not in row.attributes), None)
-    if missing is not None:
-        raise UsageError(f"row {row.id}: has no {missing}; give a label, None where it is undefined")
-    for attribute, label in row.attributes.items():
-        if label is not None and label not in attributes.get(attribute, ()):
-            raise UsageError(f"row {row.id}: {attribute}={label!r} is not in the vocabulary")
-
-
 def write_manifest(
     uri: str,
     attributes: Mapping[str, Sequence[str]],
@@ -240,7 +221,7 @@ def write_manifest(
     The manifest says when, in UTC. That is no part of its digest: equal data have equal digests, whenever they were
     made. The same data published again keep their date, and a mix has that of its oldest part.
     """
-    _check_classes(attributes, [shard for shards in splits.values() for shard in shards])
+    vocabulary.check_classes(attributes, [shard for shards in splits.values() for shard in shards])
     tables = {name: _labels(uri, shards, list(attributes)) for name, shards in splits.items()}
     _refuse_leaks(uri, splits, tables)
     _refuse_torn(uri, tables)
@@ -257,19 +238,6 @@ def write_manifest(
     text = json.dumps({**manifest, **dated, "digest": digest}, indent=1)
     storage.write(storage.join(uri, MANIFEST), text.encode())
     return DataSet.open(uri)
-
-
-def _check_classes(attributes: Mapping[str, Sequence[str]], shards: Sequence[Shard]) -> None:
-    """UsageError for a class that is there twice, or that a shard has and the vocabulary has not."""
-    for attribute, classes in attributes.items():
-        known = set(classes)
-        if len(known) < len(classes):
-            again = next(label for label in classes if list(classes).count(label) > 1)
-            raise UsageError(f"attributes: {attribute} has {again!r} twice; leave one of the two out")
-        for shard in shards:
-            more = shard.classes.get(attribute, {}).keys() - known
-            if more:
-                raise UsageError(f"{shard.file}: has {attribute}={min(more)!r}, which is not in the vocabulary; add it")
 
 
 def _created(uri: str, digest: str) -> str | None:

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from raymds.data.shards import RESERVED
+from raymds.data.vocabulary import RESERVED
 from raymds.errors import UsageError
 from raymds.ingest import formats
 from raymds.ingest.sources import SPLITS, Entry, Plan, Shares, one_spelling, planned, resplit

@@ -139,40 +139,6 @@ def test_a_split_that_is_not_there(uri: str) -> None:
         DataSet.open(uri).load("val")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"attributes": {"weather": "hail", "scene": None}}, "weather='hail' is not in the vocabulary"),
-        ({"attributes": {"weather": None, "scene": None, "lane": "x"}}, "lane='x' is not in the vocabulary"),
-        ({"attributes": {"weather": None}}, "has no scene; give a label, None where it is undefined"),
-        ({"caption": None}, "id, caption and group .* have to be text"),
-        ({"image": "a.jpg"}, "the image encoded bytes"),
-        ({"group": 7}, "id, caption and group .* have to be text"),
-    ],
-)
-def test_a_wrong_row_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    bad: Any = {"id": "id-7", "image": b"x", "caption": "c", "attributes": {"weather": None, "scene": None}} | change
-    with pytest.raises(UsageError, match=f"row id-7: .*{message}"):
-        write_shard(str(tmp_path), "x.parquet", [Row(**bad)], ATTRIBUTES)
-    for name in ("image", "group", "pixels"):  # which would stand in that column's place
-        with pytest.raises(UsageError, match=f"'{name}' can't name an attribute"):
-            write_shard(str(tmp_path), "x.parquet", [], {name: ["x"]})
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_vocabulary_has_each_class_once_and_all_of_the_shards(tmp_path: Path) -> None:
-    """Labels outside it would be read as undefined; an attribute `id` would take the place of the ids."""
-    shard = write_shard(str(tmp_path), "x.parquet", [Row("1", b"x", "c", {"sky": "blue"})], {"sky": ["blue"]})
-    for classes, message in (
-        (["red"], r"x\.parquet: has sky='blue', which"),
-        (["blue", "blue"], "sky has 'blue' twice"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            write_manifest(str(tmp_path), {"sky": classes}, {"train": [shard]}, {})
-    with pytest.raises(UsageError, match="attributes: 'id' can't name an attribute"):
-        write_shard(str(tmp_path), "y.parquet", [], {"id": ["a"]})
-
-
 def test_labels_keep_the_order_of_the_manifest(uri: str) -> None:
     data = DataSet.open(uri)
     assert data.attributes == {name: list(classes) for name, classes in ATTRIBUTES.items()}
