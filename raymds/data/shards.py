@@ -34,7 +34,6 @@ from raymds.store import uri as storage
 SCHEMA = 2
 MANIFEST = "manifest.json"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
-RESERVED = {"id", "image", "caption", "group", *doubles.COLUMNS}  # columns of a shard that are no attributes
 _ROW_GROUP_BYTES = 6 * 2**20  # reads from object stores were fastest with row groups of 5 to 8 MB
 _MEBIBYTE, _GIBIBYTE = 2**20, 2**30
 _THREADS = 8  # requests at a time for what is small

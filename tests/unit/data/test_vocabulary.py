@@ -30,7 +30,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, change: dict[str, Any], message: s
 
 
 def test_a_vocabulary_has_each_class_once_and_all_of_the_shards(tmp_path: Path) -> None:
-    """Labels outside it would be read as undefined; an attribute `id` would take the place of the ids."""
+    """Labels outside it would be read as undefined; an attribute `id` would take its column's place."""
     shard = write_shard(str(tmp_path), "x.parquet", [Row("1", b"x", "c", {"sky": "blue"})], {"sky": ["blue"]})
     for classes, message in (
         (["red"], r"x\.parquet: has sky='blue', which"),
@@ -38,5 +38,6 @@ def test_a_vocabulary_has_each_class_once_and_all_of_the_shards(tmp_path: Path) 
     ):
         with pytest.raises(UsageError, match=message):
             write_manifest(str(tmp_path), {"sky": classes}, {"train": [shard]}, {})
-    with pytest.raises(UsageError, match="attributes: 'id' can't name an attribute"):
-        write_shard(str(tmp_path), "y.parquet", [], {"id": ["a"]})
+    for name in ("id", "image", "group", "pixels"):
+        with pytest.raises(UsageError, match=f"attributes: '{name}' can't name an attribute"):
+            write_shard(str(tmp_path), "y.parquet", [], {name: ["a"]})
