@@ -3,16 +3,16 @@
 A data set is a directory: `manifest.json`, `SPLIT-NNNNN.parquet` files with the columns id, image (encoded bytes),
 caption, group (null where a row is by itself), those of `doubles.COLUMNS`, and one nullable string column per
 attribute, and per split `labels-SPLIT.parquet`, all but the first three of all its shards in order, so that classes are
-balanced, and images that stand twice are seen, without reading an image. The manifest is written last; without it there
-is no data set. Readers verify each file's SHA-256 before they use a row of it.
+balanced, and images that stand twice are seen, without reading an image. More than `entries.MANY` shards are listed
+beside the manifest. That is written last; without it there is no data set. Readers verify each file's SHA-256 before
+they use a row of it.
 
 A mix of data sets has a manifest and labels of its own; its shards are those of the others, where they lie.
 """
 
 import itertools
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,14 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raymds.config import DataConfig
-from raymds.data import doubles, vocabulary
+from raymds.data import doubles, entries, vocabulary
 from raymds.data.reader import DiskCache, File, Reader, project, table_bytes, verified
 from raymds.data.sampler import Rows
 from raymds.data.split import Split
 from raymds.errors import UsageError
 from raymds.store import uri as storage
 
-SCHEMA = 2
+SCHEMA, LARGE = 2, 3  # of a manifest that lists its shards; of one beside which they are listed, see `entries`
 MANIFEST = "manifest.json"
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 _ROW_GROUP_BYTES = 6 * 2**20  # reads from object stores were fastest with row groups of 5 to 8 MB
@@ -59,7 +59,8 @@ class Shard:
     rows: int
     bytes: int
     sha256: str
-    classes: dict[str, dict[str, int]]  # attribute -> class -> rows; a mix may have more attributes than a shard
+    # attribute -> class -> rows, in a large data set its attributes alone; a mix may have more of them than a shard
+    classes: dict[str, dict[str, int]] | list[str]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class DataSet:
     digest: str
     created: str | None  # UTC, as in `TIME`; None where the manifest is of before there were dates
     reading: DataConfig
+    counts: dict[str, dict[str, dict[str, int]]] | None = None  # split -> attribute -> class -> rows, of a large one
 
     @classmethod
     def open(cls, uri: str, reading: DataConfig | None = None) -> "DataSet":
@@ -90,17 +92,18 @@ class DataSet:
                 datetime.strptime(created, TIME)
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise UsageError(f"{where}: damaged: not a manifest of a data set; make the data set again") from None
-        if schema != SCHEMA:
-            raise UsageError(f"{where}: schema version {schema}, this raymds reads {SCHEMA}; make the data set again")
+        if schema not in {SCHEMA, LARGE}:
+            raise UsageError(f"{where}: schema version {schema}, this raymds reads 2 and 3; make the data set again")
         if digest != _digest(manifest):
             raise UsageError(f"{where}: damaged: its digest does not match its content; make the data set again")
-        splits = {name: [Shard(**shard) for shard in shards] for name, shards in manifest["splits"].items()}
+        splits = {name: [Shard(**shard) for shard in entries.read(uri, s)] for name, s in manifest["splits"].items()}
         labels = {
             name: File(storage.join(uri, entry["file"]), entry["bytes"], entry["sha256"])
             for name, entry in manifest["labels"].items()
         }
         source, reading = manifest["source"], reading or DataConfig()
-        return cls(uri, manifest["attributes"], splits, labels, source, digest, created, reading)
+        counts = manifest.get("counts")
+        return cls(uri, manifest["attributes"], splits, labels, source, digest, created, reading, counts)
 
     def count(self, split: str, attribute: str, label: str) -> int:
         """Rows of a split that have this class."""
@@ -172,7 +175,11 @@ class DataSet:
     @cached_property
     def _counts(self) -> dict[str, dict[tuple[str, str], int]]:
         """Split -> attribute and class -> rows: a manifest of many shards and classes is gone through once."""
-        return {split: _summed(shards) for split, shards in self.splits.items()}
+        told = self.counts or {name: entries.summed(map(vars, shards)) for name, shards in self.splits.items()}
+        return {
+            split: {(attribute, label): rows for attribute, own in found.items() for label, rows in own.items()}
+            for split, found in told.items()
+        }
 
     @cached_property
     def _reader(self) -> Reader:
@@ -205,7 +212,8 @@ def write_shard(uri: str, name: str, rows: Iterable[Row], attributes: Mapping[st
         use_dictionary=["caption", "group", *attributes],
     )
     storage.write(storage.join(uri, name), data)
-    return Shard(name, len(rows), len(data), storage.sha256(data), _classes(rows, attributes))
+    classes = entries.classes([row.attributes for row in rows], attributes)
+    return Shard(name, len(rows), len(data), storage.sha256(data), classes)
 
 
 def write_manifest(
@@ -224,19 +232,36 @@ def write_manifest(
     tables = {name: _labels(uri, shards, list(attributes)) for name, shards in splits.items()}
     _refuse_leaks(uri, splits, tables)
     _refuse_torn(uri, tables)
-    manifest = {
-        "schema": SCHEMA,
-        "attributes": {name: list(classes) for name, classes in attributes.items()},
-        "splits": {name: [vars(shard) for shard in shards] for name, shards in splits.items()},
-        "labels": {name: _write_labels(uri, name, table) for name, table in tables.items()},
-        "source": dict(source),
-    }
+    manifest = _manifest(uri, attributes, splits, tables, source)
     digest = _digest(manifest)
     dates = [part.created for part in parts] or [_created(uri, digest)]
     dated = {} if None in dates else {"created": min(filter(None, dates))}
     text = json.dumps({**manifest, **dated, "digest": digest}, indent=1)
     storage.write(storage.join(uri, MANIFEST), text.encode())
     return DataSet.open(uri)
+
+
+def _manifest(
+    uri: str,
+    attributes: Mapping[str, Sequence[str]],
+    splits: Mapping[str, Sequence[Shard]],
+    tables: Mapping[str, Any],
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a data set's manifest says; publishes what lies beside it."""
+    listed = {name: [vars(shard) for shard in shards] for name, shards in splits.items()}
+    manifest = {
+        "schema": SCHEMA,
+        "attributes": {name: list(classes) for name, classes in attributes.items()},
+        "splits": listed,
+        "labels": {name: _write_labels(uri, name, table) for name, table in tables.items()},
+        "source": dict(source),
+    }
+    if not entries.many(listed):
+        return manifest
+    beside = {name: entries.write(uri, name, shards) for name, shards in listed.items()}
+    counts = {name: entries.counts(table, list(attributes)) for name, table in tables.items()}
+    return manifest | {"schema": LARGE, "splits": beside, "counts": counts}
 
 
 def _created(uri: str, digest: str) -> str | None:
@@ -319,25 +344,5 @@ def _file(uri: str, shard: Shard) -> File:
     return File(storage.within(uri, shard.file), shard.bytes, shard.sha256)
 
 
-def _summed(shards: Sequence[Shard]) -> dict[tuple[str, str], int]:
-    found: dict[str, dict[str, int]] = {}
-    for shard in shards:
-        for attribute, classes in shard.classes.items():
-            own = found.setdefault(attribute, defaultdict(int))
-            for label, rows in classes.items():
-                own[label] += rows
-    return {(attribute, label): rows for attribute, own in found.items() for label, rows in own.items()}
-
-
 def _digest(manifest: Mapping[str, Any]) -> str:
     return storage.sha256(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode())
-
-
-def _classes(rows: Sequence[Row], attributes: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
-    def counts(attribute: str) -> Iterator[tuple[str, int]]:
-        labels = [row.attributes[attribute] for row in rows]
-        for label in attributes[attribute]:
-            if label in labels:
-                yield label, labels.count(label)
-
-    return {attribute: dict(counts(attribute)) for attribute in attributes}

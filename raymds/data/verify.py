@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raymds.data import doubles
+from raymds.data import doubles, entries
 from raymds.data.decode import decode
 from raymds.data.reader import verified
 from raymds.data.shards import MANIFEST, DataSet, Shard, where
@@ -77,6 +77,7 @@ def verify(uri: str, show: Callable[[dict[str, Any]], None]) -> Findings:
     jobs: list[tuple[Shard, Labels]] = []
     for split, shards in data.splits.items():
         labels, end = _labels(data, split, found) if shards else {}, 0
+        found.add(_miscounted(data, split, labels))
         for shard in shards:
             start, end = end, end + shard.rows
             jobs.append((shard, {attribute: column[start:end] for attribute, column in labels.items()}))
@@ -101,6 +102,7 @@ def verify(uri: str, show: Callable[[dict[str, Any]], None]) -> Findings:
         for one, other, bits in found.pairs
     ]
     known = [MANIFEST, *(check.shard.file for check in checks), *(_name(file.uri) for file in data.labels.values())]
+    known += [entries.name(split) for split in data.splits if data.counts]
     found.beside = sorted(file for file in there.keys() - known if not file.startswith(("ingest/", "retrieve/")))
     verdict = f"{found.count} problem{'s' * (found.count > 1)}" if found.count else "all as the manifest says"
     found.summary = f"{uri}: {len(data.splits)} splits, {len(jobs)} shards, {total} images, {verdict}"
@@ -139,6 +141,17 @@ def _labels(data: DataSet, split: str, found: Findings) -> Labels:
         found.add([f"{uri}: {max(lengths)} rows, the manifest says {rows}"])
         return {}
     return labels
+
+
+def _miscounted(data: DataSet, split: str, labels: Labels) -> list[str]:
+    """What the manifest of a large data set, which counts for all shards of a split together, counts wrongly."""
+    problems = []
+    for attribute, column in labels.items() if data.counts else ():
+        rows = np.bincount(column[column >= 0], minlength=len(data.attributes[attribute])).tolist()
+        for name, found in zip(data.attributes[attribute], rows, strict=True):
+            if found != (told := data.count(split, attribute, name)):
+                problems.append(f"{data.uri}: {split}: {attribute}={name!r} in {found} rows, the manifest says {told}")
+    return problems
 
 
 class _Check:
@@ -233,6 +246,8 @@ class _Check:
                 say(row, f"{attribute}={column[row].as_py()!r}, the labels file says {other!r}")
 
     def _check_counts(self, columns: Sequence[str]) -> None:
+        if not isinstance(self.shard.classes, dict):
+            return
         for attribute in (attribute for attribute in self._attributes if attribute in columns):
             for name, found in zip(self._attributes[attribute], self._counts[attribute].tolist(), strict=True):
                 told = self.shard.classes.get(attribute, {}).get(name, 0)
