@@ -37,9 +37,10 @@ from server import on, serve
 
 from raymds.config import Config, DataConfig
 from raymds.data.loader import Loader, load
+from raymds.data.reader import Example
 from raymds.data.sampler import Batch, Rows
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
-from raymds.data.split import Example, Split
+from raymds.data.split import Split
 from raymds.model import Preprocess
 from raymds.scenes.render import render
 from raymds.train.pretrain import build_sampler

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from raymds.config import AugmentConfig
 from raymds.data.decode import decode
+from raymds.data.reader import Example
 from raymds.data.sampler import Batch, Rows
-from raymds.data.split import Example, Split
+from raymds.data.split import Split
 from raymds.errors import UsageError
 from raymds.model.preprocess import Preprocess
 

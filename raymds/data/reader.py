@@ -37,6 +37,15 @@ class File:
 
 
 @dataclass(frozen=True)
+class Example:
+    """One row: its id, encoded image and caption."""
+
+    id: str
+    image: memoryview
+    caption: str
+
+
+@dataclass(frozen=True)
 class Columns:
     """The rows of a shard, an image encoded."""
 

@@ -106,6 +106,11 @@ class Sampler:
         """Per constrained task the retained examples that λ is measured on."""
         return self.retained if self.held is None else self.held
 
+    @property
+    def recurring(self) -> Rows:
+        """Rows that are drawn again and again, in ascending order: positives and all retained examples."""
+        return np.unique(np.concatenate([self.positive, *self.retained, *(self.held or ())]))
+
     def batch(self, step: int) -> Batch:
         """The global batch of a step, drawn once: the loader asks for it a few steps ahead, the step itself again."""
         if step not in self._batches:

@@ -1,9 +1,7 @@
 """One split of a data set: labels of all rows in memory, images read as they are needed."""
 
 import bisect
-import mmap
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,18 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raymds.data.doubles import Prints
-from raymds.data.reader import File, Reader
+from raymds.data.pinned import Pinned
+from raymds.data.reader import Example, File, Reader
 from raymds.data.sampler import Blocks, Rows
 from raymds.errors import UsageError
 
-
-@dataclass(frozen=True)
-class Example:
-    """One row: its id, encoded image and caption."""
-
-    id: str
-    image: memoryview
-    caption: str
+_AHEAD = 4  # shards that are fetched at a time, to pin rows of them
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,7 @@ class Split:
     group: Rows | None = None  # number of each row's group, −1 where it is by itself; None: no row has one
     skip_corrupt: bool = False
     corrupt: set[int] = field(default_factory=set)  # rows whose image could not be decoded, as far as was seen
-    _pinned: dict[int, Example] = field(default_factory=dict)
+    pinned: Pinned = field(default_factory=Pinned)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.files else 0
@@ -71,40 +63,27 @@ class Split:
 
     def example(self, row: int) -> Example:
         """One row, from memory where its shard is there."""
-        if row in self._pinned:
-            return self._pinned[row]
+        pinned = self.pinned.example(row)
+        if pinned is not None:
+            return pinned
         shard, position = self._locate(row)
         rows = self.reader.rows(self.shard + shard)
         return Example(rows.ids[position], rows.images[position], rows.captions[position])
 
     def ahead(self, rows: Rows | Sequence[int]) -> None:
         """Begin to fetch the shards of rows that will be asked for, given in that order."""
-        needed = rows if not self._pinned else [row for row in rows if row not in self._pinned]
+        needed = self.pinned.without(np.asarray(rows))
         self.reader.ahead(self.shard + shard for shard in dict.fromkeys(self.shard_of(needed).tolist()))
 
-    def pin(self, rows: Rows) -> None:
-        """Keep rows at hand that are drawn again and again from all over a split too large for memory.
-
-        Each shard that holds one is read once. The images lie in an unnamed local file that is mapped into memory, so
-        that they take none which the system can't take back.
-        """
-        rows = np.setdiff1d(rows, list(self._pinned))
-        if not self.window or not len(rows):
-            return
+    def part(self, rows: Rows, rank: int, ranks: int) -> Iterator[tuple[int, Example]]:
+        """A rank's part of some rows, given and coming in ascending order: those of shards that no other rank reads."""
         shards, starts = np.unique(self.shard_of(rows), return_index=True)
-        spans: list[tuple[int, str, str, int]] = []
-        with tempfile.TemporaryFile() as file:
-            for number, group in enumerate(np.split(rows, starts[1:])):
-                self.reader.ahead(self.shard + int(shard) for shard in shards[number : number + 4])
-                for row in group.tolist():
-                    example = self.example(row)
-                    spans.append((row, example.id, example.caption, file.write(example.image)))
-            file.flush()
-            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        start = 0
-        for row, name, caption, size in spans:
-            self._pinned[row] = Example(name, content[start : start + size], caption)
-            start += size
+        own = slice(rank * len(shards) // ranks, (rank + 1) * len(shards) // ranks)
+        coming = self.shard + shards[own]
+        for number, group in enumerate(np.split(rows, starts[1:])[own]):
+            self.reader.ahead(coming[number : number + _AHEAD].tolist())
+            for row in group.tolist():
+                yield row, self.example(row)
 
     def substitute(self, row: int) -> int:
         """The row that stands in for one that can't be decoded: the next with the same labels, round the end."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from raymds import model
 from raymds.config import Config
-from raymds.data import loader
+from raymds.data import exchange, loader
 from raymds.data.sampler import Batch, Sampler
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
@@ -70,7 +69,7 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
         net = _old_net(config, tasks, device)
         w_old = net.weights()
         sampler = build_sampler(train, tasks, config)
-        train.pin(np.unique(np.concatenate([sampler.positive, *sampler.retained, *(sampler.held or ())])))
+        exchange.pin(train, sampler.recurring, device)
         training = cycle.ConstrainedCycle(net, train, tasks, sampler, config)
         last: Evaluation | None = None  # of the last candidate
 

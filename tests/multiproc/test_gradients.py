@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 
 from raymds.config import Config
 from raymds.config import load as load_config
+from raymds.data.exchange import pin
 from raymds.data.loader import Loader
 from raymds.data.sampler import Sampler, shares
 from raymds.data.shards import DataSet
@@ -40,6 +41,7 @@ def begin(rank: int, ranks: int, config: Config, window: int = 0) -> tuple[Const
     train = replace(data.load("train"), window=window)
     net = load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, 0).double()
     sampler = build_sampler(train, tasks, config)
+    pin(train, sampler.recurring)
     training = ConstrainedCycle(net, train, tasks, sampler, config)
     return training, sampler, Loader(train, lambda step: sampler.batch(step).share(rank, ranks), net.preprocess, 0)
 

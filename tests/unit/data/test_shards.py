@@ -11,9 +11,7 @@ import pytest
 
 from raymds.config import DataConfig
 from raymds.data import shards
-from raymds.data.reader import Reader
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
-from raymds.data.split import Split
 from raymds.errors import UsageError
 from raymds.store import uri as storage
 
@@ -145,44 +143,6 @@ def test_labels_keep_the_order_of_the_manifest(uri: str) -> None:
     assert np.array_equal(data.load("test").labels["scene"], np.zeros(4))
 
 
-def streaming(uri: str) -> Split:
-    """With memory for about one of the two shards."""
-    data = DataSet.open(uri)
-    sizes = [shard.bytes for shard in data.splits["train"]]
-    reader = Reader([data.file(shard) for shard in data.splits["train"]], memory=max(sizes))
-    whole = data.load("train")
-    return Split(whole.labels, whole.files, reader, shard=0, window=1)
-
-
-def test_pinned_rows_are_read_once_and_stay(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    split, fetched = streaming(uri), []
-    read = storage.read
-
-    def counted(where: str) -> bytes:
-        fetched.append(where.rpartition("/")[2])
-        return read(where)
-
-    monkeypatch.setattr(storage, "read", counted)
-    rows_ = np.array([1, 4, 12, 19])
-    split.pin(rows_)
-    assert sorted(fetched) == ["train-0.parquet", "train-1.parquet"]
-    for row in (19, 1, 12, 4):
-        example = split.example(row)
-        assert (example.id, bytes(example.image), example.caption) == (f"id-{row}", bytes([row]) * 50, f"caption {row}")
-    assert len(fetched) == 2
-    split.ahead(rows_)
-    assert len(fetched) == 2
-    assert split.example(2).id == "id-2"
-    assert len(fetched) == 3
-
-
-def test_a_split_that_fits_in_memory_pins_nothing(uri: str) -> None:
-    split = DataSet.open(uri).load("train")
-    split.pin(np.arange(5))
-    assert split.blocks(np.arange(20)) is None
-    assert split._pinned == {}
-
-
 def test_memory_decides_what_is_streamed(tmp_path: Path) -> None:
     where = str(tmp_path / "large")
     big = [Row(f"id-{i}", np.random.default_rng(i).bytes(100_000), "c", {"weather": "clear"}) for i in range(24)]
@@ -193,7 +153,8 @@ def test_memory_decides_what_is_streamed(tmp_path: Path) -> None:
     blocks = small.blocks(np.arange(24))
     assert blocks is not None
     assert (blocks.shards, blocks.window, blocks.shard.tolist()) == (4, 1, [0] * 6 + [1] * 6 + [2] * 6 + [3] * 6)
-    assert DataSet.open(where, DataConfig(memory=8)).load("train").window == 0
+    fits = DataSet.open(where, DataConfig(memory=8)).load("train")
+    assert (fits.window, fits.blocks(np.arange(20))) == (0, None)
     assert small.substitute(23) == 0
     assert small.substitute(3) == 4
 
