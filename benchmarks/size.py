@@ -14,10 +14,12 @@ Times are those of the processor, as a busy machine's clock counts what others d
 - step: medians in milliseconds: of `sampler.batch`; of the constrained step, `whole step` with towers that compute
   nothing, `step` without the calls into model and optimiser; the mean of its records on their way to
   TensorBoard, with the thread that writes them.
-- read: one of 8 ranks streams the split through `Loader`, in windows of as many shards as data.memory has by default:
-  `fetched/part`, the shards that it fetches by an eighth of those that the steps of all ranks use (1: each is fetched
-  by one rank, 8: by all); `fetched/used`, the bytes that it fetches by those that it uses, where rows that are pinned
-  lie in every shard; and what share of the split it pins, positives and retained examples, beforehand.
+- read: one of 8 ranks streams the split through `Loader`, in windows of as many shards as data.memory has by default.
+  `GB pinned`: what it fetches before the first step, its part of the shards with positives and retained examples,
+  beside what it would fetch `by each for itself`, the share `pinned` of the split. `GB of steps`: in those of two
+  windows, dealt by shards, beside those `of slices` of the batch. `fetched/part`: the shards that it fetches by an
+  eighth of those that the steps of all ranks use (1: each is fetched by one rank, 8: by all); `fetched/used`: the bytes
+  that it fetches by those that it uses, where rows that are pinned lie in every shard.
 """
 
 import argparse
@@ -43,11 +45,13 @@ from torch import Tensor, nn
 
 from raymds.config import Config, load
 from raymds.data import loader, shards
+from raymds.data.exchange import pin
 from raymds.data.loader import Loaded, Loader
-from raymds.data.reader import Columns, File, Reader
+from raymds.data.pinned import Pinned
+from raymds.data.reader import Columns, Example, File, Reader
 from raymds.data.sampler import Batch, Sampler
 from raymds.data.shards import DataSet, Shard
-from raymds.data.split import Example, Split
+from raymds.data.split import Split
 from raymds.log import MetricsLog
 from raymds.model import ClipWithHeads
 from raymds.model.identity import Asked, identify
@@ -66,8 +70,8 @@ PRINTS = 24  # bytes of a row's prints in a labels file
 def data_set(folder: Path, classes: int, rows: int) -> str:
     """A data set whose shards are nowhere: train of `rows`, val and test of a tenth."""
     dice, kinds = np.random.default_rng(0), np.array([f"kind {k}" for k in range(classes)])
-    splits: dict[str, list[dict[str, Any]]] = {}
-    labels: dict[str, Any] = {}
+    splits: dict[str, list[Shard]] = {}
+    tables: dict[str, Any] = {}
     for split, count in (("train", rows), ("val", rows // 10), ("test", rows // 10)):
         of = np.append(np.arange(classes), dice.integers(classes, size=max(0, count - classes)))
         dice.shuffle(of)
@@ -78,15 +82,15 @@ def data_set(folder: Path, classes: int, rows: int) -> str:
             "pixels": pa.Array.from_buffers(pa.binary(8), len(of), [None, prints]),
             "likeness": pa.Array.from_buffers(pa.binary(16), len(of), [None, prints]),
         }
-        labels[split] = shards._write_labels(str(folder), split, pa.table(columns))
+        tables[split] = pa.table(columns)
         splits[split] = []
         for number, start in enumerate(range(0, len(of), PER_SHARD)):
             found, counts = np.unique(of[start : start + PER_SHARD], return_counts=True)
             own = {"kind": dict(zip(kinds[found].tolist(), counts.tolist(), strict=True))}
             size = int(counts.sum())
-            splits[split].append(vars(Shard(f"{split}-{number:06d}.parquet", size, SHARD_BYTES, 64 * "0", own)))
-    manifest = {"schema": shards.SCHEMA, "attributes": {"kind": kinds.tolist()}, "splits": splits, "labels": labels}
-    manifest["source"] = {"made_by": "benchmarks/size.py"}
+            splits[split].append(Shard(f"{split}-{number:06d}.parquet", size, SHARD_BYTES, 64 * "0", own))
+    source = {"made_by": "benchmarks/size.py"}
+    manifest = shards._manifest(str(folder), {"kind": kinds.tolist()}, splits, tables, source)
     content = json.dumps(manifest | {"digest": shards._digest(manifest)}, indent=1)
     (folder / shards.MANIFEST).write_text(content)
     return str(folder)
@@ -237,25 +241,47 @@ class Counting(Reader):
 
 
 def streamed(split: Split, sampler: Sampler, clock: Clock) -> dict[str, float]:
-    """What one of 8 ranks fetches, by what it uses of that; how much of the split it pins beforehand."""
-    pinning, reader = (Counting([file for file, _ in split.files], 2 * split.window * SHARD_BYTES) for _ in range(2))
-    own = dataclasses.replace(split, reader=pinning, shard=0, _pinned={})
-    rows = np.unique(np.concatenate([sampler.positive, *sampler.retained, *(sampler.held or ())]))
+    """What one of 8 ranks fetches before the first step and in the steps of two windows, and what it would alone."""
+
+    def emptied(pinned: Pinned) -> tuple[Split, Counting]:
+        reader = Counting([file for file, _ in split.files], 2 * split.window * SHARD_BYTES)
+        return dataclasses.replace(split, reader=reader, shard=0, pinned=pinned), reader
+
+    fresh = np.ones(len(split), dtype=bool)
+    fresh[sampler.recurring] = False  # what is pinned is not fetched again
+    (own, alone), (part, shared) = emptied(Pinned()), emptied(Pinned())
     with clock("pinning"):
-        own.pin(rows)
-    own = dataclasses.replace(own, reader=reader)  # which holds nothing yet
-    source = Loader(own, lambda step: sampler.batch(step).share(RANK, RANKS), NO_FIT, 0)
-    used, touched, fresh = 0, set[int](), np.ones(len(split), dtype=bool)
-    fresh[rows] = False  # what is pinned is not fetched again
-    for step in range(STREAMED * split.window * PER_SHARD // sampler.negatives):
-        used += int(fresh[source.get(step).batch.negative].sum())
-        drawn = sampler.batch(step).negative
-        touched.update(split.shard_of(drawn[fresh[drawn]]).tolist())
-    source.close()
+        pin(own, sampler.recurring)
+    for _ in part.part(sampler.recurring, RANK, RANKS):
+        pass
+
+    def steps(dealt: bool) -> tuple[int, float, float]:
+        """Bytes that are fetched, by the rank's part of the shards that all ranks use, and by the bytes it uses."""
+        reading, reader = emptied(own.pinned)
+
+        def share(step: int) -> Batch:
+            batch = sampler.batch(step)
+            along = batch.negative_along if dealt else None
+            return dataclasses.replace(batch, negative_along=along).share(RANK, RANKS)
+
+        source, used, touched = Loader(reading, share, NO_FIT, 0), 0, set[int]()
+        for step in range(STREAMED * split.window * PER_SHARD // sampler.negatives):
+            used += int(fresh[source.get(step).batch.negative].sum())
+            drawn = sampler.batch(step).negative
+            touched.update(split.shard_of(drawn[fresh[drawn]]).tolist())
+        source.close()
+        shards = reader.fetched / SHARD_BYTES
+        return reader.fetched, RANKS * shards / max(len(touched), 1), shards * PER_SHARD / max(used, 1)
+
+    (slices, of_slices, _), (fetched, of_part, of_used) = steps(False), steps(True)
+    found = {
+        "fetched/part": of_part, "fetched/part of slices": of_slices, "fetched/used": of_used,
+        "pinned": alone.fetched / (len(split.files) * SHARD_BYTES),
+        "GB pinned by each for itself": alone.fetched / 1e9, "GB pinned": shared.fetched / 1e9,
+        "GB of slices": slices / 1e9, "GB of steps": fetched / 1e9,
+    }  # fmt: skip
     # Where a class has few rows, all of them are pinned, and nothing is left to be fetched.
-    shards = reader.fetched / SHARD_BYTES
-    ratios = {"fetched/part": RANKS * shards / len(touched), "fetched/used": shards * PER_SHARD / used} if used else {}
-    return ratios | {"pinned": pinning.fetched / (len(split.files) * SHARD_BYTES)}
+    return {name: value for name, value in found.items() if value}
 
 
 class _NoFit:

@@ -95,6 +95,8 @@ def test_size(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["step"].keys() == {"batch", "step", "records", "whole step"}
     assert found["read"]["fetched/used"] >= 1
     assert 0.9 < found["read"]["fetched/part"] < 2  # 8 where every rank reads every shard
+    assert found["read"]["fetched/part of slices"] > 6
+    assert found["read"]["GB pinned by each for itself"] == pytest.approx(8 * found["read"]["GB pinned"])  # 200 shards
 
 
 def test_measure(figures: Any, tmp_path: Path) -> None:
