@@ -165,6 +165,9 @@ class LedgerConfig:
     uri: str | None = None  # its directory; null: nothing is recorded
     author: str | None = None  # who says so; null: user.name and user.email of git
     key: str | None = None  # PEM file of the key that signs entries and certificates; null: RAYMDS_SIGNING_KEY, if set
+    uses: int | None = (
+        None  # certificates that the test split will be used for, said before the first; null: any number
+    )
 
 
 @dataclass

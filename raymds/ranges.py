@@ -151,6 +151,7 @@ RULES: list[Rule] = [
     ("ledger.uri", *_FILLED),
     ("ledger.author", *_FILLED),
     ("ledger.key", *_FILLED),
+    ("ledger.uses", lambda v: v is None or v > 0, "has to be a number of uses above 0, or null"),
     ("search.trials", *_POSITIVE),
     ("search.concurrency", *_NOT_NEGATIVE),
     ("search.steps", *_NOT_NEGATIVE),

@@ -59,26 +59,32 @@ def _links(entry: Entry, number: int, before: str | None, gap: bool) -> list[str
 
 
 def _counts(entries: Sequence[Entry]) -> list[str]:
-    faults, named = [], set[tuple[str, str]]()
+    faults, named, declared = [], set[tuple[str, str]](), dict[str, int | None]()
     numbers = uses(entries)[1]
     for entry in entries:
         if (entry.kind, entry.id) in named:
             faults.append(f"entry {entry.number}: records again what an earlier entry records")
         named.add((entry.kind, entry.id))
         if entry.kind == "use":
-            faults += [f"entry {entry.number}: {fault}" for fault in _spending(entry.content, numbers[entry.number])]
+            first = declared.setdefault(entry.content["split"], entry.content.get("declared"))
+            found = _spending(entry.content, numbers[entry.number], first)
+            faults += [f"entry {entry.number}: {fault}" for fault in found]
     return faults
 
 
-def _spending(use: dict[str, Any], counted: int) -> Iterator[str]:
-    """What is wrong with a use that is the `counted`-th of its test split."""
+def _spending(use: dict[str, Any], counted: int, declared: int | None) -> Iterator[str]:
+    """What is wrong with a use that is the `counted`-th of its test split, for which so many were `declared`."""
     confidence, stated = use["confidence"], use["spent"]
-    if use["number"] != counted:
+    if use.get("declared") != declared:
+        yield f"declares {use.get('declared')} uses of its test split, whose first use declared {declared}"
+    elif use["number"] != counted:
         yield f"says use {use['number']} of its test split, which is use {counted}"
     elif not 0 < confidence < 1:
         yield f"says a confidence of {confidence:g}, and it has to lie between 0 and 1"
-    elif not math.isclose(stated, spent(confidence, counted), rel_tol=1e-9):
-        yield f"says that it spends an error of {stated:.6g}; use {counted} has {spent(confidence, counted):.6g}"
+    elif declared is not None and not 0 < counted <= declared:
+        yield f"is use {counted} of its test split, for which {declared} were declared"
+    elif not math.isclose(stated, share := spent(confidence, counted, declared), rel_tol=1e-9):
+        yield f"says that it spends an error of {stated:.6g}; use {counted} has {share:.6g}"
 
 
 def _head(entries: Sequence[Entry], newest: int, head: str | None) -> list[str]:

@@ -55,10 +55,13 @@ SHAPES: dict[str, Any] = {
         "code": _OPTIONAL,
     },
     "model": {"weights": _FILE},
-    "use": {"split": str, "number": int, "confidence": float, "spent": float},
+    "use": {"split": str, "number": int, "confidence": float, "spent": float, "declared": (int, NoneType)},
     "waive": {"capability": str, "reason": str, "expires": _day},
 }
-LATER: dict[str, dict[str, Any]] = {"cycle": {"not_certifiable": []}}  # what may be left out, as in older entries
+LATER: dict[str, dict[str, Any]] = {
+    "cycle": {"not_certifiable": []},
+    "use": {"declared": None},
+}  # what may be left out, as in older entries
 
 
 @dataclass(frozen=True)

@@ -85,21 +85,42 @@ def uses(entries: Sequence[Entry]) -> tuple[Counter[str], dict[int, int]]:
     return count, numbers
 
 
-def use(ledger: Ledger, name: str, config: str, split: str, confidence: float) -> Entry:
+def use(ledger: Ledger, name: str, config: str, split: str, confidence: float, declared: int | None = None) -> Entry:
     """The use of a test split by what is called `name`, under a config's digest: reserved now, unless it was before.
 
     What ended in a cycle's entry, or was of another split, is another use: the run is done again in the same place.
+    UsageError where there is none left of those `declared` for the split, or another number was declared.
     """
 
     def told(entries: list[Entry]) -> tuple[str, dict[str, Any]] | Entry:
         own = open_use(entries, name, split)
         if own is not None:
             return own
-        number = uses(entries)[0][split] + 1
-        made = {"split": split, "number": number, "confidence": confidence, "spent": spent(confidence, number)}
-        return _next(entries, name), made
+        number = next_use(entries, split, declared)
+        share = spent(confidence, number, declared)
+        made = {"split": split, "number": number, "confidence": confidence, "spent": share}
+        return _next(entries, name), made | ({"declared": declared} if declared else {})
 
     return ledger.append_once("use", ("config.yaml", config), told)
+
+
+def next_use(entries: Sequence[Entry], split: str, declared: int | None) -> int:
+    """Which use of a test split the next one is; UsageError where its share of the error was not kept for it."""
+    for entry in entries:
+        if entry.kind != "use" or entry.content["split"] != split or entry.content.get("declared") == declared:
+            continue
+        before = entry.content.get("declared") or "no number"
+        raise UsageError(
+            f"ledger.uses={declared or 'null'}: entry {entry.number}, a use of the same test split, declared {before}, "
+            "and the error is shared out by that; say the same, or mix in fresh test data (raymds data mix)"
+        )
+    number = uses(entries)[0][split] + 1
+    if declared and number > declared:
+        raise UsageError(
+            f"ledger.uses={declared}: this would be use {number} of the test split, and no error is left for it; "
+            "mix in fresh test data (raymds data mix)"
+        )
+    return number
 
 
 def open_use(entries: Sequence[Entry], name: str, split: str | None = None) -> Entry | None:

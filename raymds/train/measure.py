@@ -90,7 +90,8 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
     name = " ".join(("certify", split, *digest.values()))  # the same again tells nobody anything new
     use = recorded.reserve(config, measure.data, split, name, digest["config"])
     if use:
-        show({"event": "note", "note": said(use["confidence"], len(measure.tasks.protected), use["number"])})
+        words = said(use["confidence"], len(measure.tasks.protected), use["number"], use.get("declared"))
+        show({"event": "note", "note": words})
     before, after = measure(parent, "old"), measure(new, "new")
     tasks = measure.tasks
     certificate = certify(

@@ -63,9 +63,10 @@ def check(config: Config, run: RunDirectory, data: DataSet, tasks: Tasks, show: 
         show({"event": "note", "note": f"{what}; what was gained since they parted is missing, and nothing holds it"})
     split = data.split_digest("test")
     own = record.open_use(entries, facts.identity(run.uri), split) if run.read("config.yaml") else None
-    number = own.content["number"] if own else record.uses(entries)[0][split] + 1
-    show({"event": "note", "note": said(config.select.confidence, len(tasks.protected), number)})
-    return 1 - spent(config.select.confidence, number)
+    declared = own.content.get("declared") if own else config.ledger.uses
+    number = own.content["number"] if own else record.next_use(entries, split, declared)
+    show({"event": "note", "note": said(config.select.confidence, len(tasks.protected), number, declared)})
+    return 1 - spent(config.select.confidence, number, declared)
 
 
 def protected(entries: Sequence[Entry], today: date) -> tuple[dict[str, str], dict[str, str]]:
@@ -110,8 +111,9 @@ def reserve(config: Config, data: DataSet, split: str, name: str, settings: str)
     if ledger is None:
         return None
     digest = data.split_digest(split)
-    entry = record.use(ledger, name, settings, digest, config.select.confidence)
-    stated = {key: entry.content[key] for key in ("number", "confidence", "spent")}
+    entry = record.use(ledger, name, settings, digest, config.select.confidence, config.ledger.uses)
+    keys = ("number", "confidence", "spent", "declared")
+    stated = {key: entry.content[key] for key in keys if key in entry.content}
     return {**stated, "of": digest, "entry": entry.head}
 
 

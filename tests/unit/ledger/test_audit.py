@@ -184,6 +184,18 @@ def test_a_use_that_is_miscounted_is_found(tmp_path: Path) -> None:
     assert faults(tmp_path) == ["entry 2: says use 1 of its test split, which is use 2"]
 
 
+def test_more_uses_than_were_declared_are_found(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path / "ledger"), "a")
+    record.use(ledger, "one", "c", "s", 0.95, 1)
+    use = {"split": "s", "confidence": 0.95, "spent": 0.05}
+    ledger.append("use", {**use, "number": 2, "declared": 1})
+    ledger.append("use", {**use, "number": 3, "declared": 9})
+    assert faults(tmp_path) == [
+        "entry 2: is use 2 of its test split, for which 1 were declared",
+        "entry 3: declares 9 uses of its test split, whose first use declared 1",
+    ]
+
+
 @pytest.mark.parametrize(
     ("number", "confidence", "spent", "fault"),
     [

@@ -119,6 +119,21 @@ def test_a_use_is_of_one_split(ledger: Ledger) -> None:
     assert record.uses(ledger.entries())[0] == {"a": 1, "b": 1}
 
 
+def test_declared_uses_share_the_error_equally_and_there_are_no_more(ledger: Ledger) -> None:
+    uses = [record.use(ledger, name, "c", "s", 0.95, 2).content for name in ("one", "two")]
+    assert [use["spent"] for use in uses] == pytest.approx([0.025, 0.025])
+    with pytest.raises(
+        UsageError, match=r"ledger\.uses=2: this would be use 3 of the test split, and no error is left"
+    ):
+        record.use(ledger, "three", "c", "s", 0.95, 2)
+    with pytest.raises(UsageError, match=r"ledger\.uses=null: entry 1, a use of the same test split, declared 2"):
+        record.use(ledger, "three", "c", "s", 0.95)
+    record.use(ledger, "three", "c", "another", 0.95)
+    with pytest.raises(UsageError, match=r"ledger\.uses=2: entry 3, a use of the same test split, declared no number"):
+        record.use(ledger, "four", "c", "another", 0.95, 2)
+    assert audit.verify(ledger)[1] == []
+
+
 @pytest.mark.parametrize("says", [True, False])
 def test_a_use_is_not_freed_by_removing_a_certificate(ledger: Ledger, tmp_path: Path, says: bool) -> None:
     run = Path(made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"], outcome="old"))

@@ -15,6 +15,15 @@ def test_all_uses_together_spend_no_more_than_the_error() -> None:
     assert 0.05 * (1 - 1e-4) < total < 0.05
 
 
+def test_declared_uses_have_equal_shares() -> None:
+    assert [spent(0.95, number, 4) for number in (1, 2, 4)] == pytest.approx([0.0125] * 3)
+    assert said(0.95, 13, 2, 4) == (
+        "Use 2 of the 4 declared ones of this test split: 95 % confidence over all uses leaves 98.75 % for this one, "
+        "as for each of them."
+    )
+    assert "It is the last one: a rotate is due" in said(0.95, 13, 4, 4)
+
+
 def test_what_a_use_is_worth() -> None:
     assert worth(0.95, 13, 1) == 1
     shares = [worth(0.95, 13, number) for number in range(1, 40)]
