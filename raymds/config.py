@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raymds.errors import UsageError
 from raymds.method.solvers import BASELINES
-from raymds.overrides import check_keys, first_line, gives, left_out, one_line, refuse_secrets
+from raymds.overrides import check_keys, first_line, gives, left_out, one_line, refuse_secrets, written
 from raymds.ranges import RULES, reads, too_large
 from raymds.store import uri as storage
 from raymds.store.aws import StorageConfig
@@ -216,9 +216,9 @@ def load(
     sources = [] if preset is None else [_preset(preset)]
     sources += [_override(item) for item in overrides]
     left_open: set[str] = set()  # keys that are `???` in what was merged last: merging keeps the default there
-    for source in sources:
+    for source, texts in sources:
         refuse_secrets(OmegaConf.to_yaml(source))
-        check_keys(source, base, "")
+        check_keys(source, base, "", texts)
         left_open = {key for key in left_open if not gives(source, key)} | set(left_out(source))
         try:
             base = OmegaConf.merge(base, source)
@@ -243,11 +243,12 @@ def to_yaml(config: object) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _preset(name: str | Mapping[str, Any]) -> DictConfig:
+def _preset(name: str | Mapping[str, Any]) -> tuple[DictConfig, Any]:
+    """A preset, and its values as they are written in a file."""
     if not isinstance(name, str | Mapping):
         raise UsageError(f"preset {name}: has to be a name, a file or a mapping of sections")
     if not isinstance(name, str):
-        return OmegaConf.create(dict(name))
+        return OmegaConf.create(dict(name)), None
     built_in = {path.name.removesuffix(".yaml"): path for path in (resources.files("raymds") / "presets").iterdir()}
     if not name or (Path(name).is_dir() and name not in built_in):  # `make demo` leaves a directory of that name
         what = f"preset {name}: is a directory" if name else "preset: is empty"
@@ -270,15 +271,19 @@ def _preset(name: str | Mapping[str, Any]) -> DictConfig:
         raise UsageError(f"preset {name}: not valid YAML: {one_line(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise UsageError(f"preset {name}: has to be a mapping of sections")
-    return loaded
+    return loaded, written(content.decode())
 
 
-def _override(item: str) -> DictConfig:
-    key, equals, _ = item.partition("=")
+def _override(item: str) -> tuple[DictConfig, Any]:
+    """An override as a config, and its value as it is written."""
+    key, equals, value = item.partition("=")
     if not equals or not all(key.split(".")):
         raise UsageError(f"override {item!r}: has to be key=value, for example optim.lr=1e-5")
+    texts = written(value)
+    for part in reversed(key.split(".")):
+        texts = {part: texts}
     try:
-        return OmegaConf.from_dotlist([item])
+        return OmegaConf.from_dotlist([item]), texts
     except yaml.YAMLError as error:
         raise UsageError(f"override {item!r}: {one_line(error)}") from None
     except OmegaConfBaseException as error:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast, get_args, get_origin
 
+import yaml
 from omegaconf import DictConfig, Node, OmegaConf
 
 from raymds.errors import UsageError
@@ -16,6 +17,8 @@ _SECRET = re.compile(  # a word of the names of variables that hold one
     r"S?[0-9]*(?:_.*)?",
     re.IGNORECASE,
 )
+_OCTAL = re.compile(r"[-+]?0[0-7]+")  # to YAML, and to nobody else
+_TRUTHS = {"true", "false", "yes", "no", "on", "off", "y", "n", "1", "0"}
 _PLACE = re.compile(r".*_(?:PATH|FILE|DIR)", re.IGNORECASE)  # of what is kept elsewhere
 
 
@@ -79,8 +82,20 @@ def gives(source: DictConfig, key: str) -> bool:
     return True
 
 
-def check_keys(given: Any, base: DictConfig, prefix: str) -> None:
-    """Unknown keys, each named with the nearest valid one."""
+def written(content: str) -> Any:
+    """YAML with every value as the text that stands there; None where it is none, which other readers say."""
+    try:
+        return yaml.load(content, Loader=yaml.BaseLoader)  # which makes texts, lists and mappings alone
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+
+
+def check_keys(given: Any, base: DictConfig, prefix: str, texts: Any = None) -> None:
+    """Unknown keys, each named with the nearest valid one, and values of another shape.
+
+    What YAML takes for a number or a truth is the text that stands there (`texts`, of `written`) where text is asked
+    for: `run.uri=0127` is no 87, and a class `on` is not called True. Nor is `run.workers=010` 8.
+    """
     schema = OmegaConf.get_type(base)
     if not isinstance(given, DictConfig) or schema is None or schema is dict:
         return
@@ -92,10 +107,13 @@ def check_keys(given: Any, base: DictConfig, prefix: str) -> None:
             hint = f"a file has sections: {section}: {{{rest}: …}}" if dot and section in base else hint
             raise UsageError(f"{prefix}{key}: unknown key; {hint}")
         value, below = given._get_node(key), cast(Node, base._get_node(key))
-        plain = OmegaConf.to_container(OmegaConf.create({key: value}))
-        _check_shape(cast(Any, plain)[key], below._metadata.ref_type, f"{prefix}{key}")
+        plain = cast(Any, OmegaConf.to_container(OmegaConf.create({key: value})))[key]
+        text, kind = texts.get(key) if isinstance(texts, dict) else None, below._metadata.ref_type
+        _check_shape(plain, kind, f"{prefix}{key}")
+        if (kept := _as_written(plain, text, kind)) != plain:
+            given[key] = kept
         if isinstance(below, DictConfig):
-            check_keys(value, below, f"{prefix}{key}.")
+            check_keys(value, below, f"{prefix}{key}.", text)
 
 
 def _check_shape(value: Any, kind: Any, name: str) -> None:
@@ -115,12 +133,29 @@ def _check_shape(value: Any, kind: Any, name: str) -> None:
             _check_shape(item, inside[1], f"{name}.{key}")
     elif isinstance(value, list | dict):
         raise UsageError(f"{name}: has to be a single value, not {value}")
+    elif kind is bool and str(value).lower() not in _TRUTHS:
+        raise UsageError(f"{name}: has to be true or false, not {value}")
+
+
+def _as_written(value: Any, text: Any, kind: Any) -> Any:
+    """A value of this shape as it is written, where YAML read something else than is asked for."""
+    of, inside = get_origin(kind), get_args(kind)
+    if of is list and isinstance(value, list) and isinstance(text, list) and len(value) == len(text):
+        return [_as_written(*pair, inside[0]) for pair in zip(value, text, strict=True)]
+    if of is dict and isinstance(value, dict) and isinstance(text, dict) and len(value) == len(text):
+        pairs = zip(value.items(), text.items(), strict=True)
+        return {(k if isinstance(k, str) else own): _as_written(v, said, inside[1]) for (k, v), (own, said) in pairs}
+    if kind is str and isinstance(value, bool | int | float) and isinstance(text, str):
+        return text
+    if kind in {int, float} and isinstance(value, int) and isinstance(text, str) and _OCTAL.fullmatch(text):
+        return int(text)
+    return value
 
 
 def first_line(error: Exception) -> str:
     """What OmegaConf says, without its details; of no value, in plain words."""
     said = str(error).strip().splitlines()[0]
-    empty = "Incompatible value 'None'" in said or "is not Optional" in said
+    empty = any(mark in said for mark in ("Incompatible value 'None'", "is not Optional", "NoneType is not a subclass"))
     return "has no value; give one, or leave the key out" if empty else said
 
 

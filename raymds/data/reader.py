@@ -61,7 +61,11 @@ class DiskCache:
     """
 
     def __init__(self, directory: str, size: int) -> None:
-        """`size` in bytes; where a new shard needs room, those not used for longest go first."""
+        """`size` in bytes; where a new shard needs room, those not used for longest go first.
+
+        UsageError where nothing can be written in the directory.
+        """
+        storage.check_writable(directory)
         self._directory, self._size = Path(directory), size
         self._directory.mkdir(parents=True, exist_ok=True)
 

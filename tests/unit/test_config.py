@@ -1,5 +1,6 @@
 """Presets and overrides: typed, checked, with errors that name the key."""
 
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,8 @@ from raymds.run import RunDirectory
         ("constraints.temperature=inf", r"constraints\.temperature=inf: has to be above 0, and finite"),
         ("run.timeout=inf", r"run\.timeout=inf: has to be above 0, and at most 1e9 seconds"),
         ("storage.timeout=1e300", r"storage\.timeout=1e\+300: .* at most 1e9 seconds"),
+        ("data.cache=s3://b/cache", r"data\.cache=s3://b/cache: has to be a directory of the machines"),
+        ("data.cache_size=inf", r"data\.cache_size=inf: has to be above 0, and finite"),
         ("run.cpus_per_worker=inf", r"run\.cpus_per_worker=inf: .* and finite"),
         ("model.head_rank=99999", r"model\.head_rank=99999: has to be above 0, and at most 8192"),
         (f"optim.steps={10**30}", rf"optim\.steps={10**30}: has to be 2147483647 or less"),
@@ -52,6 +55,7 @@ from raymds.run import RunDirectory
         (f"constraints.tasks_per_step={10**10}", r"tasks_per_step=10000000000: has to be 2147483647 or less"),
         ("run.uri=@x", r"^override 'run\.uri=@x': .* token line 1, column 1$"),
         ("data.uri=", r"^data\.uri: has no value; give one, or leave the key out$"),
+        ("task.protect=[null]", r"^task\.protect\[0\]: has no value; give one, or leave the key out$"),
         ("optim=null", r"^optim: has no value; give one, or leave the key out$"),
     ],
 )
@@ -211,6 +215,9 @@ def test_a_number_may_replace_a_presets_mapping(tmp_path: Path) -> None:
         ("task.classes={a: [[b]]}", r"^task\.classes\.a\[0\]: has to be a single value, not \['b'\]$"),
         ("task.phrases={a: b}", r"^task\.phrases\.a: has to be a mapping: .*, not b$"),
         ("run.uri=[a]", r"^run\.uri: has to be a single value, not \['a'\]$"),
+        ("run.autoscaling=2", r"^run\.autoscaling: has to be true or false, not 2$"),
+        ("data.augment.mirror='-1'", r"^data\.augment\.mirror: has to be true or false, not -1$"),
+        ("storage.anonymous=maybe", r"^storage\.anonymous: has to be true or false, not maybe$"),
     ],
 )
 def test_lists_and_mappings_are_asked_for_by_key(given: str, message: str) -> None:
@@ -223,3 +230,31 @@ def test_a_preset_that_is_one_value_is_said(tmp_path: Path, content: str) -> Non
     (tmp_path / "p.yaml").write_text(content)
     with pytest.raises(UsageError, match=r"p\.yaml: has to be a mapping of sections"):
         load(Config, str(tmp_path / "p.yaml"), [])
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "value"),
+    [
+        ("run.uri", "0127", "0127"),
+        ("run.uri", "2026_11_29", "2026_11_29"),
+        ("run.uri", "'0127'", "0127"),
+        ("model.weights", "1e3", "1e3"),
+        ("ledger.author", "no", "no"),
+        ("ledger.author", "null", None),
+        ("task.protect", "[yes, 1.50]", ["yes", "1.50"]),
+        ("task.classes", "{light: [on, off], sign: [007, a]}", {"light": ["on", "off"], "sign": ["007", "a"]}),
+        ("task.phrases", "{sign: {a: 1_0, 007: b}, on: {c: d}}", {"sign": {"a": "1_0", "007": "b"}, "on": {"c": "d"}}),
+        ("run.autoscaling", "on", True),
+        ("run.workers", "010", 10),
+        ("optim.steps", "0600", 600),
+        ("optim.clip", "010", 10.0),
+        ("run.workers", "0x10", 16),
+    ],
+)
+def test_a_text_that_yaml_takes_for_something_else_stays_as_it_is_written(
+    tmp_path: Path, key: str, written: str, value: object
+) -> None:
+    section, _, name = key.partition(".")
+    (tmp_path / "p.yaml").write_text(f"{section}:\n  {name}: {written}\n")
+    for config in (load(Config, None, [f"{key}={written}"]), load(Config, str(tmp_path / "p.yaml"), [])):
+        assert attrgetter(key)(config) == value

@@ -11,6 +11,7 @@ import pytest
 
 from raymds.config import DataConfig
 from raymds.data import shards
+from raymds.data.reader import DiskCache, Reader
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.errors import UsageError
 from raymds.store import uri as storage
@@ -200,3 +201,11 @@ def test_classes_are_counted_as_their_labels_say(uri: str) -> None:
         for attribute, classes in data.attributes.items():
             for number, label in enumerate([*classes, "no such class"]):
                 assert data.count(split, attribute, label) == (labels[attribute] == number).sum()
+
+
+def test_a_cache_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        UsageError, match=rf"^{tmp_path}/file/cache: can't be written: {tmp_path}/file is no directory$"
+    ):
+        DiskCache(f"{tmp_path}/file/cache", 10)
