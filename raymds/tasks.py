@@ -162,6 +162,9 @@ def _label_sets_first(config: TaskConfig, vocabularies: Vocabularies) -> dict[st
     for key, given in (("classes", config.classes), ("phrases", config.phrases)):
         for attribute in given:
             _known(attribute, list(vocabularies), f"task.{key}", "attribute")
+    for attribute in config.prompts:  # a preset may have those of several data sets, but a slip would be ignored
+        if difflib.get_close_matches(attribute, vocabularies, n=1, cutoff=0.8):
+            _known(attribute, list(vocabularies), "task.prompts", "attribute")
     ordered = {}
     for attribute, vocabulary in vocabularies.items():
         labels = _label_set(config, attribute, vocabularies)

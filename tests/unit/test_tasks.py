@@ -131,6 +131,10 @@ def test_phrases_and_several_prompts() -> None:
         ({"classes": {"weather": ["foggy", "foggy"]}}, r"task\.classes\.weather: names 'foggy' twice"),
         ({"classes": {"weather": ["foggy"]}}, r"task\.classes\.weather=\['foggy'\]: has to list two classes or more"),
         ({"classes": {"weather": ["clear", "rainy"]}}, r"task\.target: 'foggy' is no class of weather"),
+        (
+            {"prompts": {"weather": "a {}.", "wether": "b {}."}},
+            r"task\.prompts: 'wether' is no attribute .*'weather'\?",
+        ),
         ({"phrases": {"weather": {"fogy": "fog"}}}, r"task\.phrases\.weather: 'fogy' is no class .*'foggy'\?"),
         ({"phrases": {"weather": {"foggy": " "}}}, r"task\.phrases\.weather\.foggy: is empty"),
         ({"prompts": {"weather": []}}, r"task\.prompts\.weather: has to be a sentence with \{\}"),
