@@ -85,6 +85,8 @@ class Plan:
         self.main = study.main or next(iter(study.methods))
         if self.main not in study.methods:
             raise UsageError(f"main={self.main}: is no method of the study; give one of {', '.join(study.methods)}")
+        if study.trials < 0:
+            raise UsageError(f"trials={study.trials}: has to be 0 or more, the settings that each method may try")
         self._shared = _overrides(study.set, "set")
         self._data = _sections(study.data or {"data": {}}, "data")
         targets, methods = _sections(study.targets, "targets"), _sections(study.methods, "methods")

@@ -70,6 +70,7 @@ def test_a_product_of_two_keys_is_tried(tmp_path: Path) -> None:
     [
         ({"metods": {}}, "metods: unknown key; did you mean methods?"),
         ({"targets": {}}, "targets: has no value"),
+        ({"trials": -1}, r"trials=-1: has to be 0 or more"),
         ({"trials": 1}, r"methods.RM.try: has 2 settings, and trials=1 of each method"),
         ({"main": "FLYP"}, "main=FLYP: is no method of the study; give one of raymds, RM"),
         ({"methods": {"a b": {}}}, "methods.a b: a name consists of"),
