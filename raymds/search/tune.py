@@ -74,8 +74,9 @@ def prepare(config: Config, show: Show) -> tuple[Prepared, Space, int]:
     objects.configure(config.storage)
     run, data = RunDirectory(config.run.uri), DataSet.open(config.data.uri)
     space, tasks = check(config, data)
-    config, at_once = concurrent(recorded.located(config), room(show, growing=config.run.autoscaling))
-    driver.preflight(config, data, tasks, show)
+    here = room(show, growing=config.run.autoscaling)
+    config, at_once = concurrent(recorded.located(config), here)
+    driver.preflight(config, data, tasks, here, show)
     run.check(config, search=True)
     confidence = recorded.check(config, run, data, tasks, show)
     return Prepared(config, run, data, tasks, confidence), space, at_once

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import ray
+from ray._common.utils import get_system_memory
 from ray._private.state import state
 from ray._private.utils import get_num_cpus
 
@@ -62,7 +63,8 @@ def room(show: Show, *, growing: bool) -> Room:
     if not (ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
         import torch  # noqa: PLC0415
 
-        return Room((({"CPU": cpus(), "GPU": torch.cuda.device_count()}, 1),))
+        here = {"CPU": cpus(), "GPU": torch.cuda.device_count(), "memory": get_system_memory()}
+        return Room(((here, 1),))
     start_ray(show)
     there = tuple((node["Resources"], 1.0) for node in cast(Any, ray).nodes() if node["Alive"])
     if not growing:

@@ -30,7 +30,7 @@ from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.follow import Follower
 from raymds.train.net import open_net
-from raymds.train.placement import per_worker, placed
+from raymds.train.placement import Room, per_worker, placed, require_memory
 from raymds.train.prepared import Prepared, check_examples
 from raymds.train.stop import kept, on_sigterm
 from raymds.train.watch import Monitor
@@ -50,8 +50,9 @@ def pretrain(config: Config, show: Show, take_over: bool = False) -> dict[str, A
     rows = sum(shard.rows for shard in data.splits.get("train", []))
     if rows < config.objective.batch:
         raise UsageError(f"objective.batch={config.objective.batch}: the train split of {data.uri} has {rows} rows")
-    config = placed(config, room(show, growing=config.run.autoscaling))
-    preflight(config, data, None, show)
+    here = room(show, growing=config.run.autoscaling)
+    config = placed(config, here)
+    preflight(config, data, None, here, show)
     run.claim(config)
 
     def work() -> dict[str, Any]:
@@ -86,8 +87,9 @@ def prepare(config: Config, show: Show, *, trial: bool = False) -> Prepared:
     tasks = resolve(config.task, data.attributes)
     check_per_task(config, tasks)
     check_examples(config, data, tasks)
-    config = recorded.located(placed(config, room(show, growing=config.run.autoscaling)))
-    preflight(config, data, tasks, show)
+    here = room(show, growing=config.run.autoscaling)
+    config = recorded.located(placed(config, here))
+    preflight(config, data, tasks, here, show)
     run.check(config)
     confidence = config.select.confidence if trial else recorded.check(config, run, data, tasks, show)
     return Prepared(config, run, data, tasks, confidence)
@@ -159,7 +161,7 @@ def certify_winner(
     return conclude(config, run, data, result | {"choice": choice}, use) | {"skipped_images": result["skipped_images"]}
 
 
-def preflight(config: Config, data: DataSet, tasks: Tasks | None, show: Show) -> None:
+def preflight(config: Config, data: DataSet, tasks: Tasks | None, room: Room, show: Show) -> None:
     """What would fail later is found before anything expensive starts; a pretraining has no tasks."""
     net = open_net(config, tasks.heads if tasks else [])
     net.check_prompts(tasks.label_sets if tasks else {})
@@ -171,6 +173,7 @@ def preflight(config: Config, data: DataSet, tasks: Tasks | None, show: Show) ->
             f"data.image_size={config.data.image_size}: {net.identity.called} takes {net.image_size} pixels; "
             "leave it out or give that"
         )
+    require_memory(config, room, net.image_size)
     data.check()
 
 

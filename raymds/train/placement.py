@@ -16,7 +16,10 @@ class Room:
     """The machines of a cluster; where it starts them on demand, those that it may have."""
 
     machines: tuple[tuple[Mapping[str, float], float], ...]
-    """CPUs and GPUs of one machine, and how many of that kind there may be (infinitely many where nothing says)."""
+    """CPUs, GPUs and bytes of memory of one machine, and how many of that kind there may be.
+
+    Infinitely many where nothing says.
+    """
     known: bool = True
     """False: it starts machines on demand and does not say which; `machines` are those that are there."""
 
@@ -76,6 +79,18 @@ def placed(config: Config, room: Room, runs: int = 1) -> Config:
     if needed > fit and room.known:
         raise UsageError(_too_many(config, needed, int(fit), room))
     return config
+
+
+def require_memory(config: Config, room: Room, size: int) -> None:
+    """UsageError where a worker's pairs of a step, of images `size` pixels wide, are more than any machine's memory."""
+    batch, workers = config.objective.batch, config.run.workers
+    needs = math.ceil(batch / workers) * 3 * size**2  # a byte per colour and pixel
+    most = max((machine.get("memory", math.inf) for machine, count in room.machines if count), default=math.inf)
+    if needs > most:
+        raise UsageError(
+            f"objective.batch={batch}: a step's images are {needs / 2**30:,.0f} GiB for each of {workers} workers, and "
+            f"no machine has more memory than {most / 2**30:,.0f} GiB; lower it, or raise run.workers"
+        )
 
 
 def per_worker(config: Config) -> dict[str, float]:

@@ -229,6 +229,7 @@ def counted(settings: list[str], attribute: str, label: str) -> dict[str, int]:
         ("select.tolerance={weather:rany: 0.1}", "select.tolerance: 'weather:rany' is no protected task"),
         ("model.weights=nowhere.safetensors", "nowhere.safetensors: no such file"),
         ("run.workers=8", "run.workers=8: asks for 8 workers with 1 CPUs each"),
+        ("objective.batch=2000000000", "objective.batch=2000000000: a step's images are 22,888 GiB for each of 1"),
         ("task.target=weather:foggy@scene:beach", "task.target: 'beach' is no class of scene"),
     ],
 )

@@ -12,7 +12,7 @@ from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
 from raymds.run import RunDirectory
 from raymds.store import uri as storage
-from raymds.train.placement import Room, concurrent, per_worker, placed
+from raymds.train.placement import Room, concurrent, per_worker, placed, require_memory
 
 
 def machine(cpus: float, gpus: float = 0, count: float = 1) -> Room:
@@ -89,6 +89,15 @@ def test_as_many_workers_as_there_is_room_and_work_for(config: Config) -> None:
 def test_what_is_missing_is_said(config: Config, changes: dict[str, object], room: Room, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         placed(run(config, **changes), room)
+
+
+def test_the_images_of_a_step_have_to_fit_on_a_machine(config: Config) -> None:
+    two = Room((({"CPU": 8.0, "memory": 2.0 * 2**30}, 4), ({"CPU": 8.0, "memory": 2.0**40}, 0)))
+    run(config, workers=4).objective.batch = 4 * (2**31 // (3 * 64**2))
+    require_memory(config, two, 64)
+    require_memory(config, machine(8), 4096)  # nobody says what it has
+    with pytest.raises(UsageError, match=r"^objective\.batch=699048: .* 9 GiB for each of 4 workers, .* than 2 GiB;"):
+        require_memory(config, two, 136)
 
 
 def test_a_machine_may_hold_a_part_of_what_another_does(config: Config) -> None:
