@@ -1,5 +1,6 @@
 """How Ray is joined or started, and what is said where it is not."""
 
+import os
 import signal
 import sys
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 import ray
 
 from raymds.errors import RaymdsError, UsageError
-from raymds.train.cluster import start_ray
+from raymds.train.cluster import cpus, start_ray
 from raymds.train.stop import on_sigterm
 
 
@@ -51,3 +52,17 @@ def test_a_command_keeps_its_way_to_stop(monkeypatch: pytest.MonkeyPatch) -> Non
         start_ray(lambda record: None)
         signal.raise_signal(signal.SIGTERM)
     assert heard == ["stop"]
+
+
+@pytest.mark.parametrize(("bound", "quota", "cores"), [(8, 2.0, 2), (2, 8.0, 2), (8, 0.5, 1), (None, 3.0, 3)])
+def test_cores_are_those_of_the_process_and_of_its_containers_quota(
+    monkeypatch: pytest.MonkeyPatch, bound: int | None, quota: float, cores: int
+) -> None:
+    """`bound` None: macOS, which can't bind a process to cores."""
+    monkeypatch.delenv("RAY_USE_MULTIPROCESSING_CPU_COUNT", raising=False)
+    monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: quota)
+    if bound is None:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    else:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(bound)), raising=False)
+    assert cpus() == cores
