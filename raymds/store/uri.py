@@ -169,7 +169,7 @@ def write(uri: str, data: bytes | mmap.mmap) -> None:
             objects.patiently(uri, lambda: objects.upload(filesystem, path, data))
     except OSError as error:
         objects.diagnose(uri)
-        raise UsageError(f"{uri}: can't be written: {store_errors.reason(error)}") from None
+        raise _unwritable(uri, error) from None
 
 
 def delete(uri: str) -> None:
@@ -196,7 +196,7 @@ def create(uri: str, data: bytes) -> bool:
         try:
             _write_local(temporary, data)
         except OSError as error:
-            raise UsageError(f"{uri}: can't be written: {store_errors.reason(error)}") from None
+            raise _unwritable(uri, error) from None
         try:
             os.link(temporary, target)
         except FileExistsError:
@@ -242,7 +242,7 @@ def _has_links(folder: str, path: Path) -> bool:
         os.link(probe, link)
     except OSError as error:
         if not probe.exists():
-            raise UsageError(f"{folder}: can't be written: {store_errors.reason(error)}") from None
+            raise _unwritable(folder, error) from None
         return False
     finally:
         for made in (link, probe):
@@ -303,6 +303,12 @@ def sha256(data: bytes) -> str:
 def _unreadable(uri: str, error: OSError) -> UsageError:
     objects.diagnose(uri)
     return UsageError(f"{uri}: can't be read: {store_errors.reason(error)}")
+
+
+def _unwritable(uri: str, error: OSError) -> UsageError:
+    # Of a folder that is to be made, it is a file that exists.
+    file = isinstance(error, FileExistsError) and error.filename
+    return UsageError(f"{uri}: can't be written: {f'{file} is no directory' if file else store_errors.reason(error)}")
 
 
 def _write_local(target: Path, data: bytes | mmap.mmap) -> None:

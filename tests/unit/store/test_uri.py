@@ -1,6 +1,7 @@
 """Files appear whole or not at all; the run directory."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
         storage.write(str(uri), b"new and longer")
     assert uri.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("write", [storage.write, storage.create])
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, write: Callable[[str, bytes], object]) -> None:
+    (tmp_path / "file").write_text("")
+    for below, why in (("a", rf"{tmp_path}/file is no directory$"), ("a/b", r"Not a directory$")):
+        with pytest.raises(UsageError, match=rf"file/{below}: can't be written: {why}"):
+            write(f"{tmp_path}/file/{below}", b"x")
 
 
 @pytest.mark.parametrize(
