@@ -8,6 +8,7 @@ _TRANSIENT = (
 
 
 EXPIRED = "the session token has expired; renew it (aws sso login, or the profile's file)"
+SKEWED = "this machine's clock differs from the store's by too much; set it"
 _PAYS = ", and set storage.requester_pays=true where its requester pays"
 _EXPIRED = ("ExpiredToken", "TokenRefreshRequired", "RequestExpired", "REQUEST_EXPIRED")
 
@@ -21,6 +22,7 @@ def reason(error: OSError) -> str:
         ("NO_SUCH_BUCKET", "no such bucket; check its name and storage.endpoint"),
         ("INVALID_ACCESS_KEY_ID", "the access key is not known there; check AWS_ACCESS_KEY_ID and storage.profile"),
         ("SIGNATURE_DOES_NOT_MATCH", "the secret key is wrong; check AWS_SECRET_ACCESS_KEY and storage.profile"),
+        ("TIME_TOO_SKEWED", SKEWED),
         ("ACCESS_DENIED", "no permission; check the credentials and the bucket's policy" + _PAYS),
         ("OAuth2", "no credentials; run gcloud auth application-default login, or set storage.anonymous=true"),
         ("Status(PERMISSION_DENIED", "no permission; check the credentials and the policy of the bucket"),

@@ -176,6 +176,7 @@ def _probe(bucket: str) -> None:
             "NoSuchBucket": "no such bucket; check its name and storage.endpoint",
             "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID and storage.profile",
             "ExpiredToken": store_errors.EXPIRED,
+            "RequestTimeTooSkewed": store_errors.SKEWED,
             "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY and storage.profile",
         }.get(error.response["Error"]["Code"])
         if meaning:
