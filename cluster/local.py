@@ -104,6 +104,7 @@ def main() -> int:
     parser.add_argument("--cpus", type=int, default=1, help="CPUs of each (default: 1)")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the nodes, too
     with cluster(options.nodes, options.cpus) as started:
         if options.command:
             return subprocess.run(options.command, env={**os.environ, **started.variables}, check=False).returncode
