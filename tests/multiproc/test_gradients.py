@@ -17,6 +17,7 @@ from raymds.data.exchange import pin
 from raymds.data.loader import Loader
 from raymds.data.sampler import Sampler, shares
 from raymds.data.shards import DataSet
+from raymds.errors import DivergedError
 from raymds.method import dist
 from raymds.model import load
 from raymds.tasks import resolve
@@ -98,6 +99,21 @@ def go_on(rank: int, ranks: int, folder: str, config: Config, first: int, last: 
         weights = {name: value.double() for name, value in training.model.weights().items()}
         kept = {"weights": weights, "state": training.state_dict(), "rows": torch.stack(rows)}
         torch.save(kept, f"{folder}/state-{last}.pt")
+    td.destroy_process_group()
+
+
+def with_nan(rank: int, ranks: int, folder: str, config: Config) -> None:
+    """A step in which the last rank's images come out as NaN; each rank writes how it ended."""
+    join(rank, ranks, f"{folder}/rendezvous")
+    training, _, loader = begin(rank, ranks, config)
+    training.measure_old()
+    if rank == ranks - 1:
+        embed = training._learner.embed
+        training._learner.embed = lambda *given: (embed(*given)[0] * torch.nan, embed(*given)[1])  # type: ignore[method-assign]
+    with pytest.raises(DivergedError) as ended:
+        training.step(loader.get(0))
+    loader.close()
+    Path(folder, f"{rank}.txt").write_text(str(ended.value))
     td.destroy_process_group()
 
 
@@ -213,6 +229,14 @@ def test_neither_do_those_of_a_streamed_split(config: Config, tmp_path: Path) ->
         for many in others:
             compare(one, many)
         assert many["uneven"] > 1  # more than slices are
+
+
+def test_a_nan_of_one_rank_ends_all_of_them_in_the_same_step(config: Config, tmp_path: Path) -> None:
+    """Before anybody's weights are changed: one that went on would wait for the others until its timeout."""
+    mp.start_processes(with_nan, (2, str(tmp_path), config), nprocs=2, start_method="forkserver")
+    one, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+    assert one.startswith("step 0: the loss of weather:foggy is nan; lower optim.lr")
+    assert one == other
 
 
 def test_a_change_of_workers_in_mid_run_changes_nothing(config: Config, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_killed_holder_of_this_machine_is_not_waited_for(tmp_path: Path, holde
     assert notes == []
 
 
-def elsewhere(run: Path, process: int = 7) -> Path:
+def elsewhere(run: Path, process: int = 7, since: str = "then") -> Path:
     """A lease of a machine that can't be asked."""
     place = run / "lease" / "5.json"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -87,14 +87,15 @@ def elsewhere(run: Path, process: int = 7) -> Path:
         "place": "far boot pid:[1]",
         "process": process,
         "started": "3",
-        "since": "then",
+        "since": since,
     }
     place.write_text(json.dumps({**holder, "beats": 1, "ended": False}))
     return place
 
 
-def test_a_holder_on_another_machine_is_waited_for(tmp_path: Path) -> None:
-    elsewhere(tmp_path)
+@pytest.mark.parametrize("since", ["1970-01-01 00:00:00 +0000", "2999-01-01 00:00:00 +0000"])
+def test_a_holder_on_another_machine_is_waited_for_whatever_its_clock_says(tmp_path: Path, since: str) -> None:
+    elsewhere(tmp_path, since=since)
     notes: list[dict[str, Any]] = []
     begin = time.monotonic()
     with lease.held(str(tmp_path), notes.append, **SHORT):
@@ -103,13 +104,14 @@ def test_a_holder_on_another_machine_is_waited_for(tmp_path: Path) -> None:
     assert notes == [
         {
             "event": "note",
-            "note": f"ann on far (process 7, since then) worked on {tmp_path}; waiting 0.5 s for a sign of life",
+            "note": f"ann on far (process 7, since {since}) worked on {tmp_path}; waiting 0.5 s for a sign of life",
         }
     ]
 
 
-def test_a_holder_on_another_machine_that_is_alive_keeps_it(tmp_path: Path) -> None:
-    place = elsewhere(tmp_path)
+@pytest.mark.parametrize("since", ["1970-01-01 00:00:00 +0000", "2999-01-01 00:00:00 +0000"])
+def test_a_holder_on_another_machine_that_is_alive_keeps_it(tmp_path: Path, since: str) -> None:
+    place = elsewhere(tmp_path, since=since)
     holder = json.loads(place.read_text())
 
     def beat(record: dict[str, Any]) -> None:
