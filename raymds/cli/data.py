@@ -82,7 +82,7 @@ def ingest_table(options: argparse.Namespace, terminal: Terminal) -> int:
     config = _ingest_config(options)
     _all_classes(config)
     with Spool(storage.join(options.out, "ingest", "images")) as spool:
-        plan = table(options.rows, options.map, spool, options.images, _shares(config))
+        plan = table(options.rows, options.map, spool, options.images or "", _shares(config))
         return _ingest(options, terminal, plan, config)
 
 
@@ -223,7 +223,7 @@ def _ingest_verbs(data: Any) -> None:
         help="CSV, TSV, JSON lines or Parquet, also with .gz, one image a row; may be given for every split",
     )  # fmt: skip
     verb.add_argument("--map", required=True, metavar="FILE", help="YAML: image, attributes, caption, split -> columns")
-    verb.add_argument("--images", default="", metavar="DIR", help="what paths are relative to (default: the table's)")
+    verb.add_argument("--images", metavar="DIR", help="what paths are relative to (default: the table's)")
 
 
 def _ingest_verb(sources: Any, name: str, run: Any, example: str) -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ from raymds.run import RunDirectory
 from raymds.store import uri as storage
 from raymds.train.stop import Terminated, on_sigterm
 
+_SAY_IT = {"address", "preset"}  # arguments whose readers say of an empty one what to give
 _STOPPED = "stopped; the same command goes on from what it has written"
 
 
@@ -290,4 +291,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.overrides = [*options.overrides, *rest]
+    # What a variable of the shell is that is not set: as a URI it would be the root of the file system.
+    empty = next((name for name, value in vars(options).items() if value == "" and name not in _SAY_IT), None)
+    if empty:
+        parser.error(f"argument {empty.replace('_', '-')}: is empty; give a value")
     return options

@@ -325,3 +325,23 @@ def test_a_data_set_with_problems_ends_with_status_2(tmp_path: Path, capsys: pyt
     assert main(["data", "verify", str(uri), "--json"]) == 2
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["count"], result["problems"]) == (1, [f"{uri}/val-00000.parquet: no such file"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["export", "w.safetensors", "--to", ""], "to"),
+        (["data", "scenes", ""], "uri"),
+        (["data", "mix", "a", "b", "--out="], "out"),
+        (["report", ""], "run-uri"),
+        (["certify", "demo", "--old", "a", "--new", ""], "new"),
+    ],
+)
+def test_an_empty_argument_is_not_the_root_of_the_file_system(
+    arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a variable of the shell gives it that is not set."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert f"argument {name}: is empty; give a value" in capsys.readouterr().err
