@@ -133,6 +133,7 @@ def generate(name: str) -> tuple[str, str, str]:
             raise UsageError(f"{path}: is there already; a key is never overwritten, so give another name")
     for path, content, mode in zip(paths, (private, public), (0o600, 0o644), strict=True):
         try:
+            storage.check_writable(str(Path(path).parent))
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(content)

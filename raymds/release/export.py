@@ -51,9 +51,10 @@ class Exported(NamedTuple):
 def export(found: Delivered, to: str, *, onnx: bool, show: Callable[[dict[str, Any]], None]) -> Exported:
     """Publish a delivered model in a directory, local or in an object store; `show` gets phase records.
 
-    UsageError where the directory holds an export of other weights, or the model can't be read; RaymdsError where
-    open_clip or ONNX Runtime do not say of an image what raymds says.
+    UsageError where the directory holds an export of other weights or can't be written, or the model can't be read;
+    RaymdsError where open_clip or ONNX Runtime do not say of an image what raymds says.
     """
+    storage.check_writable(to)
     asked, digest = recogniser(found)
     model = asked.model
     before = storage.read_json(storage.join(to, INDEX))

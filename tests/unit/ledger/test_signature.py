@@ -79,6 +79,8 @@ def test_a_key_pair_is_made_once_and_its_owner_alone_reads_it(tmp_path: Path, mo
     with pytest.raises(UsageError, match=r"left\.pub\.pem: is there already"):
         signature.generate(str(tmp_path / "left"))
     assert not (tmp_path / "left.pem").exists()
+    with pytest.raises(UsageError, match=r"left\.pub\.pem: can't be written: .*left\.pub\.pem is no directory"):
+        signature.generate(str(tmp_path / "left.pub.pem" / "key"))
     with pytest.raises(UsageError, match="--key: bad: no such file"):
         signature.signing_key("bad", "--key ")
     with pytest.raises(UsageError, match="--key: empty URI"):

@@ -339,3 +339,9 @@ def test_a_killed_export_is_absent(fog_run: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         export(delivered.find(str(fog_run)), str(tmp_path), onnx=False, show=silent)
     assert not (tmp_path / "export.json").exists()
+
+
+def test_a_file_in_the_place_of_its_directory_is_named(old_weights: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=rf"^{tmp_path}/file/x: can't be written: {tmp_path}/file is no directory$"):
+        export(delivered.find(old_weights), f"{tmp_path}/file/x", onnx=False, show=silent)
