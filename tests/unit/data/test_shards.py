@@ -11,7 +11,7 @@ import pytest
 
 from raymds.config import DataConfig
 from raymds.data import shards
-from raymds.data.reader import DiskCache, Reader
+from raymds.data.reader import DiskCache
 from raymds.data.shards import DataSet, Row, write_manifest, write_shard
 from raymds.errors import UsageError
 from raymds.store import uri as storage
