@@ -28,8 +28,8 @@ def mean_by(log_g_P: Tensor, row_P: Tensor, rows: int) -> Tensor:
     """log of the mean g of the entries of each row, (P, 2), (P,) → (rows, 2); of one entry that one exactly."""
     if rows == len(log_g_P):
         return torch.empty_like(log_g_P).index_copy(0, row_P, log_g_P)
-    parts = [log_g_P[row_P == row] for row in range(rows)]
-    return torch.stack([torch.logsumexp(part, dim=0) - math.log(len(part)) for part in parts])
+    own = row_P == torch.arange(rows, device=row_P.device)[:, None]  # (rows, P)
+    return log_g_P.where(own[..., None], -math.inf).logsumexp(dim=1) - own.sum(dim=1, keepdim=True).log()
 
 
 def track(log_s: Tensor, log_g: Tensor, gamma: float) -> Tensor:
