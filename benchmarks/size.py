@@ -204,7 +204,7 @@ def steps(config: Config, parts: tuple[Split, Tasks, Sampler], count: int, clock
             batch = sampler.batch(step)
         loaded, clock.within = blank(batch), 0.0
         with clock("whole step"):
-            metrics = training.step(loaded)
+            metrics = training.step(loaded).metrics()
         clock.seconds.setdefault("step", []).append(clock.seconds["whole step"][-1] - clock.within)
         records.append({"event": "step", "step": step + 1, **metrics})
     with tempfile.TemporaryDirectory() as folder:

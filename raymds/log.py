@@ -6,14 +6,16 @@ there is a `metrics.jsonl` it is the whole log, and parts beside it are what a k
 
 import contextlib
 import json
+import math
 import mmap
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raymds.errors import UsageError
 from raymds.store import uri as storage
@@ -23,7 +25,7 @@ Record = dict[str, Any]
 _JOINED, _PARTS = "metrics.jsonl", "metrics"
 _PART = 4 << 20  # bytes from which on a part is closed, whatever step it is
 _CHUNK = 1 << 20  # bytes that are read at a time
-_PER_TASK = ("h", "u", "lambda")  # of a step: in the log a list in the order of the start record's `tasks`
+PER_TASK = ("h", "u", "lambda")  # of a step: in the log a list in the order of the start record's `tasks`
 _FEW = 50  # protected tasks that boards show one by one
 _WORST = 5  # that they show of more
 _QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
@@ -37,16 +39,18 @@ class MetricsLog:
 
     def __init__(self, run: str) -> None:
         self._run = run
-        self._tasks: Sequence[str] = ()
         self._begin = self._step = 0  # step at which the open part begins; of the last record
         self._lines: list[bytes] = []  # of the open part
 
     def add(self, record: Record) -> None:
-        """Append a record; a `start` record drops what lies after its step, and names the tasks of those to come."""
+        """Append a record; a `start` record drops what lies after its step, and names the tasks of those to come.
+
+        Theirs have arrays, (m,), of tasks in that order: NaN where one has no value.
+        """
         if record["event"] == "start":
             self._go_on(record["step"])
-            self._tasks = record.get("tasks", ())
-        self._append(_encoded(record, self._tasks), record)
+        lists = {kind: _listed(record[kind]) for kind in PER_TASK if kind in record}
+        self._append(json.dumps({**record, **lists}).encode() + b"\n", record)
 
     def flush(self, seal: bool = False) -> None:
         """Publish what was added; with `seal`, or where it is large, what comes next goes into another part."""
@@ -120,7 +124,7 @@ def records(run: str) -> Iterator[Record]:
         for _, record in _parsed(file):
             if record["event"] == "start":
                 tasks = record.get("tasks", ())
-            for kind in _PER_TASK:
+            for kind in PER_TASK:
                 if isinstance(record.get(kind), list):
                     record[kind] = _named(record[kind], tasks, f"{file}, step {record.get('step')}: `{kind}`")
             yield record
@@ -189,11 +193,15 @@ def _remove(uri: str) -> None:
         storage.write(uri, b"")
 
 
-def _encoded(record: Mapping[str, Any], tasks: Iterable[str]) -> bytes:
-    """The line of a record; names of hundreds of tasks in every step would be most of a log."""
-    named = {kind: record[kind] for kind in _PER_TASK if record.get(kind)} if tasks else {}
-    lists = {kind: [values.get(task) for task in tasks] for kind, values in named.items()}
-    return json.dumps({**record, **lists}).encode() + b"\n"
+def by_name(record: Record, tasks: Sequence[str]) -> Record:
+    """A step's record with what it says of tasks, arrays as `MetricsLog.add` takes, by name."""
+    found = {kind: zip(tasks, record[kind].tolist(), strict=True) for kind in PER_TASK if kind in record}
+    return record | {kind: {task: v for task, v in pairs if not math.isnan(v)} for kind, pairs in found.items()}
+
+
+def _listed(values: NDArray[np.float64]) -> list[float | None]:
+    """As JSON has it; names of hundreds of tasks in every step would be most of a log."""
+    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def _named(values: Sequence[float | None], tasks: Sequence[str], where: str) -> dict[str, float]:

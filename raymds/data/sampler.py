@@ -38,6 +38,11 @@ class Batch:
     positive_along: Along | None = None  # (P,) of a pool that is streamed, whose rows go where their shards are read
     negative_along: Along | None = None  # (N,)
 
+    @property
+    def images(self) -> int:
+        """How many a step trains on."""
+        return len(self.positive) + len(self.negative) + len(self.example)
+
     def dealt(self, ranks: int) -> tuple[list[Rows], list[Rows]]:
         """Every rank's positives and its negatives: of both together as many as any other rank has, or one more.
 

@@ -51,20 +51,26 @@ class ConstraintAggregator:
         self._scale = torch.tensor(torch.nan, dtype=torch.float64)
 
     @property
-    def scale(self) -> float:
-        """What the solver's λ is multiplied by; 1 unless `measured` has said something else."""
-        return 1.0 if self._scale.isnan() else float(self._scale)
+    def scale(self) -> Tensor:
+        """What the solver's λ is multiplied by, (); 1 unless `measured` has said something else."""
+        return self._scale.nan_to_num(1.0)
 
-    def measured(self, scale: float) -> None:
-        """Fold a measurement of the scale into its moving average, in the logarithm: it is a ratio."""
-        known = math.log(self.scale) if not self._scale.isnan() else math.log(scale)
-        self._scale = torch.tensor(math.exp(_MEMORY * known + (1 - _MEMORY) * math.log(scale)), dtype=torch.float64)
+    def measured(self, scale: Tensor) -> None:
+        """Fold a measurement of the scale, (), into its moving average, in the logarithm: it is a ratio.
+
+        One that is no positive number is left out: where a gradient is 0 there is none.
+        """
+        scale, before = scale.double(), self._scale.to(scale.device, non_blocking=True)
+        known = before.where(~before.isnan(), scale).log()
+        mixed = (_MEMORY * known + (1 - _MEMORY) * scale.log()).exp()
+        self._scale = mixed.where((scale > 0) & scale.isfinite(), before)
 
     def update(self, local_sums: Tensor, step: int = 0) -> tuple[Tensor, Tensor]:
         """Fold one step's changes of the task losses into u, METHOD (11), and return (λ, count), each (m,), global.
 
         `local_sums`: (3, m) of this rank, what `constraints.task_sums` makes of ℓ(w) − ℓ(w_old). λ of a task without
         examples in the global batch is 0, and its u and μ stay as they were. λ is still to be multiplied by `scale`.
+        Both are on the CPU, where λ decides what is computed next: this waits for the device.
         """
         sums, counts, squares = dist.all_reduce_sum(local_sums).cpu()
         sampled = counts > 0
@@ -77,7 +83,7 @@ class ConstraintAggregator:
         seen = Seen(self.u + margin, before + margin, self.h + margin)
         multiplier, mu = self._solver.rule(seen, self.mu, settings)
         self.mu = torch.where(sampled, mu, self.mu)
-        return torch.where(sampled, multiplier, 0.0).to(local_sums.device), counts.to(local_sums.device)
+        return torch.where(sampled, multiplier, 0.0), counts
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint has to carry."""
@@ -86,7 +92,7 @@ class ConstraintAggregator:
             "mu": self.mu,
             "square": self._square,
             "infeasible": self._infeasible,
-            "scale": self._scale,
+            "scale": self._scale.cpu(),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ Legend of shapes: B images, T texts, U distinct token rows, L tokens, W text wid
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -29,6 +29,15 @@ _CLOSE = 1e-3  # largest difference of unit-norm embeddings that two ways throug
 
 # With it a pass without gradient would round differently from the same pass with one.
 torch.backends.mha.set_fastpath_enabled(False)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The sentences of an attribute's classes as a model takes them."""
+
+    tokens: Tensor  # (T, L)
+    head: Tensor  # (T,)
+    classes: int  # T is a multiple of it
 
 
 class ClipWithHeads(nn.Module):
@@ -80,17 +89,28 @@ class ClipWithHeads(nn.Module):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token rows (U, L); cut after the longest text's end where the tower is causal: that changes nothing."""
-        tokens = self._whole(texts)
-        if not self._cut:
-            return tokens
-        text = self.clip.text
-        end = tokens.argmax(dim=1) if text.pool_type == "argmax" else (tokens == text.eos_id).int().argmax(dim=1)
-        return tokens[:, : int(end.max()) + 1]
+        tokens = self.whole(texts)
+        return tokens[:, : self.length(tokens)]
 
-    def _whole(self, texts: Sequence[str]) -> Tensor:
+    def whole(self, texts: Sequence[str]) -> Tensor:
         """Token rows at full context; put together as bytes, as thousands of tensors take their time."""
+        if not texts:
+            return self.whole([""])[:0]
         rows = bytearray().join(self._token_row(text) for text in texts)
         return torch.frombuffer(rows, dtype=torch.int64).view(len(texts), -1)
+
+    def length(self, tokens_UL: Tensor) -> int:
+        """Up to where a causal tower has to read token rows; all of their context where it is not."""
+        if not self._cut or not len(tokens_UL):
+            return tokens_UL.shape[1] if len(tokens_UL) else 0
+        text = self.clip.text
+        end = tokens_UL.argmax(dim=1) if text.pool_type == "argmax" else (tokens_UL == text.eos_id).int().argmax(dim=1)
+        return int(end.max()) + 1
+
+    def here(self, values: Tensor) -> Tensor:
+        """Values of the CPU on the model's device, without waiting for what that computes."""
+        device = self.mean.device
+        return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
     def check_prompts(self, label_sets: LabelSets) -> None:
         """UsageError naming two classes whose sentences are the same to the model: it could not tell them apart."""
@@ -137,15 +157,19 @@ class ClipWithHeads(nn.Module):
 
         Each attribute is computed by itself: its bits depend on no other attribute that happens to be asked for.
         """
-        found, device, number = {}, self.mean.device, self.heads.number
-        for attribute, labels in label_sets.items():
-            heads = [number[f"{attribute}:{label}"] for label in labels]
-            tokens = self.tokenize([text for sentences in labels.values() for text in sentences]).to(device)
-            row_T = torch.arange(len(tokens), device=device)
-            head_T = torch.tensor(heads, device=device).repeat_interleave(len(tokens) // len(heads))
-            with self._measured():
-                found[attribute] = class_means(self.encode_text(tokens, row_T, head_T), len(heads))
-        return found
+        return {name: self.classifier(self.label_set(name, labels)) for name, labels in label_sets.items()}
+
+    def label_set(self, attribute: str, labels: Mapping[str, Sequence[str]]) -> LabelSet:
+        """An attribute's sentences by class, tokenised, on the model's device."""
+        tokens = self.tokenize([text for sentences in labels.values() for text in sentences])
+        head_C = torch.tensor([self.heads.number[f"{attribute}:{label}"] for label in labels])
+        return LabelSet(self.here(tokens), self.here(head_C.repeat_interleave(len(tokens) // len(labels))), len(labels))
+
+    def classifier(self, of: LabelSet) -> Tensor:
+        """As `classifiers`, of one attribute: (C, D)."""
+        with self._measured():
+            row_T = torch.arange(len(of.tokens), device=of.tokens.device)
+            return class_means(self.encode_text(of.tokens, row_T, of.head), of.classes)
 
     def cosines(self, classifiers: Mapping[str, Tensor], pixels_BCHW: Tensor) -> dict[str, Tensor]:
         """Cosines of images with each attribute's classes, (B, C), without gradient, in chunks of one fixed shape.
@@ -154,14 +178,13 @@ class ClipWithHeads(nn.Module):
         depend on what it is batched with, so that the old loss and the new loss of an unchanged model are equal to the
         last bit, whichever step or rank computes them.
         """
-        device = self.mean.device
-        chunk = _CHUNK.get(device.type, _CHUNK_GPU)
+        chunk = _CHUNK.get(self.mean.device.type, _CHUNK_GPU)
         parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
         with self._measured():
             for start in range(0, len(pixels_BCHW), chunk):
                 part = pixels_BCHW[start : start + chunk]
                 padding = part.new_zeros((chunk - len(part), *part.shape[1:]))
-                features = self.encode_image(torch.cat([part, padding]).to(device))
+                features = self.encode_image(self.here(torch.cat([part, padding])))
                 for name, matrix in classifiers.items():
                     parts[name].append((features @ matrix.T)[: len(part)])
         return {name: torch.cat(found) for name, found in parts.items()}
@@ -256,7 +279,7 @@ class ClipWithHeads(nn.Module):
         UsageError where even the whole context gives something else, or no finite numbers at all.
         """
         texts = ["a", "the weather is foggy.", "driving on a highway on a partly cloudy day"]
-        want = self.clip.encode_text(self._whole(texts).to(self.mean.device), True)
+        want = self.clip.encode_text(self.whole(texts).to(self.mean.device), True)
         self.require_finite(want)
         for cut in dict.fromkeys((self._cut, False)):
             self._cut = cut

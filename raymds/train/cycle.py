@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from raymds.tasks import Tasks
 from raymds.train.baselines import TABLE, Context, fisher_information
 from raymds.train.evaluate import constraint_values
 from raymds.train.limits import Scale, aggregator
-from raymds.train.step import Learner, Stopwatch, caption_heads, distinct_tokens, finite
+from raymds.train.step import Learner, Sentences, Stopwatch, Taken, caption_heads, finite
 
 _AVERAGE = "average."  # of the names of its tensors in a checkpoint's state
 _FISHER = "fisher."
@@ -41,8 +40,7 @@ class ConstrainedCycle:
         self._old = copy.deepcopy(model) if self._baseline and self._baseline.old else None
         # Around its solution a penalty method swings from one constraint to the other; a mean of its steps does not.
         self._average = copy.deepcopy(model).requires_grad_(False) if config.select.average else None
-        pairs = zip(self._average.parameters(), model.parameters(), strict=True) if self._average else ()
-        self._averaged = list(pairs)
+        self._averaged: list[Tensor] = [*self._average.parameters()] if self._average else []
         model.freeze(config.model.freeze.image, config.model.freeze.text)
         self._learner = Learner(model, config)
         self._start = [p.detach().clone() for p in self._learner.parameters] if self._baseline else []
@@ -50,16 +48,19 @@ class ConstrainedCycle:
         self._aggregator = aggregator(config, tasks, sampler)
         self._scale = Scale(config, self._aggregator, len(tasks.protected))
         # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
-        self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64)
+        device = model.mean.device
+        self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64, device=device)
         self._old_values, self._old_losses = torch.empty(0, dtype=torch.float64), list[Tensor]()
         # Task and row of each of those values as one number, in ascending order, by which a step finds them.
         self._seen = np.concatenate([k * len(split) + rows for k, rows in enumerate(sampler.seen)])
         # Running mean of λ over the steps that sampled the task; NaN: none did.
-        self.multiplier = torch.full((len(tasks.constrained),), torch.nan, dtype=torch.float64)
-        self._labels = torch.tensor([task.label for task in tasks.constrained])
+        self.multiplier = torch.full((len(tasks.constrained),), torch.nan, dtype=torch.float64, device=device)
+        self._labels = np.array([task.label for task in tasks.constrained])
         self._names = [task.name for task in tasks.constrained]
         attributes = list(tasks.classes)
         self._attribute = np.array([attributes.index(task.attribute) for task in tasks.constrained])  # its number
+        self._label_sets = {name: model.label_set(name, labels) for name, labels in tasks.label_sets.items()}
+        self._prompts: dict[tuple[str, ...], tuple[Sentences, Tensor]] = {}  # of some attributes, with their heads
 
     @property
     def candidate(self) -> ClipWithHeads:
@@ -92,21 +93,26 @@ class ConstrainedCycle:
             retained, temperature = self.sampler.retained, self._config.constraints.temperature
             self._fisher = fisher_information(self.model, self._split, self.tasks, retained, temperature)
 
-    def step(self, loaded: Loaded) -> dict[str, Any]:
-        """One step on this rank's share of the batch; DivergedError, on all ranks alike, where a loss is not finite."""
+    def step(self, loaded: Loaded) -> Taken:
+        """One step on this rank's share of the batch; DivergedError, on all ranks alike, where a loss is not finite.
+
+        It waits for the device once, for the sums that λ comes from.
+        """
         with trained_in(self._config.run.precision):
             return self._step(loaded)
 
-    def _step(self, loaded: Loaded) -> dict[str, Any]:
+    def _step(self, loaded: Loaded) -> Taken:
         step, clock, baseline = loaded.batch.step, Stopwatch(self.model.mean.device), self._baseline
         with clock("forward"):
             local_sums = self._changes(loaded)
         with clock("exchange"):
             multiplier, count = self._aggregator.update(local_sums, step)
+        h = self._aggregator.h
+        finite(step, {self._names[k]: float(h[k]) for k in ((count > 0) & ~h.isfinite()).nonzero()[:, 0].tolist()})
         measuring = self._scale.due(step)
         # No gradient is computed for a constraint whose multiplier is 0, unless it is asked for.
         whole = measuring or (baseline is not None and baseline.examples)
-        active = (self._example_weights(loaded, multiplier) > 0) | whole
+        active = (multiplier[torch.from_numpy(loaded.batch.example_task)] > 0) | whole
         with clock("forward"):
             image, text, prompts = self._embed(loaded, active)
         surrogate, value = self._objective(loaded, image, text, clock)
@@ -115,48 +121,40 @@ class ConstrainedCycle:
             losses = self._cross_entropies(loaded, examples, prompts, active)
             if measuring:  # before λ is used: the first step has no other scale
                 self._scale.measure(loaded.batch, active, surrogate, losses, self._learner.gradient)
-            multiplier = multiplier * self._aggregator.scale
+            scale = self._aggregator.scale.to(self.model.mean.device, non_blocking=True)
+            multiplier = self.model.here(multiplier) * scale
             penalty = None
             if baseline:
                 context = self._context(loaded, pairs, examples, prompts, surrogate)
                 multiplier = baseline.multipliers(context) if baseline.multipliers else multiplier
                 penalty = baseline.penalty(context) if baseline.penalty else None
             if penalty is None:  # this rank's share of Σ_k λ_k·τ₀·L̂_k / K, whose gradient is the rest of METHOD (12)
-                penalty = (self._example_weights(loaded, multiplier)[active].to(losses) * losses).sum()
-        h = self.named(self._aggregator.h, count > 0)  # also where no number came out
-        finite(step, {self.tasks.target.name: value, **h})
-        sampled = multiplier.where(count > 0, torch.nan).cpu().double()
+                penalty = (self._example_weights(loaded, multiplier, active).to(losses) * losses).sum()
+        sampled = multiplier.double().where(self.model.here(count > 0), torch.nan)
         self.multiplier = constraints.track(self.multiplier, sampled, 1 - _SMOOTH)
         norm = self._learner.descend(surrogate + penalty, step, clock)
-        finite(step, {f"{self.tasks.target.name} (its gradient)": norm})
         self._update_average()
-        return {
-            "loss": value,
-            "lr": self._learner.rate(step),
-            "grad_norm": norm,
-            "seconds": clock.seconds,
-            "h": h,
-            "u": self.named(self._aggregator.u),
-            "lambda": self.named(multiplier),
-            "scale": self._aggregator.scale,
-        }
+        known = {"lr": self._learner.rate(step), "h": h.numpy(), "u": self._aggregator.u.numpy()}
+        coming = {"loss": value, "grad_norm": norm, "scale": scale, "lambda": multiplier}
+        return Taken(step, self.tasks.target.name, clock, known, coming)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Optimiser, u, μ, s, old losses, the running mean of the weights, EWC's Fisher information."""
         old = {f"old_losses.{k}": losses.clone() for k, losses in enumerate(self.old_losses)}
         average = {_AVERAGE + name: value for name, value in self._average.weights().items()} if self._average else {}
         fisher = dict(zip((_FISHER + name for name in self._learner.names), self._fisher, strict=bool(self._fisher)))
-        estimators = self._aggregator.state_dict() | {"log_s": self._log_s.cpu(), "lambda": self.multiplier}
+        estimators = self._aggregator.state_dict() | {"log_s": self._log_s.cpu(), "lambda": self.multiplier.cpu()}
         return self._learner.state_dict() | estimators | old | average | {n: F.cpu() for n, F in fisher.items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over the state of a checkpoint."""
         self._learner.load_state_dict(tensors)
         self._aggregator.load_state_dict(tensors)
-        self._log_s, self.multiplier = tensors["log_s"].clone(), tensors["lambda"].clone()
+        device = self.model.mean.device
+        self._log_s, self.multiplier = (tensors[name].to(device, copy=True) for name in ("log_s", "lambda"))
         self.old_losses = [tensors[f"old_losses.{k}"] for k in range(len(self.tasks.constrained))]
         names = [name for name in self._learner.names if _FISHER + name in tensors]
-        self._fisher = [tensors[_FISHER + name].to(self.model.mean.device) for name in names]
+        self._fisher = [tensors[_FISHER + name].to(device) for name in names]
         if self._average:
             self._average.load_weights(candidate_weights({}, tensors), "checkpoint")
 
@@ -168,22 +166,22 @@ class ConstrainedCycle:
         assert rows is not None
         if not len(rows):
             return torch.zeros(3, len(self._labels), dtype=torch.float64, device=self.model.mean.device)
-        label_sets = {name: self.tasks.label_sets[name] for name in self._attributes(batch.example_task)}
-        cosine_bC = self.model.cosines(self.model.classifiers(label_sets), pixels)
-        cosine_bC = {name: cosine.cpu() for name, cosine in cosine_bC.items()}
+        attributes = self._attributes(batch.example_task)
+        classifiers = {name: self.model.classifier(self._label_sets[name]) for name in attributes}
+        cosine_bC = self.model.cosines(classifiers, pixels)
         new = self._example_losses(cosine_bC, batch.example_task, self._loss.values)
         old = self._old_of(rows, batch.example_task)
         change = self._loss.change(new.double(), old)
         answers = self._of_answers(batch.example_task)
         if answers.any():
             nats = self._example_losses(cosine_bC, batch.example_task, constraints.zero_shot_losses)
-            change = constraints.drift(nats.double(), old).where(answers, change)
-        sums = constraints.task_sums(change, torch.from_numpy(batch.example_task), len(self._labels))
-        return sums.to(self.model.mean.device)
+            change = constraints.drift(nats.double(), old).where(self.model.here(answers), change)
+        task_b = self.model.here(torch.from_numpy(batch.example_task))
+        return constraints.task_sums(change, task_b, len(self._labels))
 
     def _old_of(self, rows: Rows, task_b: Rows) -> Tensor:
         """The old model's value of each row, which its task's λ sees: (b,) in fp64."""
-        return self._old_values[np.searchsorted(self._seen, task_b * len(self._split) + rows)]
+        return self.model.here(self._old_values[np.searchsorted(self._seen, task_b * len(self._split) + rows)])
 
     def _of_answers(self, task_b: Rows) -> Tensor:
         """Which examples are held by the old model's answer, as their task has no data: (b,)."""
@@ -195,12 +193,15 @@ class ConstrainedCycle:
         """`loss` of each example within the label set of its task: per attribute (b, C) → (b,)."""
         first = next(iter(cosine_bC.values()))
         losses = first.new_zeros(len(first))
-        labels = self._labels[torch.from_numpy(task_b)].to(first.device)
-        for name, cosine in cosine_bC.items():
-            number = list(self.tasks.classes).index(name)
-            here = torch.from_numpy(np.flatnonzero(self._attribute[task_b] == number)).to(first.device)
-            temperature = self._config.constraints.temperature
-            losses = losses.index_copy(0, here, loss(cosine[here], labels[here], temperature))
+        labels = self.model.here(torch.from_numpy(self._labels[task_b]))
+        temperature = self._config.constraints.temperature
+        for number, name in enumerate(self.tasks.classes):
+            own = np.flatnonzero(self._attribute[task_b] == number)
+            if len(own) == len(task_b) > 0:
+                return loss(cosine_bC[name], labels, temperature)
+            if len(own):
+                here = self.model.here(torch.from_numpy(own))
+                losses = losses.index_copy(0, here, loss(cosine_bC[name][here], labels[here], temperature))
         return losses
 
     def _cross_entropies(self, loaded: Loaded, image: Tensor, prompts: Tensor, active: Tensor) -> Tensor:
@@ -211,17 +212,17 @@ class ConstrainedCycle:
         answers = self._of_answers(task_a).nonzero()[:, 0]
         if not len(answers):
             return losses
-        here, task_a = answers.to(losses.device), task_a[answers.numpy()]
+        here, task_a = self.model.here(answers), task_a[answers.numpy()]
         cosines = {name: cosine[here] for name, cosine in cosines.items()}
         log_odds = self._example_losses(cosines, task_a, constraints.log_odds)
-        old = self._old_of(rows[answers.numpy()], task_a).to(losses.device)
+        old = self._old_of(rows[answers.numpy()], task_a)
         return losses.index_copy(0, here, constraints.answer_losses(log_odds, old))
 
-    def _example_weights(self, loaded: Loaded, multiplier: Tensor) -> Tensor:
-        """Weight of each local example in METHOD (12): λ_k·τ₀ / (sampled tasks · examples of task k): (b,)."""
+    def _example_weights(self, loaded: Loaded, multiplier: Tensor, active: Tensor) -> Tensor:
+        """Weight of each active example in METHOD (12): λ_k·τ₀ / (sampled tasks · examples of task k): (a,)."""
         limits, tasks = self._config.constraints, max(len(loaded.batch.tasks), 1)
         share = multiplier / limits.images_per_task * limits.temperature / tasks
-        return share.cpu()[torch.from_numpy(loaded.batch.example_task)]
+        return share[self.model.here(torch.from_numpy(loaded.batch.example_task[active.numpy()]))]
 
     def _context(self, loaded: Loaded, pairs: Tensor, examples: Tensor, prompts: Tensor, surrogate: Tensor) -> Context:
         return Context(
@@ -234,17 +235,16 @@ class ConstrainedCycle:
 
         Prompts are computed of the label sets that the active examples have; the others are 0.
         """
-        batch, device, classes = loaded.batch, self.model.mean.device, self.tasks.classes
+        batch, classes = loaded.batch, self.tasks.classes
         wanted = list(classes) if self._baseline else self._attributes(batch.example_task[active.numpy()])
-        sentences, sentence_head = self.tasks.sentences(*wanted) if wanted else ([], [])
-        tokens, row = distinct_tokens(self.model, loaded.captions + sentences)
+        if tuple(wanted) not in self._prompts:
+            texts, heads = self.tasks.sentences(*wanted) if wanted else ([], [])
+            self._prompts[tuple(wanted)] = Sentences(self.model, texts), torch.tensor(heads, dtype=torch.long)
+        sentences, sentence_head = self._prompts[tuple(wanted)]
+        tokens, row = sentences.behind(loaded.captions)
         caption_head = caption_heads(self._config, self._split, self.tasks, batch.positive, batch.negative)
-        image, text = self._learner.embed(
-            torch.cat([loaded.pairs, loaded.examples[active]]),
-            tokens,
-            row,
-            torch.cat([caption_head, torch.tensor(sentence_head, dtype=torch.long)]).to(device),
-        )
+        pixels, head = torch.cat([loaded.pairs, loaded.examples[active]]), torch.cat([caption_head, sentence_head])
+        image, text = self._learner.embed(pixels, tokens, row, head)
         captions, of_classes = text[: len(caption_head)], text[len(caption_head) :]
         sizes = [len(classes[name]) * len(self.tasks.prompts[name][0]) for name in wanted]
         parts = zip(wanted, torch.split(of_classes, sizes) if wanted else (), strict=True)
@@ -257,7 +257,7 @@ class ConstrainedCycle:
         named = set(self._attribute[task_b].tolist())
         return [name for number, name in enumerate(self.tasks.classes) if number in named]
 
-    def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, float]:
+    def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, Tensor]:
         """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""
         batch, t = loaded.batch, self._config.objective.temperature
         P, N, p = self.sampler.positives, self.sampler.negatives, len(batch.positive)
@@ -275,13 +275,13 @@ class ConstrainedCycle:
             log_g = dist.all_gather(log_g, sizes_P)
         log_s = self._track(np.concatenate(dealt_P), log_g)
         start = sum(sizes_P[: dist.rank()])
-        rows = [contrastive.surrogate(d, log_s[start : start + p, i], t) for i, d in enumerate(own)]
+        end = start + p
+        rows = [contrastive.surrogate(d, log_s[start:end, i], t) for i, d in enumerate(own)]
         # Columns: everybody else's positives against own negatives, which see no other gradient of those pairs.
-        others = torch.ones(P, dtype=torch.bool, device=pairs.device)
-        others[start : start + p] = False
-        crossed = contrastive.differences(*all_positive[others].chunk(2, 1), *negative.chunk(2, 1))
-        columns = [contrastive.surrogate(d, log_s[others, i], t) for i, d in enumerate(crossed)]
-        return torch.stack(rows + columns).sum() / (P * N), float(contrastive.objective(log_g[:, 0], log_g[:, 1], t))
+        others, others_s = (torch.cat([all_P[:start], all_P[end:]]) for all_P in (all_positive, log_s))
+        crossed = contrastive.differences(*others.chunk(2, 1), *negative.chunk(2, 1))
+        columns = [contrastive.surrogate(d, others_s[:, i], t) for i, d in enumerate(crossed)]
+        return torch.stack(rows + columns).sum() / (P * N), contrastive.objective(log_g[:, 0], log_g[:, 1], t)
 
     def _track(self, rows: Rows, log_g: Tensor) -> Tensor:
         """Fold the batch's normalisers into s, METHOD (9), the same on every rank: (P, 2) → (P, 2).
@@ -289,19 +289,21 @@ class ConstrainedCycle:
         A positive that comes several times in a batch counts with the mean of its ĝ.
         """
         seen, which = np.unique(np.searchsorted(self.sampler.positive, rows), return_inverse=True)
-        found = contrastive.mean_by(log_g.cpu(), torch.from_numpy(which), len(seen))
-        self._log_s[seen] = contrastive.track(self._log_s[seen], found, self._config.objective.gamma)
-        return self._log_s[seen][which].to(log_g.device)
+        seen_S, which_P = (self.model.here(torch.from_numpy(numbers)) for numbers in (seen, which))
+        found = contrastive.mean_by(log_g, which_P, len(seen))
+        tracked = contrastive.track(self._log_s[seen_S], found, self._config.objective.gamma)
+        self._log_s.index_copy_(0, seen_S, tracked)
+        return tracked[which_P]
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        for mean, value in self._averaged:
-            mean.lerp_(value, 1 - self._config.select.average)
+        if self._averaged:
+            torch._foreach_lerp_(self._averaged, [*self.model.parameters()], 1 - self._config.select.average)
 
-    def named(self, values: Tensor, of: Tensor | None = None) -> dict[str, float]:
-        """Values per task name: of the tasks that `of` is true of, or else of those that have one."""
+    def named(self, values: Tensor) -> dict[str, float]:
+        """Values per task name, tasks without one left out."""
         values = values.cpu()
-        known = (~values.isnan() if of is None else of.cpu()).nonzero()[:, 0]
+        known = (~values.isnan()).nonzero()[:, 0]
         return dict(zip((self._names[k] for k in known.tolist()), values[known].tolist(), strict=True))
 
 

@@ -196,7 +196,11 @@ def _fit(
     trainer = TorchTrainer(
         entry.loop,
         train_loop_config={"loop": loop, "config": located(config), "monitor": monitor, **given},
-        torch_config=TorchConfig(timeout_s=max(1, round(config.run.timeout))),
+        # Workers on GPUs tell each other of the run itself past what these are computing.
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if config.run.gpus_per_worker else "gloo",
+            timeout_s=max(1, round(config.run.timeout)),
+        ),
         scaling_config=_scaling(config),
         run_config=RunConfig(
             name="train",

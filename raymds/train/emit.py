@@ -8,7 +8,7 @@ import ray
 
 from raymds.config import Config
 from raymds.errors import StoppedError
-from raymds.log import MetricsLog
+from raymds.log import PER_TASK, MetricsLog
 from raymds.method import dist
 from raymds.run import RunDirectory
 from raymds.train.seeing import Boards
@@ -54,8 +54,11 @@ class Emit:
         self({"event": "phase", "phase": what})
 
     def aside(self, record: dict[str, Any]) -> None:
-        """Record something from a background thread, or while the log is being published."""
-        self._monitor.push.remote(record)
+        """Record something from a background thread, or while the log is being published.
+
+        Whoever watches is not told the numbers of hundreds of tasks at every step.
+        """
+        self._monitor.push.remote({name: value for name, value in record.items() if name not in PER_TASK})
         if self._log is not None and self._boards is not None and logged(record, self._config):
             self._log.add(record)
             self._boards.add(record)

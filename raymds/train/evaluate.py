@@ -179,8 +179,8 @@ def evaluate(
         cosine_BC = model.cosines(classifiers, pixels)
         here = results[done : done + len(block)]
         for column, attribute in enumerate(tasks.classes):
-            cosine = cosine_BC[attribute].cpu()
-            label = torch.from_numpy(split.labels[attribute][block]).long()
+            cosine = cosine_BC[attribute]
+            label = model.here(torch.from_numpy(split.labels[attribute][block]).long())
             if as_class and as_class.attribute == attribute:
                 label = torch.full_like(label, as_class.label)
             known = (label >= 0) & (label < cosine.shape[1])

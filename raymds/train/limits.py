@@ -82,13 +82,13 @@ class Scale:
         random = np.random.Generator(
             np.random.Philox(np.random.SeedSequence((self._config.run.seed, _SIGNS, batch.step)))
         )
-        signs = dict(zip(tasks.tolist(), random.choice([-1.0, 1.0], len(tasks)).tolist(), strict=True))
-        sign_a = losses.new_tensor([signs.get(k, 0.0) for k in batch.example_task[active.numpy()].tolist()])
+        signs = np.zeros(len(self._aggregator.u))
+        signs[tasks] = random.choice([-1.0, 1.0], len(tasks))
+        sign_a = torch.from_numpy(signs[batch.example_task[active.numpy()]]).to(losses, non_blocking=True)
         objective = gradient(surrogate).norm()
         signed = (sign_a * losses).sum() * limits.temperature / limits.images_per_task
         typical = gradient(signed).norm() / math.sqrt(max(len(tasks), 1))
-        if objective > 0 and typical > 0:
-            self._aggregator.measured(len(self._aggregator.u) * float(objective / typical))
+        self._aggregator.measured(len(self._aggregator.u) * (objective / typical).double())
 
 
 def share_held(config: Config) -> float:

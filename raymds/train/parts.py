@@ -9,6 +9,7 @@ Legend of shapes: B images, U distinct token rows, L tokens, T texts, D embeddin
 """
 
 import contextlib
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +23,7 @@ class Parts:
     """One step's inputs in parts, and their embeddings, which a loss may be made of."""
 
     def __init__(self, model: ClipWithHeads, size: int, pixels: Tensor, texts: tuple[Tensor, Tensor, Tensor]) -> None:
-        """`pixels` (B, 3, S, S) on any device; `texts`: tokens (U, L), rows (T,), heads (T,) as of `encode_text`.
+        """`pixels` (B, 3, S, S); `texts`: tokens (U, L), rows (T,), heads (T,) as of `encode_text`; on the CPU.
 
         A part has at most `size` images and `size` token rows.
         """
@@ -30,9 +31,10 @@ class Parts:
         self._pixels, (self._tokens, self._row, self._head) = pixels, texts
         count = -(-max(len(pixels), len(self._tokens)) // size)
         # The first part is the last of a step, which ranks exchange gradients with: it has a row of everything.
-        self._images = torch.arange(len(pixels)).tensor_split(count)
-        self._rows = torch.arange(len(self._tokens)).tensor_split(count)
-        self._texts = [self._of_rows(rows) for rows in self._rows]
+        self._images = _split(len(pixels), count)
+        self._rows = _split(len(self._tokens), count)
+        self._texts = [(self._row >= rows.start) & (self._row < rows.stop) for rows in self._rows]
+        self._places = [model.here(own.nonzero()[:, 0]) for own in self._texts]
         with torch.no_grad():
             found = [model(*self._inputs(part)) for part in range(count)]
         image, text = (
@@ -40,8 +42,8 @@ class Parts:
             found[0][1].new_empty(len(self._row), found[0][1].shape[1]),
         )
         for part, (some_image, some_text) in enumerate(found):
-            image[self._images[part]] = some_image[: len(self._images[part])]
-            text[self._texts[part]] = some_text
+            image[self._images[part]] = some_image[: _length(self._images[part])]
+            text[self._places[part]] = some_text
         self.image, self.text = image.requires_grad_(), text.requires_grad_()  # (B, D), (T, D)
 
     def backward(self, towers: nn.Module) -> None:
@@ -64,26 +66,19 @@ class Parts:
                     total[i] += own
         return total
 
-    def _of_rows(self, rows: Tensor) -> Tensor:
-        """The texts whose tokens are among these rows."""
-        if not len(rows):
-            return rows
-        first, last = int(rows[0]), int(rows[-1])
-        return ((self._row >= first) & (self._row <= last)).nonzero()[:, 0]
-
     def _inputs(self, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the towers take of a part; a row that counts for nothing where a tower has none of its own."""
-        device, first = self._model.mean.device, self._images[part].new_zeros(1)
         images, rows, texts = self._images[part], self._rows[part], self._texts[part]
-        pixels = self._pixels[images if len(images) else first].to(device, non_blocking=True)
-        start = int(rows[0]) if len(rows) else 0
-        return pixels, self._tokens[rows if len(rows) else first], self._row[texts] - start, self._head[texts]
+        pixels = self._pixels[images if _length(images) else slice(1)]
+        tokens = self._tokens[rows if _length(rows) else slice(1)]
+        here = self._model.here
+        return here(pixels), here(tokens), here(self._row[texts] - rows.start), here(self._head[texts])
 
     def _pulled(
         self, towers: nn.Module, part: int, vectors: tuple[Tensor, Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """A part's embeddings with their graph, but for those of a frozen tower, and the gradients at them."""
-        image, text = vectors[0][self._images[part]], vectors[1][self._texts[part]]
+        image, text = vectors[0][self._images[part]], vectors[1][self._places[part]]
         at = image if len(image) else vectors[0].new_zeros(1, vectors[0].shape[1]), text
         live = [pair for pair in zip(towers(*self._inputs(part)), at, strict=True) if pair[0].requires_grad]
         return [output for output, _ in live], [vector for _, vector in live]
@@ -92,3 +87,13 @@ class Parts:
         """Gradients at all embeddings: 0 where the loss does not depend on them."""
         none_image, none_text = torch.zeros_like(self.image), torch.zeros_like(self.text)
         return none_image if image is None else image, none_text if text is None else text
+
+
+def _split(count: int, parts: int) -> list[slice]:
+    """Contiguous parts, as equal as they can be, the first ones the longer."""
+    ends = [part * (count // parts) + min(part, count % parts) for part in range(parts + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
+
+
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)

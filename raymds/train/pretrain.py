@@ -1,7 +1,5 @@
 """The step of pretraining: CLIP's symmetric contrastive loss on the captions, to make an old model."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +11,7 @@ from raymds.data.split import Split
 from raymds.method import contrastive, dist
 from raymds.model import ClipWithHeads
 from raymds.model.precision import trained_in
-from raymds.train.step import Learner, Stopwatch, distinct_tokens, finite
+from raymds.train.step import Learner, Sentences, Stopwatch, Taken
 
 
 class Pretraining:
@@ -27,30 +25,24 @@ class Pretraining:
         model.freeze(config.model.freeze.image, config.model.freeze.text)
         self._learner = Learner(model, config)
 
-    def step(self, loaded: Loaded) -> dict[str, Any]:
+    def step(self, loaded: Loaded) -> Taken:
         """One step on this rank's share of the batch."""
         with trained_in(self._precision):
             return self._step(loaded)
 
-    def _step(self, loaded: Loaded) -> dict[str, Any]:
+    def _step(self, loaded: Loaded) -> Taken:
         batch, clock = loaded.batch, Stopwatch(self.model.mean.device)
         sizes = shares(self._sampler.positives, dist.world_size())
         with clock("forward"):
-            tokens, row = distinct_tokens(self.model, loaded.captions)
+            tokens, row = Sentences(self.model, loaded.captions).behind([])
             image, text = self._learner.embed(loaded.pairs, tokens, row, torch.full_like(row, -1))
         with clock("exchange"):
             image, text = dist.all_gather_live(torch.cat([image, text], dim=1), sizes).chunk(2, 1)
         with clock("forward"):
             loss = contrastive.info_nce(image, text, self._temperature)
-        finite(batch.step, {"the captions": float(loss.detach())})
         norm = self._learner.descend(loss, batch.step, clock)
-        finite(batch.step, {"the captions (its gradient)": norm})
-        return {
-            "loss": float(loss.detach()),
-            "lr": self._learner.rate(batch.step),
-            "grad_norm": norm,
-            "seconds": clock.seconds,
-        }
+        known = {"lr": self._learner.rate(batch.step)}
+        return Taken(batch.step, "the captions", clock, known, {"loss": loss, "grad_norm": norm})
 
     def state_dict(self) -> dict[str, Tensor]:
         """Optimiser state."""

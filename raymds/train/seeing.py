@@ -1,14 +1,13 @@
 """A run's numbers where people look for them: TensorBoard's event files and Ray's metrics (dashboard, Grafana)."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ray.util.metrics import Gauge
 from tensorboardX import SummaryWriter
 
-from raymds.log import Summary, scalars
+from raymds.log import Record, Summary, by_name
 from raymds.run import RunDirectory
 from raymds.store import uri as storage
 
@@ -27,6 +26,7 @@ class Boards:
 
     def __init__(self, run: RunDirectory) -> None:
         self._run, self._summary = run, Summary()
+        self._tasks: Sequence[str] = ()
         self._folder = tempfile.TemporaryDirectory(prefix="raymds-events-")
         self._writer: SummaryWriter | None = None
         self._gauges = {
@@ -34,14 +34,14 @@ class Boards:
             for name, text in _GAUGES.items()
         }
 
-    def add(self, record: Mapping[str, Any]) -> None:
+    def add(self, record: Record) -> None:
         """Show a record's numbers; a `start` record hides what an earlier attempt wrote after its step."""
         if record["event"] == "start":
             self._writer = SummaryWriter(self._folder.name, purge_step=record["step"] + 1)
-        for name, value in self._summary(record).items():
+            self._tasks = record.get("tasks", ())
+        for name, value in self._summary(by_name(record, self._tasks)).items():
             if self._writer is not None:
                 self._writer.add_scalar(name, value, record["step"])
-        for name, value in scalars(record).items():
             kind, _, task = name.partition("/")
             gauge = self._gauges.get(name) or self._gauges.get(kind)
             if gauge is not None:

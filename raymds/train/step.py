@@ -29,20 +29,57 @@ from raymds.train.parts import Parts
 
 
 class Stopwatch:
-    """Seconds spent in the named parts of a step; work queued on a GPU counts where it is queued."""
+    """Seconds spent in the named parts of a step; on a GPU as it counts them, so that nobody waits for it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.seconds: dict[str, float] = {}
         self._cuda = device.type == "cuda"
+        self._parts: list[tuple[str, Any, Any]] = []  # name, begin, end
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
         """Add the time of the body to a part."""
-        begin = time.perf_counter()
+        begin = self._now()
         yield
-        if self._cuda:
-            torch.cuda.synchronize()
-        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - begin
+        self._parts.append((part, begin, self._now()))
+
+    def seconds(self) -> dict[str, float]:
+        """By part, once the step is done."""
+        found: dict[str, float] = {}
+        for part, begin, end in self._parts:
+            taken = begin.elapsed_time(end) / 1000 if self._cuda else end - begin
+            found[part] = found.get(part, 0.0) + taken
+        return found
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+
+class Taken:
+    """A step that was taken, by a GPU perhaps not to its end; its numbers are on their way to the CPU, all at once."""
+
+    def __init__(self, step: int, of: str, clock: Stopwatch, known: dict[str, Any], coming: dict[str, Tensor]) -> None:
+        """`known`: metrics that the CPU has; `coming`: those of the device, with `grad_norm` and the `loss` of `of`."""
+        self._step, self._of, self._clock, self._known = step, of, clock, known
+        self._shapes = {name: value.shape for name, value in coming.items()}
+        numbers = torch.cat([value.detach().double().reshape(-1) for value in coming.values()])
+        self._numbers = numbers.to("cpu", non_blocking=True)
+        self._done = torch.cuda.Event() if numbers.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._done:
+            self._done.record()
+
+    def metrics(self) -> dict[str, Any]:
+        """What the step has to say: numbers, and arrays, (m,), of tasks. DivergedError where a loss is not finite."""
+        if self._done:
+            self._done.synchronize()
+        parts = torch.split(self._numbers, [shape.numel() for shape in self._shapes.values()])
+        pairs = zip(self._shapes.items(), parts, strict=True)
+        found: dict[str, Any] = {name: part.numpy() if len(shape) else part.item() for (name, shape), part in pairs}
+        finite(self._step, {self._of: found["loss"], f"{self._of} (its gradient)": found["grad_norm"]})
+        return self._known | found | {"seconds": self._clock.seconds()}
 
 
 class Learner:
@@ -66,11 +103,14 @@ class Learner:
             self._towers = DistributedDataParallel(model, find_unused_parameters=True, forward_sync_buffers=False)
 
     def embed(self, pixels: Tensor, tokens: Tensor, row: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of a step's images (B, 3, S, S) and texts (as of `encode_text`), once a step: (B, D), (T, D)."""
+        """Embeddings of a step's images (B, 3, S, S) and texts (as of `encode_text`), once a step: (B, D), (T, D).
+
+        All of them come from the CPU.
+        """
         size = self._micro_batch
         self._parts = None
         if not size or max(len(pixels), len(tokens)) <= size:
-            image, text = self._towers(pixels.to(self.model.mean.device), tokens, row, head)
+            image, text = self._towers(*map(self.model.here, (pixels, tokens, row, head)))
             return image, text
         self._parts = Parts(self.model, size, pixels, (tokens, row, head))
         return self._parts.image, self._parts.text
@@ -88,8 +128,11 @@ class Learner:
             return peak * (step + 1) / warmup
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
-    def descend(self, loss: Tensor, step: int, clock: Stopwatch) -> float:
-        """Backward, clip, update. `loss` is this rank's share of the global loss; returns the gradient's norm."""
+    def descend(self, loss: Tensor, step: int, clock: Stopwatch) -> Tensor:
+        """Backward, clip, update. `loss` is this rank's share of the global loss; returns the gradient's norm, ().
+
+        Where that is not finite nothing is updated.
+        """
         with clock("backward"), products():
             self.optimizer.zero_grad(set_to_none=True)
             # Data parallelism averages gradients over ranks; the global gradient is their sum.
@@ -98,11 +141,12 @@ class Learner:
                 self._parts.backward(self._towers)
                 self._parts = None
         with clock("optimiser"):
-            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip))
-            if math.isfinite(norm):
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.rate(step)
-                self.optimizer.step()
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate(step)
+            # The fused kernel looks at it on the device; it is there for scaled gradients in half precision.
+            self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -131,8 +175,8 @@ class Training(Protocol):
 
     model: ClipWithHeads
 
-    def step(self, loaded: Loaded) -> dict[str, Any]:
-        """Take one optimisation step and return its metrics."""
+    def step(self, loaded: Loaded) -> Taken:
+        """Take one optimisation step."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """All state beside the weights."""
@@ -141,11 +185,30 @@ class Training(Protocol):
         """Take over the state of a checkpoint."""
 
 
+class Sentences:
+    """Texts that come in step after step, tokenised once."""
+
+    def __init__(self, model: ClipWithHeads, texts: Sequence[str]) -> None:
+        self._model = model
+        self._index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        self._tokens = model.whole(list(self._index))
+        self._length = model.length(self._tokens)
+        self._row = [self._index[text] for text in texts]
+
+    def behind(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """As `distinct_tokens`, of captions and then of these texts; on the CPU."""
+        index = dict(self._index)
+        row = [index.setdefault(caption, len(index)) for caption in captions]
+        more = self._model.whole(list(index)[len(self._index) :])
+        length = max(self._length, self._model.length(more))
+        tokens = torch.cat([self._tokens[:, :length], more[:, :length]])
+        return tokens, torch.tensor(row + self._row, dtype=torch.long)
+
+
 def distinct_tokens(model: ClipWithHeads, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Token rows (U, L) of the distinct texts, and which of them each text is (T,): equal ones are encoded once."""
-    index = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    device = model.mean.device
-    return model.tokenize(list(index)).to(device), torch.tensor([index[text] for text in texts], device=device)
+    tokens, row = Sentences(model, texts).behind([])
+    return model.here(tokens), model.here(row)
 
 
 def caption_heads(config: Config, split: Split, tasks: Tasks, positive: Rows, negative: Rows) -> Tensor:

@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -16,7 +17,7 @@ from torch import Tensor
 from raymds import model
 from raymds.config import Config
 from raymds.data import exchange, loader
-from raymds.data.sampler import Batch, Sampler
+from raymds.data.sampler import Sampler
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import StoppedError, UsageError
@@ -33,7 +34,7 @@ from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.limits import build_sampler
 from raymds.train.net import open_net
 from raymds.train.old import OldModel
-from raymds.train.step import Training
+from raymds.train.step import Taken, Training
 
 _NOTICE = 5.0  # seconds between looks for a machine that is about to be taken away
 _UNMEASURED = "-unmeasured"  # ends the name of a checkpoint whose candidate was not measured yet, for want of time
@@ -194,23 +195,27 @@ def _loop(
         train, lambda step: sampler.batch(step).share(rank, ranks), training.model.preprocess, config.run.seed,
         augment=config.data.augment, threads=threads,
     )  # fmt: skip
-    noticed, looked = False, time.monotonic()
+    noticed, looked, before = False, time.monotonic(), None
     for step in range(start, steps):
         begin = time.perf_counter()
         told = emit.beat(step + 1)
         loaded = source.get(step)
         waited = time.perf_counter() - begin
         with _memory(config, len(loaded.pairs) + len(loaded.examples)):
-            metrics = training.step(loaded)
-        metrics["seconds"] = {"data": waited, **metrics["seconds"]}
+            taken = training.step(loaded)
+        spent = _Spent(step + 1, taken, waited, time.perf_counter() - begin, sampler.batch(step).images)
         wishes = told, time.monotonic() - looked >= _NOTICE
-        spent = time.perf_counter() - begin
-        stop, look = _over_ranks(metrics, wishes, spent, sampler.batch(step), training.model.mean.device)
-        emit({"event": "step", "step": step + 1, **metrics})
+        # While a GPU computes this step the one before is recorded, so that nobody waits for it.
+        stop, look = _over_ranks(wishes, before, emit)
+        before = spent
         notice = None
         if look and not noticed:  # all ranks ask at once, or none
             notice, looked = ray.train.get_preemption_info(), time.monotonic()
-        if (step + 1) % config.select.every == 0 or step + 1 == steps:
+        measuring = (step + 1) % config.select.every == 0 or step + 1 == steps
+        if measuring or stop or notice:
+            _over_ranks((False, False), before, emit)
+            before = None
+        if measuring:
             _candidate(config, training, emit, step + 1, measure)
         elif stop or notice:
             _report(config, training, emit, {"step": step + 1, "score": _RESUME_ONLY})
@@ -253,17 +258,30 @@ def _memory(config: Config, images: int) -> Iterator[None]:
         ) from None
 
 
-def _over_ranks(
-    metrics: dict[str, Any], wishes: tuple[bool, bool], seconds: float, batch: Batch, device: torch.device
-) -> tuple[bool, bool]:
-    """Make `metrics` those of all ranks, the longest wait for data and else means; which wishes any of them has."""
-    parts: dict[str, float] = metrics["seconds"]
-    own = torch.tensor([[*map(float, wishes), seconds, *parts.values()]], dtype=torch.float64, device=device)
-    all_RV = dist.all_gather(own, [1] * dist.world_size()).cpu()
-    mean = all_RV.mean(dim=0).tolist()
-    metrics["seconds"] = dict(zip(parts, mean[3:], strict=True)) | {"data": float(all_RV[:, 3].max())}
-    metrics["images_per_second"] = (len(batch.positive) + len(batch.negative) + len(batch.example)) / mean[2]
-    return mean[0] > 0, mean[1] > 0
+@dataclass(frozen=True)
+class _Spent:
+    """A step of this rank that is to be recorded."""
+
+    step: int
+    taken: Taken
+    waited: float  # seconds, for images
+    seconds: float  # in all
+    images: int  # of all ranks
+
+
+def _over_ranks(wishes: tuple[bool, bool], spent: _Spent | None, emit: Emit) -> tuple[bool, bool]:
+    """Record a step with times of all ranks, the longest wait for data and else means; which wishes any of them has."""
+    metrics = spent.taken.metrics() if spent else {"seconds": {}}
+    times = {"all": spent.seconds, "data": spent.waited, **metrics["seconds"]} if spent else {}
+    # Of the CPU, so that it goes past the GPU's queue.
+    own = torch.tensor([[*map(float, wishes), *times.values()]], dtype=torch.float64)
+    all_RV = dist.all_gather(own, [1] * dist.world_size())
+    stop, look, *means = all_RV.mean(dim=0).tolist()
+    if spent:
+        seconds = dict(zip(times, means, strict=True)) | {"data": float(all_RV[:, 3].max())}
+        metrics["images_per_second"] = spent.images / seconds.pop("all")
+        emit({"event": "step", "step": spent.step, **metrics, "seconds": seconds})
+    return stop > 0, look > 0
 
 
 def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, Any], suffix: str = "") -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import tracemalloc
@@ -10,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raymds import log as module
@@ -39,12 +41,18 @@ def stepped(step: int) -> dict[str, Any]:
     }
 
 
+def in_order(record: dict[str, Any], tasks: list[str] = TASKS) -> dict[str, Any]:
+    """As a run has it: arrays of all tasks, NaN where there is no value."""
+    named = {kind: values for kind, values in record.items() if isinstance(values, dict)}
+    return record | {kind: np.array([v.get(task, math.nan) for task in tasks]) for kind, v in named.items()}
+
+
 def work(run: str, begin: int, reached: Callable[[int], None] = lambda step: None) -> None:
     """What a run's process does with its log: a checkpoint, `reached`, every third step, and other flushes between."""
     log = MetricsLog(run)
     log.add(start(begin))
     for step in range(begin + 1, LAST + 1):
-        log.add(stepped(step))
+        log.add(in_order(stepped(step)))
         log.flush()
         if step == 3:
             log.add({"event": "pause", "seconds": 2.0})
@@ -215,7 +223,7 @@ def test_a_pause_says_no_step_and_stays_where_it_was(tmp_path: Path) -> None:
         stepped(2),
         {"event": "pause", "seconds": 2.0},
     ):
-        log.add(record)
+        log.add(in_order(record))
     log.flush()
     again = MetricsLog(run)
     again.add(start(1))
@@ -230,7 +238,7 @@ def test_a_record_that_comes_while_a_part_is_written_is_in_the_next(
     run, write = str(tmp_path), storage.write
     log = MetricsLog(run)
     log.add(start(0))
-    log.add(stepped(1))
+    log.add(in_order(stepped(1)))
 
     def slow(uri: str, data: bytes) -> None:
         log.add({"event": "pause", "seconds": 1.0})
@@ -293,7 +301,7 @@ def long_log(run: str) -> tuple[int, int]:
     log = MetricsLog(run)
     log.add(start(0, tasks))
     for step in range(1, 501):
-        log.add({"event": "step", "step": step, "loss": 0.5, **values})
+        log.add(in_order({"event": "step", "step": step, "loss": 0.5, **values}, tasks))
         if step % 100 == 0:
             log.flush()
     log.flush()

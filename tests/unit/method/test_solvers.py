@@ -1,5 +1,6 @@
 """Rules for λ: METHOD 3's table by hand, the aggregator's state, and convex problems with known multipliers."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -107,14 +108,14 @@ def test_a_run_that_goes_on_from_its_state_has_the_same_multipliers(solver: str)
     for step in range(4):
         for limits in (whole, first):
             limits.update(sums(*h[step]), step)
-            limits.measured(2.0 + step)
+            limits.measured(torch.tensor(2.0 + step))
     second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
     for step in range(4, 8):
         want, _ = whole.update(sums(*h[step]), step)
         found, _ = second.update(sums(*h[step]), step)
         assert torch.equal(want, found)
         for limits in (whole, second):
-            limits.measured(7.0)
+            limits.measured(torch.tensor(7.0))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
 
@@ -139,14 +140,16 @@ def test_beta_grows_for_infeasible_tasks_alone() -> None:
 
 def test_the_measured_scale_is_a_running_mean_of_the_logarithm_and_no_part_of_the_memory() -> None:
     plain, scaled = (make("augmented_lagrangian", 2, beta=3.0, eta=0.5) for _ in range(2))
-    scaled.measured(100.0)
-    assert scaled.scale == pytest.approx(100.0)
+    scaled.measured(torch.tensor(100.0))
+    assert float(scaled.scale) == pytest.approx(100.0)
     for limits in (plain, scaled):
         limits.update(sums(0.5, -0.5))
         assert limits.update(sums(0.5, 0.5))[0].tolist() == pytest.approx([1.75, 1.5])  # the step multiplies
     assert torch.equal(plain.mu, scaled.mu)
-    scaled.measured(1.0)  # a moving average of the logarithm
-    assert scaled.scale == pytest.approx(100**0.7)
+    scaled.measured(torch.tensor(1.0))  # a moving average of the logarithm
+    for none in (0.0, math.nan, math.inf):  # a gradient of 0 has no length to compare
+        scaled.measured(torch.tensor(none))
+    assert float(scaled.scale) == pytest.approx(100**0.7)
 
 
 @dataclass(frozen=True)

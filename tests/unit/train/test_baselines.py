@@ -221,6 +221,6 @@ def test_examples_learned_by_heart_flatter_and_held_out_ones_do_not(
     for name, seen in (("held out", sampler), ("trained", replace(sampler, held=None))):
         measuring, loader, _ = build(seen)
         measuring.model.load_weights(training.model.weights(), "test")
-        u[name] = float(np.mean(list(measuring.step(loader.get(40))["u"].values())))
+        u[name] = float(np.mean(measuring.step(loader.get(40)).metrics()["u"]))
     assert u["trained"] < u["held out"] - 0.1, (u, change)
     assert abs(u["held out"] - change) < abs(u["trained"] - change) / 2, (u, change)

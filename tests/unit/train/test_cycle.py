@@ -20,6 +20,7 @@ from raymds.train.cycle import ConstrainedCycle
 from raymds.train.evaluate import evaluate
 from raymds.train.limits import build_sampler
 from tests.towers import TOWERS, write_tower
+from tests.unit.train.far import Far
 from tests.unit.train.same import assert_same
 
 
@@ -91,7 +92,7 @@ def test_so_it_is_in_bf16_which_changes_a_gradient_little_and_no_measurement(
         training, loader = build()
         training.measure_old()
         measured = evaluate(training.model, train, tasks, temperature, rows)
-        assert all(value == 0 for value in training.step(loader.get(0))["h"].values())
+        assert not training.step(loader.get(0)).metrics()["h"].any()
         gradient = torch.cat([p.grad.flatten() for p in training._learner.parameters if p.grad is not None])
         found[precision] = [
             gradient,
@@ -226,7 +227,7 @@ def test_gradient_equals_a_naive_one(build: Build, config: Config, train: Split,
     loaded = loader.get(0)
     captured: dict[str, torch.Tensor] = {}
     training._learner.descend = lambda loss, step, clock: (  # type: ignore[method-assign]
-        captured.update(zip(names, torch.autograd.grad(loss, parameters), strict=True)) or 1.0
+        captured.update(zip(names, torch.autograd.grad(loss, parameters), strict=True)) or torch.tensor(1.0)
     )
     names, parameters = zip(*training._learner.names.items(), strict=True)
     training.step(loaded)
@@ -265,10 +266,10 @@ def test_a_task_without_data_begins_at_exactly_zero_and_is_resumed_to_the_bit(
             if share.held is None and held_out:
                 continue
             assert torch.equal(whole._changes(share)[0], torch.zeros(k + 1, dtype=torch.float64))
-    metrics = [whole.step(loader.get(step)) for step in range(4)]
-    assert metrics[0]["h"]["weather:snowy"] == 0.0
-    assert 0 < metrics[-1]["h"]["weather:snowy"] <= 1
-    assert metrics[-1]["lambda"]["weather:snowy"] > 0
+    metrics = [whole.step(loader.get(step)).metrics() for step in range(4)]
+    assert metrics[0]["h"][k] == 0.0
+    assert 0 < metrics[-1]["h"][k] <= 1
+    assert metrics[-1]["lambda"][k] > 0
 
     assert_same(whole, _resumed(build))
 
@@ -357,6 +358,12 @@ def test_a_loss_that_is_not_finite_names_step_and_task(build: Build, loss: float
     training.old_losses[2][:] = loss
     with pytest.raises(DivergedError, match=r"step 0: the loss of weather:overcast is (-inf|nan)"):
         training.step(loader.get(0))
+    for k in (1, 2):
+        training.old_losses[k][:] = -10  # violated
+    training._aggregator.measured(torch.tensor(1e300, dtype=torch.float64))  # too much for the weights' own type
+    taken = training.step(loader.get(1))
+    with pytest.raises(DivergedError, match=r"step 1: the loss of weather:foggy \(its gradient\) is (nan|inf)"):
+        taken.metrics()
     for name, value in training.model.weights().items():
         assert torch.equal(value, weights[name])
 
@@ -372,11 +379,48 @@ def test_the_mean_multiplier_of_a_task_is_that_of_the_steps_which_sampled_it(bui
     assert training.named(training.multiplier) == pytest.approx(dict.fromkeys(sampled, 1000.0))
 
 
+WAITING: dict[str, dict[str, Any]] = {
+    "published": {"constraints.slack": -0.05},
+    "default": {
+        "constraints.solver": "augmented_lagrangian",
+        "constraints.units": "objective",
+        "constraints.loss": "error",
+        "constraints.held_out": 0.4,
+        "constraints.images_per_task": 2,
+        "constraints.margin": 2.0,
+        "constraints.slack": -0.05,
+        "task.without_data": ["weather:snowy"],
+        "select.average": 0.9,
+    },
+    "in parts": {"constraints.slack": -0.05, "run.micro_batch": 5},
+}
+
+
+@pytest.mark.parametrize("tasks", WAITING.values(), ids=WAITING, indirect=True)
+def test_a_step_waits_for_a_gpu_once_and_mixes_nothing_of_it_with_the_cpu(
+    build: Build, config: Config, train: Split, tasks: Tasks
+) -> None:
+    _, loader = build()
+    net = load(config.model.name, config.model.weights, tasks.heads, config.model.head_rank, config.run.seed)
+    with Far() as far:
+        far.holds(net)
+        training = ConstrainedCycle(net, train, tasks, build_sampler(train, tasks, config), config)
+        assert far.waits == []
+        far.holds(training.candidate)  # a copy that nobody sees being made
+        training.measure_old()
+        for step in range(2):  # of which the first measures the scale
+            far.waits.clear()
+            taken = training.step(loader.get(step))
+            assert (far.waits, far.mixed) == (["cpu"], [])
+            assert (taken.metrics()["lambda"] > 0).any()
+            assert far.waits == ["cpu"]
+
+
 def test_metrics_name_every_task_and_part_of_a_step(build: Build, tasks: Tasks) -> None:
     training, loader = build()
     training.measure_old()
-    metrics = training.step(loader.get(0))
-    assert set(metrics["h"]) == set(metrics["u"]) == set(metrics["lambda"]) == {t.name for t in tasks.protected}
+    metrics = training.step(loader.get(0)).metrics()
+    assert all(metrics[kind].shape == (len(tasks.constrained),) for kind in ("h", "u", "lambda"))
     assert set(metrics["seconds"]) == {"forward", "exchange", "backward", "optimiser"}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tensorboardX.proto.event_pb2 import Event
 
 from raymds.run import RunDirectory
@@ -33,7 +34,7 @@ def boards_of(folder: Path, m: int) -> Counter[str]:
     boards = Boards(RunDirectory(str(folder)))
     boards.add({"event": "start", "step": 0, "tasks": tasks})
     for step in range(1, 7):
-        values = {kind: dict.fromkeys(tasks, float(step)) for kind in ("h", "u", "lambda")}
+        values = {kind: np.full(m, float(step)) for kind in ("h", "u", "lambda")}
         boards.add({"event": "step", "step": step, "loss": 0.5, "seconds": {"data": 0.1}, **values})
         if step == 3:
             boards.add({"event": "eval", "step": step, "target": target, "tasks": entries, "devsafety": -1.0})
