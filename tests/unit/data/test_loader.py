@@ -58,8 +58,10 @@ def test_memory_serves_again_once_no_tensor_refers_to_it(train: Split) -> None:
 
 
 def test_examples_are_clean_and_pairs_vary_with_the_step(train: Split) -> None:
-    loader = Loader(train, batch, FIT, seed=5)
+    read: list[str] = []
+    loader = Loader(train, batch, FIT, seed=5, ahead=0, read=read.append)
     loaded = loader.get(0)
+    assert sorted(read) == sorted(loaded.captions)
     assert torch.equal(loaded.examples, clean_pixels(train, loaded.batch.example, FIT))
     assert loaded.pairs.shape == (80, 3, 64, 64)
     assert loaded.pairs.dtype == torch.uint8
