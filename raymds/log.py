@@ -1,7 +1,9 @@
 """A run's log: records of its steps and evaluations, in parts while it goes on, in one `metrics.jsonl` at its end.
 
-A part is `metrics/STEP.jsonl`, named by the step at which it begins; only the last one is ever written again. Where
-there is a `metrics.jsonl` it is the whole log, and parts beside it are what a kill left of them.
+A part is `metrics/STEP.jsonl`, named by the step at which it begins; only the last one is ever written again. What is
+measured beside the training has a file of its own, `metrics/STEP-val.jsonl`, and comes when it comes: its place in the
+log is behind the part that the checkpoint of its step closed. Where there is a `metrics.jsonl` it is the whole log, and
+parts beside it are what a kill left of them.
 """
 
 import contextlib
@@ -10,9 +12,9 @@ import math
 import mmap
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from raymds.store import uri as storage
 Record = dict[str, Any]
 
 _JOINED, _PARTS = "metrics.jsonl", "metrics"
+_FILE = re.compile(r"(\d+)(-val)?\.jsonl")  # of a part, or of an evaluation beside the training
 _PART = 4 << 20  # bytes from which on a part is closed, whatever step it is
 _CHUNK = 1 << 20  # bytes that are read at a time
 PER_TASK = ("h", "u", "lambda")  # of a step: in the log a list in the order of the start record's `tasks`
@@ -69,15 +72,17 @@ class MetricsLog:
 
     def _go_on(self, step: int) -> None:
         """Drop what was logged after a step, all of it at step 0; parts from the last on, so that none is missing."""
-        joined, parts = storage.join(self._run, _JOINED), _parts(self._run)
+        joined, files = storage.join(self._run, _JOINED), _files(self._run)
         whole = bool(storage.size(joined))
-        kept = [] if whole or step == 0 else [part for part in parts if part <= step]
-        for part in reversed(parts[len(kept) :]):
-            _remove(_part(self._run, part))
-        self._lines, self._begin = [], kept[-1] if kept else 0
-        if kept:
-            for line, record in _until(step, _part(self._run, kept[-1])):
+        kept = [] if whole or step == 0 else [file for file in files if file.step <= step]
+        for file in reversed(files[len(kept) :]):
+            _remove(file.uri)
+        parts = [file.step for file in kept if not file.beside]
+        self._lines, self._begin = [], parts[-1] if parts else 0
+        if parts:
+            for line, record in _until(step, _part(self._run, parts[-1])):
                 self._append(line, record)
+            self.flush(seal=True)  # an evaluation of this step, that may come yet, is before what comes next
         elif whole and step:  # of a run that was killed at its very end, or begun by an older version
             size = 0
             for line, record in _until(step, joined):
@@ -93,7 +98,7 @@ class MetricsLog:
 
 def join(run: str) -> None:
     """Make one file of a run's parts, at its end. A part at a time is in memory, all of them in a temporary file."""
-    parts, joined = [_part(run, part) for part in _parts(run)], storage.join(run, _JOINED)
+    parts, joined = [file.uri for file in _files(run)], storage.join(run, _JOINED)
     if not parts:
         return
     if not storage.size(joined):
@@ -110,15 +115,26 @@ def join(run: str) -> None:
             Path(storage.resolve(storage.join(run, _PARTS))[1]).rmdir()
 
 
+def measured_beside(run: str, record: Record) -> None:
+    """Publish the evaluation of a candidate that was measured beside the training; at once, and again as itself."""
+    storage.write(storage.join(run, _PARTS, f"{record['step']:07d}-val.jsonl"), _encoded(record, ()))
+
+
+def found_beside(run: str, known: Container[int] = ()) -> list[Record]:
+    """The evaluations that were made beside the training of a run that goes on, without those of `known` steps."""
+    files = [file for file in _files(run) if file.beside and file.step not in known]
+    return [record for file in files for _, record in _parsed(file.uri)]
+
+
 def records(run: str) -> Iterator[Record]:
     """The records of the run in a directory, going on or ended, of this version or an older one, one after another.
 
     What a step says of tasks (`h`, `u`, `lambda`) is by name, without those that have no value. Nothing comes where
     nothing was logged yet; UsageError naming file and line where one is broken.
     """
-    parts = _parts(run)  # before the other is looked for: they go when it is there
+    parts = _files(run)  # before the other is looked for: they go when it is there
     joined = storage.join(run, _JOINED)
-    files = [joined] if storage.size(joined) else [_part(run, part) for part in parts]
+    files = [joined] if storage.size(joined) else [part.uri for part in parts]
     tasks: Sequence[str] = ()
     for file in files:
         for _, record in _parsed(file):
@@ -180,10 +196,17 @@ def _part(run: str, step: int) -> str:
     return storage.join(run, _PARTS, f"{step:07d}.jsonl")
 
 
-def _parts(run: str) -> list[int]:
-    """The steps at which the parts begin, ascending."""
-    found = (re.fullmatch(r"(\d+)\.jsonl", name) for name in storage.sizes(storage.join(run, _PARTS)))
-    return sorted(int(match[1]) for match in found if match)
+class _File(NamedTuple):
+    step: int
+    beside: bool
+    uri: str
+
+
+def _files(run: str) -> list[_File]:
+    """The parts, by the steps at which they begin, and what was measured beside the training, in the log's order."""
+    found = filter(None, map(_FILE.fullmatch, storage.sizes(storage.join(run, _PARTS))))
+    files = [_File(int(match[1]), bool(match[2]), storage.join(run, _PARTS, match[0])) for match in found]
+    return sorted(files, key=lambda file: (file.step, not file.beside))
 
 
 def _remove(uri: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from raymds import log as module
 from raymds.errors import UsageError
-from raymds.log import MetricsLog, Summary, join, records, scalars
+from raymds.log import MetricsLog, Summary, found_beside, join, measured_beside, records, scalars
 from raymds.store import uri as storage
 
 TASKS = ["w:a", "w:b", "w:c"]
@@ -47,8 +47,13 @@ def in_order(record: dict[str, Any], tasks: list[str] = TASKS) -> dict[str, Any]
     return record | {kind: np.array([v.get(task, math.nan) for task in tasks]) for kind, v in named.items()}
 
 
-def work(run: str, begin: int, reached: Callable[[int], None] = lambda step: None) -> None:
-    """What a run's process does with its log: a checkpoint, `reached`, every third step, and other flushes between."""
+def work(
+    run: str, begin: int, reached: Callable[[int], None] = lambda step: None, late: Callable[[str], None] | None = None
+) -> None:
+    """What a run's process does with its log: a checkpoint, `reached`, every third step, and other flushes between.
+
+    Where there is `late`, the first candidate is measured beside the training, at step 5 or at the end.
+    """
     log = MetricsLog(run)
     log.add(start(begin))
     for step in range(begin + 1, LAST + 1):
@@ -56,13 +61,24 @@ def work(run: str, begin: int, reached: Callable[[int], None] = lambda step: Non
         log.flush()
         if step == 3:
             log.add({"event": "pause", "seconds": 2.0})
+        if step == 5 and late:
+            late(run)
         if step % 3 == 0:
-            log.add({"event": "eval", "step": step, "devsafety": 0.0})
+            if step == LAST or late is None:
+                log.add({"event": "eval", "step": step, "devsafety": 0.0})
             log.flush(seal=True)
             reached(step)
             log.add({"event": "checkpoint", "step": step})
     log.flush()
+    if late:
+        late(run)
     join(run)
+
+
+def beside(run: str) -> None:
+    """Measure the candidate of step 3, where that was not done before."""
+    if ("eval", 3) not in told(run):
+        measured_beside(run, {"event": "eval", "step": 3, "devsafety": 0.0})
 
 
 def told(run: str) -> list[tuple[str, int]]:
@@ -192,6 +208,43 @@ def test_killed_at_any_moment_and_again_it_has_every_record_once(
             assert [found for found in told(run) if found[0] == "eval"] == expected
             second += 1
         first += 1
+
+
+def test_killed_at_any_moment_what_was_measured_beside_the_training_is_there_once_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment, killed = 0, True
+    while killed:
+        run, last = str(tmp_path / str(moment)), [0]
+        killed = killed_at(
+            monkeypatch, moment, lambda run=run, last=last: work(run, 0, lambda step: last.__setitem__(0, step), beside)
+        )
+        work(run, last[0], late=beside)
+        assert files(run) == ["metrics.jsonl"]
+        assert told(run) == ALL
+        moment += 1
+    assert moment > 10
+
+
+def test_what_is_measured_beside_the_training_is_found_until_the_steps_that_led_to_it_are_dropped(
+    tmp_path: Path,
+) -> None:
+    run, record = str(tmp_path), {"event": "eval", "step": 3, "devsafety": 0.1}
+    log = MetricsLog(run)
+    log.add(start(0))
+    for step in range(1, 4):
+        log.add(stepped(step))
+    log.flush(seal=True)
+    for _ in range(2):  # a process that was killed before it could say so does it again
+        measured_beside(run, record)
+    assert found_beside(run) == [record]
+    assert found_beside(run, {3}) == []
+    log.add(stepped(4))
+    log.flush()
+    assert told(run) == [*ALL[:3], ("eval", 3), ("step", 4)]
+    for step, kept in ((3, [record]), (2, [])):
+        MetricsLog(run).add(start(step))
+        assert found_beside(run) == kept
 
 
 def test_what_a_kill_left_beside_the_whole_log_is_no_part_of_it(tmp_path: Path) -> None:
