@@ -96,7 +96,8 @@ def share(run: str) -> dict[str, float | None]:
     log = list(records(run))
     steps = {record["step"]: sum(record["seconds"].values()) for record in log if record["event"] == "step"}
     stepping = statistics.fmean(steps.values()) * max(steps)  # the log of a long run has some of its steps
-    measuring = sum(record.get("seconds", 0.0) for record in log if record["event"] == "eval")
+    by_workers = [record for record in log if record["event"] == "eval" and not record.get("beside")]
+    measuring = sum(record.get("seconds", 0.0) for record in by_workers)
     return {"steps": stepping, "val": measuring, "share": measuring / (stepping + measuring) if measuring else None}
 
 

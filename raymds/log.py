@@ -117,7 +117,8 @@ def join(run: str) -> None:
 
 def measured_beside(run: str, record: Record) -> None:
     """Publish the evaluation of a candidate that was measured beside the training; at once, and again as itself."""
-    storage.write(storage.join(run, _PARTS, f"{record['step']:07d}-val.jsonl"), _encoded(record, ()))
+    line = json.dumps(record).encode() + b"\n"
+    storage.write(storage.join(run, _PARTS, f"{record['step']:07d}-val.jsonl"), line)
 
 
 def found_beside(run: str, known: Container[int] = ()) -> list[Record]:

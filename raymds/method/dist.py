@@ -41,6 +41,15 @@ def broadcast(x: Tensor) -> Tensor:
     return x
 
 
+def broadcast_bytes(data: bytes | None, device: torch.device) -> bytes | None:
+    """Rank 0's `data` on every rank, through memory of `device`, as the group's backend needs it; others give any."""
+    size = int(broadcast(torch.tensor(-1 if data is None else len(data), device=device)))
+    if size < 0 or world_size() == 1:
+        return data if rank() == 0 else None
+    own = torch.frombuffer(bytearray(data if data and rank() == 0 else size), dtype=torch.uint8)
+    return broadcast(own.to(device)).cpu().numpy().tobytes()
+
+
 def all_gather(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """Rows of all ranks in rank order, detached: (b_r, ...) → (B, ...); rank r has `sizes[r]` rows."""
     x = x.detach()

@@ -7,12 +7,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, cast
 
 import ray
 from ray.train.torch import TorchConfig
 from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+from ray.train.v2.api.validation_config import ValidationConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -28,14 +30,13 @@ from raymds.tasks import Tasks, check_per_task, resolve
 from raymds.train import entry, recorded
 from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
+from raymds.train.ending import KEPT
 from raymds.train.follow import Follower
 from raymds.train.net import open_net
-from raymds.train.placement import Room, per_worker, placed, require_memory
+from raymds.train.placement import Room, per_worker, placed, require_memory, spare
 from raymds.train.prepared import Prepared, check_examples
 from raymds.train.stop import kept, on_sigterm
 from raymds.train.watch import Monitor
-
-_KEPT = 5  # candidates kept beside the last checkpoint
 
 Loop = Literal["run_pretraining", "run_cycle", "run_certification"]
 
@@ -102,7 +103,15 @@ def finetune(config: Config, show: Show, take_over: bool = False) -> dict[str, A
     """
     ready = prepare(config, show)
     ready.run.claim(ready.config)
-    outcome = alone(ready.run, lambda: _cycle(ready, show, ready.run.path("old")), show, take_over)
+
+    def work() -> dict[str, Any]:
+        beside = spare(ready.config, room(show, growing=False))
+        if beside:
+            note = "the machines have room for one more worker: candidates are measured on val there, beside the steps"
+            show({"event": "note", "note": note})
+        return _cycle(ready, show, ready.run.path("old"), beside=beside)
+
+    outcome = alone(ready.run, work, show, take_over)
     recorded.keep(ready.config, ready.run, show)
     return outcome
 
@@ -126,7 +135,14 @@ def cell(
 
 
 def _cycle(
-    ready: Prepared, show: Show, old: str, monitor: Any = None, *, trial: bool = False, nearest: bool = False
+    ready: Prepared,
+    show: Show,
+    old: str,
+    monitor: Any = None,
+    *,
+    trial: bool = False,
+    nearest: bool = False,
+    beside: bool = False,
 ) -> dict[str, Any]:
     """The outcome of a cycle that has none yet; writes certificate.json."""
     config, run, use = ready.config, ready.run, None
@@ -134,8 +150,9 @@ def _cycle(
         show({"event": "note", "note": ready.outlook})
         use = recorded.reserve_test(config, run, ready.data)
     spending = recorded.spending(config, use)
-    keep = CheckpointConfig(num_to_keep=_KEPT, checkpoint_score_attribute="score")
-    result, seconds = _fit(spending, run, "run_cycle", keep, show, monitor, old=old, trial=trial, nearest=nearest)
+    keep = CheckpointConfig(num_to_keep=KEPT, checkpoint_score_attribute="score")
+    given: dict[str, str | bool] = {"old": old, "trial": trial, "nearest": nearest, "beside": beside}
+    result, seconds = _fit(spending, run, "run_cycle", keep, show, monitor, **given)
     join(run.uri)
     outcome = conclude(config, run, ready.data, result, use) | effort(run, config, seconds)
     outcome |= {"solver": config.constraints.solver, "seed": config.run.seed}
@@ -193,9 +210,11 @@ def _fit(
     filesystem, path = storage.resolve(run.path("checkpoints"))
     if storage.is_local(run.uri):
         given["claimed"] = storage.sha256(run.read("config.yaml") or b"")
+    settings = {"loop": loop, "config": located(config), "monitor": monitor, **given}
     trainer = TorchTrainer(
         entry.loop,
-        train_loop_config={"loop": loop, "config": located(config), "monitor": monitor, **given},
+        train_loop_config=settings,
+        validation_config=_validation(settings) if given.get("beside") else None,
         # Workers on GPUs tell each other of the run itself past what these are computing.
         torch_config=TorchConfig(
             backend="cpu:gloo,cuda:nccl" if config.run.gpus_per_worker else "gloo",
@@ -226,6 +245,13 @@ def _fit(
             late = ray.get(monitor.late.remote(list(error.worker_failures)))
             raise RaymdsError(f"worker {rank} failed and run.max_failures is used up: {last}; {late}") from error
     return result, time.perf_counter() - begin
+
+
+def _validation(settings: dict[str, Any]) -> ValidationConfig:
+    """With what a worker has, so that the same numbers come out; a process or a machine that is lost is no answer."""
+    asked = per_worker(settings["config"])
+    options = {"num_cpus": asked["CPU"], "num_gpus": asked.get("GPU", 0), "max_retries": -1}
+    return ValidationConfig(partial(entry.validate, settings=settings), ray_remote_kwargs=options)
 
 
 def new_monitor() -> Any:

@@ -8,7 +8,7 @@ import ray
 
 from raymds.config import Config
 from raymds.errors import StoppedError
-from raymds.log import PER_TASK, MetricsLog
+from raymds.log import PER_TASK, MetricsLog, found_beside, measured_beside
 from raymds.method import dist
 from raymds.run import RunDirectory
 from raymds.train.seeing import Boards
@@ -29,6 +29,7 @@ class Emit:
         self._flushed, self._interval = time.monotonic(), _FLUSH
         self._beat: Any = None
         self._step = 0
+        self._run, self._boarded = run.uri, set[int]()  # steps of those measured beside the training
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +63,24 @@ class Emit:
         if self._log is not None and self._boards is not None and logged(record, self._config):
             self._log.add(record)
             self._boards.add(record)
+
+    def beside(self, record: dict[str, Any]) -> None:
+        """Record the evaluation of a candidate that was to be measured beside the training, where that log is."""
+        if self._log is not None:
+            self._monitor.push.remote(record)
+            measured_beside(self._run, record)
+            self.board_beside()
+
+    def board_beside(self) -> None:
+        """Show on the boards what was measured beside the training meanwhile; of a run that goes on, again."""
+        if self._log is not None and self._boards is not None:
+            for record in found_beside(self._run, self._boarded):
+                self._boards.add(record)
+                self._boarded.add(record["step"])
+
+    def end_beside(self) -> None:
+        """Nothing is measured beside the training any more: the workers do what is left."""
+        self._monitor.end_beside.remote()
 
     def flush(self, seal: bool = False) -> None:
         """Publish the log. Before a checkpoint is committed, so that a run resumed from it has all that led to it.

@@ -20,6 +20,13 @@ def loop(settings: dict[str, Any]) -> Any:
     return getattr(worker, settings["loop"])(settings)
 
 
+def validate(found: Any, *, settings: dict[str, Any], step: int, threads: int) -> dict[str, Any]:
+    """Ray Train's validation of a checkpoint `found`, in a process of its own: `aside.validate`."""
+    from raymds.train import aside  # noqa: PLC0415
+
+    return aside.validate(found, settings, step, threads)
+
+
 class Starts(WorkerGroupCallback):
     """Tells the monitor whether the run has its workers. Machines are waited for without end, broken starts are not.
 

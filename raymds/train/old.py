@@ -75,12 +75,8 @@ class OldModel:
         return losses
 
     def _recall(self, name: str) -> dict[str, Tensor] | None:
-        data = _read(self._folder, name) if dist.rank() == 0 else None
-        size = int(dist.broadcast(torch.tensor(-1 if data is None else len(data), device=self._device)))
-        if size < 0:
-            return None
-        own = torch.frombuffer(bytearray(data or size), dtype=torch.uint8)
-        return safetensors.torch.load(dist.broadcast(own.to(self._device)).cpu().numpy().tobytes())
+        data = dist.broadcast_bytes(_read(self._folder, name) if dist.rank() == 0 else None, self._device)
+        return None if data is None else safetensors.torch.load(data)
 
     def _keep(self, name: str, tensors: dict[str, Tensor]) -> None:
         if dist.rank() == 0:

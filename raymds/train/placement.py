@@ -93,6 +93,17 @@ def require_memory(config: Config, room: Room, size: int) -> None:
         )
 
 
+def spare(config: Config, room: Room) -> bool:
+    """Whether the machines hold, beside the workers of a placed config, what measures its candidates: one worker more.
+
+    Not where a run takes as many workers as there are, or a cluster starts machines for what is asked.
+    """
+    run = config.run
+    fixed = not (run.min_workers or run.autoscaling)
+    several = config.select.every < config.optim.steps  # the last candidate is measured by the workers
+    return fixed and several and room.holds(run.cpus_per_worker, run.gpus_per_worker or 0.0) > run.workers
+
+
 def per_worker(config: Config) -> dict[str, float]:
     """What Ray is asked for each worker, of a placed config.
 

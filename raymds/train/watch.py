@@ -10,6 +10,7 @@ class Monitor:
     def __init__(self) -> None:
         self._records: list[dict[str, Any]] = []
         self._stop = False
+        self._beside = True
         self._workers = 0
         self._seen: dict[int, tuple[int, float]] = {}  # rank -> step it is in, and since when
 
@@ -42,6 +43,14 @@ class Monitor:
     def stop(self) -> None:
         """Ask the workers to stop at the next step, with a checkpoint."""
         self._stop = True
+
+    def end_beside(self) -> None:
+        """Whoever measures candidates beside the training is to leave them to the workers, as it has ended."""
+        self._beside = False
+
+    def beside(self) -> bool:
+        """Whether candidates are to be measured beside the training."""
+        return self._beside and not self._stop
 
     def late(self, failed: list[int]) -> str:
         """Which ranks held up the others, and for how long they have not been heard of.

@@ -12,6 +12,7 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train.v2.api.report_config import CheckpointUploadMode
+from ray.train.v2.api.validation_config import ValidationTaskConfig
 from torch import Tensor
 
 from raymds import model
@@ -60,7 +61,8 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
 
     `payload["old"]` is the folder of the old model's results. The candidate of a `payload["trial"]` is chosen on val
     alone: the test split is for the search's winner. With `payload["nearest"]` the candidate nearest to a choice is
-    measured on test where there is none, for a study of what a method does.
+    measured on test where there is none, for a study of what a method does. With `payload["beside"]` all candidates
+    but the last are measured beside the training (`aside`), from their checkpoints.
     """
     with _started(payload) as (config, emit, device):
         trial: bool = payload["trial"]
@@ -90,10 +92,13 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
 
         def candidate(step: int) -> dict[str, Any]:
             nonlocal last
+            if payload["beside"] and step < config.optim.steps:
+                emit.board_beside()
+                return {"step": step, "record": None, "score": _RESUME_ONLY}
             begin = time.perf_counter()
             last = measure(training.candidate)
             record = compare(old, last)
-            emit({"event": "eval", "step": step, **record, "seconds": time.perf_counter() - begin})
+            emit(ending.evaluation(step, record, time.perf_counter() - begin))
             return {"step": step, "record": record, "score": select.score(record)}
 
         if not measured:
@@ -112,10 +117,13 @@ def run_cycle(payload: dict[str, Any]) -> dict[str, Any]:
             net.load_weights(weights, "candidate")
             return compare(old, measure(net))
 
-        choice = ending.choose(config, w_old, between)
+        candidates = ending.candidates(config, w_old, between, emit)
+        if payload["beside"]:
+            emit.board_beside()
+        choice = ending.choose(config, candidates, w_old, between)
         skipped = ending.skipped({"train": train, "val": val})
         kind = {"trial": trial, "nearest": payload["nearest"]}
-        result = ending.delivered(config, data, tasks, net, w_old, choice, emit, **kind)
+        result = ending.delivered(config, data, tasks, net, w_old, candidates, choice, emit, **kind)
         return result | {"diagnosis": diagnosis, "skipped_images": result.get("skipped_images", {}) | skipped}
 
 
@@ -222,7 +230,7 @@ def _loop(
         noticed = noticed or notice is not None
         if stop and step + 1 < steps:
             source.close()
-            ray.train.get_all_reported_checkpoints()  # returns when the last one is written
+            ending.written()
             raise StoppedError(f"stopped after step {step + 1}, in a checkpoint; the same command goes on from there")
     source.close()
 
@@ -235,7 +243,7 @@ def _candidate(
         measured = measure(step)
     except StoppedError:
         _report(config, training, emit, {"step": step, "score": _RESUME_ONLY}, _UNMEASURED)
-        ray.train.get_all_reported_checkpoints()  # returns when the last one is written
+        ending.written()
         raise
     _report(config, training, emit, measured)
 
@@ -285,7 +293,10 @@ def _over_ranks(wishes: tuple[bool, bool], spent: _Spent | None, emit: Emit) -> 
 
 
 def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, Any], suffix: str = "") -> None:
-    """Take a checkpoint, which a thread writes where Ray keeps them, and tell Ray once it is written."""
+    """Take a checkpoint, which a thread writes where Ray keeps them, and tell Ray once it is written.
+
+    A candidate without a record is measured after that beside the training; until then Ray keeps it whatever its score.
+    """
     begin, step, written = time.perf_counter(), metrics["step"], None
     name = f"step-{step:07d}{suffix}"
     emit.flush(seal=True)
@@ -299,11 +310,13 @@ def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, A
         checkpoint.write(uri, files)  # a store that is gone is waited for
         return placed
 
+    measured = "record" not in metrics or metrics["record"] is not None
     ray.train.report(
         metrics,
         written,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         checkpoint_upload_fn=write,
         delete_local_checkpoint_after_upload=False,
+        validation=not measured and ValidationTaskConfig({"step": step, "threads": torch.get_num_threads()}),
     )
     emit({"event": "checkpoint", "step": step, "name": name, "seconds": time.perf_counter() - begin})

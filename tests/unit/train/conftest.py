@@ -1,5 +1,6 @@
 """Stands in for Ray Train on one process."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,20 +23,34 @@ class Recorder:
         self.reports: list[Any] = []
         self.push = SimpleNamespace(remote=self._push)
         self.beat = SimpleNamespace(remote=lambda rank, step: step)
+        self.beside = SimpleNamespace(remote=lambda: -1 if self.ended else self.stop_at)
+        self.end_beside = SimpleNamespace(remote=self._end_beside)
+        self.ended = False
+        self.notes: list[str] = []
+        self.validate: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda uri, given: {}
         self._directory = directory
 
     def _push(self, record: dict[str, Any]) -> None:
         if record["event"] == "phase":
             self.events.append(record["phase"])
+        if record["event"] == "note":
+            self.notes.append(record["note"])
 
-    def report(self, metrics: dict[str, Any], checkpoint: Any, *, checkpoint_upload_fn: Any, **_: Any) -> None:
+    def _end_beside(self) -> None:
+        self.ended = True
+
+    def report(
+        self, metrics: dict[str, Any], checkpoint: Any, *, checkpoint_upload_fn: Any, validation: Any, **_: Any
+    ) -> None:
         checkpoint_upload_fn(checkpoint, "")
         self.reports.append(SimpleNamespace(metrics=metrics, checkpoint=checkpoint))
+        if validation:
+            metrics |= self.validate(checkpoint, validation.fn_kwargs)
 
 
 def payload_of(config: Config, recorder: Recorder, **given: Any) -> dict[str, Any]:
     """What a driver gives `worker.run_cycle`; `given` instead of what a single cycle has."""
-    own = {"old": f"{config.run.uri}/old", "trial": False, "nearest": False}
+    own = {"old": f"{config.run.uri}/old", "trial": False, "nearest": False, "beside": False}
     return {"config": config, "monitor": recorder} | own | given
 
 
@@ -51,7 +66,7 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(DataSet, "load", noted)
     monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
     monkeypatch.setattr(worker.ray.train, "report", made.report)
-    monkeypatch.setattr(worker.ray.train, "get_all_reported_checkpoints", lambda: made.reports)
+    monkeypatch.setattr(worker.ray.train, "get_all_reported_checkpoints", lambda **_: made.reports)
     monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: None)
     monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: "cpu")
     monkeypatch.setattr(worker.ray, "wait", lambda answers, timeout: (answers, []))

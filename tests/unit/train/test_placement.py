@@ -12,7 +12,7 @@ from raymds.config import Config, load, to_yaml
 from raymds.errors import UsageError
 from raymds.run import RunDirectory
 from raymds.store import uri as storage
-from raymds.train.placement import Room, concurrent, per_worker, placed, require_memory
+from raymds.train.placement import Room, concurrent, per_worker, placed, require_memory, spare
 
 
 def machine(cpus: float, gpus: float = 0, count: float = 1) -> Room:
@@ -98,6 +98,27 @@ def test_the_images_of_a_step_have_to_fit_on_a_machine(config: Config) -> None:
     require_memory(config, machine(8), 4096)  # nobody says what it has
     with pytest.raises(UsageError, match=r"^objective\.batch=699048: .* 9 GiB for each of 4 workers, .* than 2 GiB;"):
         require_memory(config, two, 136)
+
+
+@pytest.mark.parametrize(
+    ("changes", "room", "expected"),
+    [
+        ({"workers": 2}, machine(3), True),
+        ({"workers": 2}, machine(2), False),
+        ({"workers": 2, "cpus_per_worker": 2}, machine(3, count=2), False),  # two cores are left, on two machines
+        ({"workers": 2, "gpus_per_worker": 1}, machine(8, 2), False),
+        ({"workers": 2, "gpus_per_worker": 1}, machine(8, 3), True),
+        ({"workers": 2, "min_workers": 1}, machine(8), False),
+        ({"workers": 2, "autoscaling": True}, machine(8), False),
+        ({"workers": 0}, machine(4), False),
+    ],
+)
+def test_where_one_worker_more_has_room_candidates_are_measured_there(
+    config: Config, changes: dict[str, object], room: Room, expected: bool
+) -> None:
+    assert spare(placed(run(config, **changes), room), room) == expected
+    config.select.every = config.optim.steps
+    assert not spare(placed(config, room), room)  # the only candidate is the last one
 
 
 def test_a_machine_may_hold_a_part_of_what_another_does(config: Config) -> None:

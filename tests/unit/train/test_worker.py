@@ -25,6 +25,10 @@ from raymds.train.evaluate import Evaluation, evaluate, paired
 from tests.unit.train.conftest import Recorder, payload_of
 
 
+def candidates(recorder: Recorder) -> list[int]:
+    return [report.metrics["step"] for report in recorder.reports if "record" in report.metrics]
+
+
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_the_test_split_is_read_once_after_the_choice(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, average: float
@@ -114,7 +118,8 @@ def test_without_a_choice_a_study_has_the_nearest_candidate_measured(
     assert not Path(config.run.uri, "weights.safetensors").exists()
     tasks = resolve(config.task, data.attributes)
     net = load(config.model.name, str(rejected), tasks.heads, config.model.head_rank, 0)
-    weights = ending.candidate_of(config, best, net.weights())
+    name = Path(best.checkpoint.path).name
+    weights = ending.candidate_of(config, ending.Candidate(name, 0, {}), net.weights())
     assert all(torch.equal(value, weights[name]) for name, value in net.weights().items())
 
 
@@ -133,7 +138,7 @@ def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, con
     [report] = recorder.reports
     assert report.metrics == {"step": 3, "score": -1e9}
     assert checkpoint.load(ending.checkpoint_uri(config, "step-0000003"))[0] == 3
-    assert ending.candidates_kept() == []
+    assert not any("record" in report.metrics for report in ending.written())
 
 
 def test_a_stop_while_a_candidate_is_measured_loses_neither_step_nor_candidate(
@@ -149,7 +154,7 @@ def test_a_stop_while_a_candidate_is_measured_loses_neither_step_nor_candidate(
     assert ending.uri_of(config, report.checkpoint) == ending.checkpoint_uri(config, "step-0000004-unmeasured")
     monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: report.checkpoint)
     worker.run_cycle(payload)
-    assert [report.metrics["step"] for report in ending.candidates_kept()] == [4, 8]
+    assert candidates(recorder) == [4, 8]
     stopped = recorder.reports[1:]
 
     monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
@@ -260,7 +265,7 @@ def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
     monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: "in two minutes")
     worker.run_cycle(payload_of(config, recorder))
     assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
-    assert [report.metrics["step"] for report in ending.candidates_kept()] == [4, 8]
+    assert candidates(recorder) == [4, 8]
 
 
 @pytest.mark.parametrize(
