@@ -233,13 +233,13 @@ def test_what_is_measured_beside_the_training_is_found_until_the_steps_that_led_
     log = MetricsLog(run)
     log.add(start(0))
     for step in range(1, 4):
-        log.add(stepped(step))
+        log.add(in_order(stepped(step)))
     log.flush(seal=True)
     for _ in range(2):  # a process that was killed before it could say so does it again
         measured_beside(run, record)
     assert found_beside(run) == [record]
     assert found_beside(run, {3}) == []
-    log.add(stepped(4))
+    log.add(in_order(stepped(4)))
     log.flush()
     assert told(run) == [*ALL[:3], ("eval", 3), ("step", 4)]
     for step, kept in ((3, [record]), (2, [])):

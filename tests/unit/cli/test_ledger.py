@@ -55,7 +55,7 @@ def test_verify_has_status_3_where_something_differs(ledger: str, tmp_path: Path
     assert "so its last entries were removed" in said(capsys, "verify", ledger, "--no-files", "--head", head, status=3)
     assert lines(capsys, "verify", ledger, status=3)[-1]["faults"]
     assert "holds no ledger" in said(capsys, "verify", str(tmp_path / "nothing"), status=2)
-    assert "can't be read" in said(capsys, "verify", str(tmp_path / "old"), status=2)
+    assert "is a file; give the folder" in said(capsys, "verify", str(tmp_path / "old"), status=2)
     assert "no such file" in said(capsys, "verify", ledger, "--key", "nothing.pem", status=2)
 
 
