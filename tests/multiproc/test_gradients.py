@@ -110,8 +110,11 @@ def with_nan(rank: int, ranks: int, folder: str, config: Config) -> None:
     if rank == ranks - 1:
         embed = training._learner.embed
         training._learner.embed = lambda *given: (embed(*given)[0] * torch.nan, embed(*given)[1])  # type: ignore[method-assign]
+    before = training.model.weights()
+    taken = training.step(loader.get(0))
     with pytest.raises(DivergedError) as ended:
-        training.step(loader.get(0))
+        taken.metrics()
+    assert all(torch.equal(value, before[name]) for name, value in training.model.weights().items())
     loader.close()
     Path(folder, f"{rank}.txt").write_text(str(ended.value))
     td.destroy_process_group()
@@ -232,7 +235,7 @@ def test_neither_do_those_of_a_streamed_split(config: Config, tmp_path: Path) ->
 
 
 def test_a_nan_of_one_rank_ends_all_of_them_in_the_same_step(config: Config, tmp_path: Path) -> None:
-    """Before anybody's weights are changed: one that went on would wait for the others until its timeout."""
+    """And nobody's weights are changed: one that went on would wait for the others until its timeout."""
     mp.start_processes(with_nan, (2, str(tmp_path), config), nprocs=2, start_method="forkserver")
     one, other = ((tmp_path / f"{rank}.txt").read_text() for rank in range(2))
     assert one.startswith("step 0: the loss of weather:foggy is nan; lower optim.lr")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import create_autospec
 
+import numpy as np
 import pytest
 import scipy.stats
 
@@ -123,7 +124,7 @@ def test_agreement_of_losses_with_what_was_lost(figures: Any, tmp_path: Path) ->
         log.add({"event": "start", "step": 0, "tasks": ["a", "b"]})
         log.add({"event": "eval", "step": 0, "tasks": [task("a", 0.0), task("b", 0.0)]})
         for step, tasks in enumerate(candidates, 1):
-            log.add({"event": "step", "step": step, "u": {"a": 0.1 * step}})
+            log.add({"event": "step", "step": step, "u": np.array([0.1 * step, np.nan])})
             log.add({"event": "eval", "step": step, "tasks": tasks})
         log.flush()
         join(str(run))
