@@ -310,13 +310,13 @@ def _report(config: Config, training: Training, emit: Emit, metrics: dict[str, A
         checkpoint.write(uri, files)  # a store that is gone is waited for
         return placed
 
-    measured = "record" not in metrics or metrics["record"] is not None
+    left = written is not None and "record" in metrics and metrics["record"] is None  # said with the checkpoint alone
     ray.train.report(
         metrics,
         written,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
         checkpoint_upload_fn=write,
         delete_local_checkpoint_after_upload=False,
-        validation=not measured and ValidationTaskConfig({"step": step, "threads": torch.get_num_threads()}),
+        validation=left and ValidationTaskConfig({"step": step, "threads": torch.get_num_threads()}),
     )
     emit({"event": "checkpoint", "step": step, "name": name, "seconds": time.perf_counter() - begin})

@@ -1,4 +1,4 @@
-"""One worker where there is room for two: candidates are measured beside the training, and all comes out the same."""
+"""Two workers where there is room for more: candidates are measured beside the training, and all comes out the same."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.ray.test_runs import one_worker
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
-MORE = ["run.workers=1", "select.every=2", "objective.batch=64"]
+MORE = ["run.workers=2", "run.cpus_per_worker=0.5", "select.every=2", "objective.batch=64"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def same(run: Path, without: Path) -> None:
 def test_what_is_measured_beside_the_training_is_what_the_workers_measure(
     without: Path, settings: list[str], tmp_path: Path
 ) -> None:
-    """The worker is held up until the first candidate was measured; of the others some are left to it."""
+    """A worker is held up until the first candidate was measured; of the others some are left to both."""
     run, shown, held = tmp_path / "run", list[dict[str, Any]](), list[int]()
 
     def show(record: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def test_a_command_that_is_killed_while_a_candidate_is_measured_goes_on_to_the_s
 ) -> None:
     run = tmp_path / "run"
     joined = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    given = [str(without / "config.yaml"), f"run.uri={run}", "run.workers=1", "--json"]
+    given = [str(without / "config.yaml"), f"run.uri={run}", "--json"]
     command = [sys.executable, "-m", "raymds.cli", "finetune", *given]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=joined) as killed:
         assert killed.stdout is not None
