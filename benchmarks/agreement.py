@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     given = parser.parse_args()
     runs = [file.parent for folder in given.folders for file in sorted(folder.rglob("metrics.jsonl"))]
+    if not runs:
+        parser.error(f"no metrics.jsonl lies below {', '.join(map(str, given.folders))}; give folders of runs")
     together: Points = defaultdict(list)
     for run in runs:
         for key, made in points(run).items():

@@ -203,9 +203,10 @@ def _caption(template: str, known: Mapping[str, str | None], where: str) -> str:
 
 def _columns(map_file: str) -> dict[str, Any]:
     """The map, checked: key -> column, `attributes` -> columns."""
+    content = storage.read(map_file)
     try:
         # Its reader refuses a key that stands twice, of which YAML by itself takes the last.
-        given: Any = OmegaConf.to_container(OmegaConf.create(storage.read(map_file).decode()))
+        given: Any = OmegaConf.to_container(OmegaConf.create(content.decode()))
     except (AssertionError, OmegaConfBaseException):  # of a number, or what refers to itself
         given = None
     except RecursionError:

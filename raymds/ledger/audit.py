@@ -76,7 +76,8 @@ def _spending(use: dict[str, Any], counted: int, declared: int | None) -> Iterat
     """What is wrong with a use that is the `counted`-th of its test split, for which so many were `declared`."""
     confidence, stated = use["confidence"], use["spent"]
     if use.get("declared") != declared:
-        yield f"declares {use.get('declared')} uses of its test split, whose first use declared {declared}"
+        says = use.get("declared") or "no"
+        yield f"declares {says} uses of its test split, whose first use declared {declared or 'none'}"
     elif use["number"] != counted:
         yield f"says use {use['number']} of its test split, which is use {counted}"
     elif not 0 < confidence < 1:

@@ -152,9 +152,10 @@ def _certificate(uri: str) -> dict[str, Any]:
 
 def _config(run: str) -> dict[str, Any]:
     uri = storage.join(run, "config.yaml")
+    content = storage.read(uri)
     try:
         # YAML has more than JSON: infinity, dates.
-        found = json.loads(json.dumps(yaml.safe_load(storage.read(uri)), default=str), parse_constant=str)
+        found = json.loads(json.dumps(yaml.safe_load(content), default=str), parse_constant=str)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"{uri}: damaged: not YAML: {str(error).splitlines()[0]}") from None
     if not fits(found, _CONFIG) and not fits(found, {"data": {"uri": str}, "model": {"weights": type(None)}}):

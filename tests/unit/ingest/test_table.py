@@ -118,6 +118,8 @@ def test_a_table_that_is_not_there_is_said_once(tmp_path: Path) -> None:
     for name in ("rows.csv", "rows.parquet"):
         with pytest.raises(UsageError, match=rf"^{tmp_path}/{name}: no such file$"):
             read([str(tmp_path / name)], str(tmp_path / "map.yaml"))
+    with pytest.raises(UsageError, match=rf"^{tmp_path}/no\.yaml: no such file$"):
+        read([str(tmp_path / "rows.csv")], str(tmp_path / "no.yaml"))
 
 
 WANT = {"train": [("a/1.jpg", "one, two", ("blue", "1"))], "test": [("b.jpg", "zwei ü", (None, "NA"))]}

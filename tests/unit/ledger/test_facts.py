@@ -153,6 +153,10 @@ def test_whatever_a_file_of_a_run_has_there_is_one_sentence(
 def test_what_is_no_run_is_said(ledger: Ledger, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such file, and no directory of a finished run"):
         record.add(ledger, str(tmp_path / "nothing"))
+    run = Path(made.run(tmp_path / "run", tmp_path / "old", "w:fog", ["w:rain"]))
+    (run / "config.yaml").unlink()
+    with pytest.raises(UsageError, match=rf"^{run}/config\.yaml: no such file"):
+        record.add(ledger, str(run))
 
 
 @pytest.mark.parametrize(
