@@ -28,6 +28,7 @@ class Emit:
         self._boards = Boards(run) if dist.rank() == 0 else None
         self._flushed, self._interval = time.monotonic(), _FLUSH
         self._beat: Any = None
+        self._told = False  # to stop
         self._step = 0
         self._run, self._boarded = run.uri, set[int]()  # steps of those measured beside the training
 
@@ -96,10 +97,11 @@ class Emit:
 
     def beat(self, step: int) -> bool:
         """Every rank says that it begins a step; whether somebody wishes the run to stop, as far as is known."""
-        told = self._beat is not None and bool(ray.wait([self._beat], timeout=0)[0]) and bool(ray.get(self._beat))
+        if self._beat is not None and ray.wait([self._beat], timeout=0)[0]:
+            self._told = self._told or bool(ray.get(self._beat))
         self._step = step
         self._beat = self._monitor.beat.remote(dist.rank(), step)
-        return told
+        return self._told
 
     def told(self) -> bool:
         """As `beat`, while a rank measures."""

@@ -11,7 +11,7 @@ from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.tasks import Vocabularies
-from raymds.train import worker
+from raymds.train import loop, worker
 
 
 class Recorder:
@@ -54,6 +54,11 @@ def payload_of(config: Config, recorder: Recorder, **given: Any) -> dict[str, An
     return {"config": config, "monitor": recorder} | own | given
 
 
+def candidates(recorder: Recorder) -> list[int]:
+    """Steps whose candidates were measured, as Ray was told."""
+    return [report.metrics["step"] for report in recorder.reports if "record" in report.metrics]
+
+
 @pytest.fixture
 def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     made = Recorder(tmp_path / "checkpoints")
@@ -67,7 +72,7 @@ def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
     monkeypatch.setattr(worker.ray.train, "report", made.report)
     monkeypatch.setattr(worker.ray.train, "get_all_reported_checkpoints", lambda **_: made.reports)
-    monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: None)
+    monkeypatch.setattr(loop, "_leaving", lambda: 0)
     monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: "cpu")
     monkeypatch.setattr(worker.ray, "wait", lambda answers, timeout: (answers, []))
     monkeypatch.setattr(worker.ray, "get", lambda step: step >= made.stop_at)

@@ -10,7 +10,7 @@ from ray.exceptions import TaskCancelledError
 
 from raymds import log
 from raymds.config import Config
-from raymds.train import aside, ending, entry, worker
+from raymds.train import aside, ending, entry, loop, worker
 from raymds.train.emit import Emit
 from raymds.train.seeing import Boards
 from raymds.train.watch import Monitor
@@ -70,7 +70,7 @@ def made(recorder: Recorder, config: Config) -> dict[str, Any]:
     with pytest.raises(Exception, match="stopped after step 6"):
         worker.run_cycle(payload)
     recorder.stop_at = 1000
-    assert recorder.reports[0].metrics == {"step": 4, "record": None, "score": worker._RESUME_ONLY}
+    assert recorder.reports[0].metrics == {"step": 4, "record": None, "score": loop.RESUME_ONLY}
     return payload
 
 

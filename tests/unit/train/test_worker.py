@@ -25,10 +25,6 @@ from raymds.train.evaluate import Evaluation, evaluate, paired
 from tests.unit.train.conftest import Recorder, payload_of
 
 
-def candidates(recorder: Recorder) -> list[int]:
-    return [report.metrics["step"] for report in recorder.reports if "record" in report.metrics]
-
-
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_the_test_split_is_read_once_after_the_choice(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, average: float
@@ -131,39 +127,6 @@ def test_a_trial_does_not_read_the_test_split_for_its_nearest_candidate(
     assert "read test" not in recorder.events
 
 
-def test_a_stop_leaves_a_checkpoint_that_is_no_candidate(recorder: Recorder, config: Config) -> None:
-    recorder.stop_at = 2
-    with pytest.raises(StoppedError, match="stopped after step 3, in a checkpoint"):
-        worker.run_cycle(payload_of(config, recorder))
-    [report] = recorder.reports
-    assert report.metrics == {"step": 3, "score": -1e9}
-    assert checkpoint.load(ending.checkpoint_uri(config, "step-0000003"))[0] == 3
-    assert not any("record" in report.metrics for report in ending.written())
-
-
-def test_a_stop_while_a_candidate_is_measured_loses_neither_step_nor_candidate(
-    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    payload = payload_of(config, recorder)
-    with monkeypatch.context() as patched:
-        patched.setattr(Emit, "told", lambda emit: emit._step == 4)
-        with pytest.raises(StoppedError, match="stopped while measuring; the same command goes on"):
-            worker.run_cycle(payload)
-    [report] = recorder.reports
-    assert report.metrics == {"step": 4, "score": -1e9}
-    assert ending.uri_of(config, report.checkpoint) == ending.checkpoint_uri(config, "step-0000004-unmeasured")
-    monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: report.checkpoint)
-    worker.run_cycle(payload)
-    assert candidates(recorder) == [4, 8]
-    stopped = recorder.reports[1:]
-
-    monkeypatch.setattr(worker.ray.train, "get_checkpoint", lambda: None)
-    recorder.reports.clear()
-    config.run.uri = str(tmp_path / "undisturbed")
-    worker.run_cycle(payload)
-    assert [report.metrics for report in stopped] == [report.metrics for report in recorder.reports]
-
-
 @pytest.mark.parametrize("step", [0, 8])
 def test_a_stop_is_heard_before_the_first_step_and_after_the_last(
     recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, step: int
@@ -256,34 +219,3 @@ def test_event_files_are_left_in_the_run_directory_alone(
         worker.run_cycle(payload_of(config, recorder))
     assert list(temporary.glob("raymds-*")) == []
     assert len(list(Path(config.run.uri, "tensorboard").iterdir())) == 1
-
-
-def test_a_notice_that_a_machine_goes_leads_to_one_checkpoint(
-    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker, "_NOTICE", 0)
-    monkeypatch.setattr(worker.ray.train, "get_preemption_info", lambda: "in two minutes")
-    worker.run_cycle(payload_of(config, recorder))
-    assert [report.metrics["step"] for report in recorder.reports] == [1, 4, 8]
-    assert candidates(recorder) == [4, 8]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-    ],
-)
-def test_a_step_without_memory_says_which_number_to_lower(
-    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """A user's error, which ends a run at once: it would come again."""
-
-    def step(*_: object) -> None:
-        raise error
-
-    monkeypatch.setattr(worker.cycle.ConstrainedCycle, "step", step)
-    said = r"run\.micro_batch=0: a worker has no memory for 55 images at a time; set run\.micro_batch=13, "
-    with pytest.raises(UsageError, match=said):
-        worker.run_cycle(payload_of(config, recorder))
