@@ -152,6 +152,7 @@ class RunConfig:
     autoscaling: bool = False  # the cluster starts machines on demand: what is missing now is waited for
     micro_batch: int = 0  # images, and texts, that a worker has in memory with what their gradient needs; 0: all
     precision: str | None = None  # of training: fp32, tf32, bf16; null: bf16 on GPUs, else fp32
+    compile: bool = False  # compile the towers of training, which takes minutes at a start: for long runs on GPUs
     timeout: float = 600.0  # seconds that workers wait for one of them before they count it as lost
     max_failures: int = 3  # restarts after a lost worker before the run ends
     log_every: Any = "auto"  # steps between two records of steps in the log; auto: so that a run has some 2,000

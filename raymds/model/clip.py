@@ -4,7 +4,7 @@ Legend of shapes: B images, T texts, U distinct token rows, L tokens, W text wid
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -64,6 +64,7 @@ class ClipWithHeads(nn.Module):
         self.heads = TaskHeads(classes, text.width, width, head_rank or RANK, seed)
         self.note = ""  # what people should know of how its file was read
         self._carried: dict[str, Tensor] = {}  # heads of classes that are not asked for
+        self._compiled = False
         self.preprocess = self.identity.preprocess
         self.image_size = self.preprocess.size
         self.mean: Tensor
@@ -137,7 +138,7 @@ class ClipWithHeads(nn.Module):
         """Raw uint8 pixels (B, 3, H, W) → (B, D)."""
         normal = (pixels_BCHW.to(self.heads.A.dtype) / 255 - self.mean) / self.std
         with precision.towers(self.mean.device):
-            features = self.clip.visual(normal)
+            features = self.clip.visual(self._sized(normal, 0))
         return nn.functional.normalize(features.to(self.heads.A.dtype), dim=-1)
 
     def encode_text(self, tokens_UL: Tensor, row_T: Tensor, head_T: Tensor) -> Tensor:
@@ -199,7 +200,8 @@ class ClipWithHeads(nn.Module):
         try:
             for parameter in frozen:
                 parameter.requires_grad_(True)
-            with torch.no_grad():
+            eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
+            with torch.no_grad(), eager:
                 yield
         finally:
             for parameter in frozen:
@@ -236,6 +238,18 @@ class ClipWithHeads(nn.Module):
         freeze(self.clip.visual, image, "model.freeze.image")
         freeze(self.clip.text, text, "model.freeze.text")
 
+    def compile_towers(self) -> None:
+        """Have the towers compiled for the steps of training, at the first; measurements use them as they are."""
+        for tower in (self.clip.visual, self.clip.text.transformer):
+            tower.compile()
+        self._compiled = True
+
+    def _sized(self, values: Tensor, *axes: int) -> Tensor:
+        """The same values; a compiled tower is compiled once, whatever sizes these axes have from step to step."""
+        for axis in axes if self._compiled else ():
+            torch._dynamo.maybe_mark_dynamic(values, axis)
+        return values
+
     def describe(self, prompts: Prompts, parent: str | None) -> Identity:
         """What a model that was developed from this one says of itself: also the words of its label sets."""
         return replace(self.identity, prompts=self.identity.prompts | prompts, parent=parent)
@@ -268,7 +282,8 @@ class ClipWithHeads(nn.Module):
         text, length = self.clip.text, tokens_UL.shape[1]
         mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
         x_ULW = text.token_embedding(tokens_UL) + text.positional_embedding[:length]
-        x_ULW = text.ln_final(text.transformer(x_ULW, attn_mask=mask))
+        mask = None if mask is None else self._sized(mask, 0, 1)
+        x_ULW = text.ln_final(text.transformer(self._sized(x_ULW, 0, 1), attn_mask=mask))
         pooled: Tensor = text_global_pool(x_ULW, tokens_UL, text.pool_type, text.eos_id)
         return pooled
 

@@ -11,6 +11,7 @@ import torch
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.train.v2.api.report_config import CheckpointUploadMode
 from ray.train.v2.api.validation_config import ValidationTaskConfig
+from torch._dynamo.exc import TorchDynamoException
 
 from raymds.config import Config
 from raymds.data import loader
@@ -99,7 +100,7 @@ class Loop:
             told = self._emit.beat(step + 1)
             loaded = source.get(step)
             waited = time.perf_counter() - begin
-            with _memory(config, len(loaded.pairs) + len(loaded.examples)):
+            with _explained(config, len(loaded.pairs) + len(loaded.examples)):
                 taken = training.step(loaded)
             self._step = step + 1
             spent = _Spent(step + 1, taken, waited, time.perf_counter() - begin, sampler.batch(step).images)
@@ -192,10 +193,15 @@ class Loop:
 
 
 @contextmanager
-def _memory(config: Config, images: int) -> Iterator[None]:
-    """Too little memory for a step of so many images as a UsageError: it would come again after a restart."""
+def _explained(config: Config, images: int) -> Iterator[None]:
+    """Too little memory for a step of so many images, or no compiler, as a UsageError: it would come again."""
     try:
         yield
+    except TorchDynamoException as error:
+        said = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
+        raise UsageError(
+            f"run.compile=true: the towers can't be compiled on this machine; leave it out: {said}"
+        ) from None
     except RuntimeError as error:  # torch.OutOfMemoryError is one
         if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
             raise

@@ -89,6 +89,8 @@ class Learner:
         self.model = model
         self.config = config.optim
         self._micro_batch = config.run.micro_batch
+        if config.run.compile:
+            model.compile_towers()
         self._parts: Parts | None = None  # of the present step, where it has more than one
         self.names = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.names.values())

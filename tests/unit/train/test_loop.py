@@ -1,5 +1,6 @@
 """Steps and checkpoints: where a stop, a machine that goes or too little memory finds them."""
 
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,18 @@ def test_a_notice_while_a_candidate_is_measured_leads_to_a_checkpoint_before_it(
         monkeypatch.setattr(loop.ray.train, "get_checkpoint", lambda: first.checkpoint)
         worker.run_cycle(payload)
     assert [report.metrics for report in recorder.reports[1:]] == undisturbed
+
+
+def test_towers_that_cant_be_compiled_are_said(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(*_: object) -> None:
+        raise RuntimeError("no working compiler")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
+    config.run.compile = True
+    with pytest.raises(UsageError, match=r"run\.compile=true: .* on this machine; leave it out: .*no working compiler"):
+        worker.run_cycle(payload_of(config, recorder))
 
 
 @pytest.mark.parametrize(
