@@ -242,6 +242,7 @@ class ClipWithHeads(nn.Module):
         """Have the towers compiled for the steps of training, at the first; measurements use them as they are."""
         for tower in (self.clip.visual, self.clip.text.transformer):
             tower.compile()
+        torch._functorch.config.donated_buffer = False  # a step takes several gradients of one graph
         self._compiled = True
 
     def _sized(self, values: Tensor, *axes: int) -> Tensor:
