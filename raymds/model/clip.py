@@ -6,7 +6,7 @@ Legend of shapes: B images, T texts, U distinct token rows, L tokens, W text wid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import torch
@@ -190,13 +190,18 @@ class ClipWithHeads(nn.Module):
                     parts[name].append((features @ matrix.T)[: len(part)])
         return {name: torch.cat(found) for name, found in parts.items()}
 
+    @cached_property
+    def _all(self) -> list[nn.Parameter]:
+        """All parameters, which it takes long to walk through, once the model is where it is used."""
+        return [*self.parameters()]
+
     @contextmanager
     def _measured(self) -> Iterator[None]:
         """Without gradient, and with the same bits whether a parameter is trained, frozen or part of a mean.
 
         torch multiplies in another order where the weights of a product can have no gradient, even if none is taken.
         """
-        frozen = [parameter for parameter in self.parameters() if not parameter.requires_grad]
+        frozen = [parameter for parameter in self._all if not parameter.requires_grad]
         try:
             for parameter in frozen:
                 parameter.requires_grad_(True)

@@ -41,6 +41,7 @@ class ConstrainedCycle:
         # Around its solution a penalty method swings from one constraint to the other; a mean of its steps does not.
         self._average = copy.deepcopy(model).requires_grad_(False) if config.select.average else None
         self._averaged: list[Tensor] = [*self._average.parameters()] if self._average else []
+        self._current: list[Tensor] = [*model.parameters()]
         model.freeze(config.model.freeze.image, config.model.freeze.text)
         self._learner = Learner(model, config)
         self._start = [p.detach().clone() for p in self._learner.parameters] if self._baseline else []
@@ -298,7 +299,7 @@ class ConstrainedCycle:
     @torch.no_grad()
     def _update_average(self) -> None:
         if self._averaged:
-            torch._foreach_lerp_(self._averaged, [*self.model.parameters()], 1 - self._config.select.average)
+            torch._foreach_lerp_(self._averaged, self._current, 1 - self._config.select.average)
 
     def named(self, values: Tensor) -> dict[str, float]:
         """Values per task name, tasks without one left out."""
