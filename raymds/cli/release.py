@@ -1,7 +1,6 @@
 """The verbs that hand a model on: `raymds gate`, `raymds export` and `raymds classify`."""
 
 import argparse
-import os
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,7 +57,7 @@ def classify(options: argparse.Namespace, terminal: Terminal) -> int:
     found = delivered.find(options.model)
     model, digest = recogniser(found)
     items = images.find(options.images, options.split)
-    cores = None if os.environ.get("RAY_ADDRESS") else cluster.cpus()
+    cores = None if cluster.named() else cluster.cpus()
     if cores is None:
         cluster.start_ray(terminal.show)
     table = classifying.classify(options.model, model, items, terminal.show, cores=cores)

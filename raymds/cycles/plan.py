@@ -14,7 +14,7 @@ from raymds.config import SECTIONS, Config, load
 from raymds.errors import UsageError
 from raymds.overrides import as_overrides, dotted
 from raymds.store import uri as storage
-from raymds.train import driver
+from raymds.train import cluster
 
 VERBS = ("finetune", "tune")
 ON_OLD = ("stop", "next")
@@ -74,7 +74,7 @@ class Plan:
         own |= {"ledger.uri": self.ledger} | ({} if protect is None else {"task.protect": list(protect)})
         overrides = [item for layer in (self._shared, cycle.settings, own) for item in as_overrides(layer)]
         try:
-            config = driver.located(load(Config, self._base, overrides, ("data.uri", "task.target", "task.protect")))
+            config = cluster.located(load(Config, self._base, overrides, ("data.uri", "task.target", "task.protect")))
         except UsageError as error:
             raise named(cycle, error) from None
         # What all cycles protect may be what one of them develops.

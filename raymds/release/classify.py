@@ -5,11 +5,10 @@ depends on nothing but its image and the model.
 """
 
 import io
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 
 from raymds.data.decode import decode, decode_upright
 from raymds.data.reader import table_bytes
-from raymds.errors import RaymdsError, UsageError
+from raymds.errors import UsageError
 from raymds.model import Preprocess
+from raymds.pool import on_cluster
 from raymds.release import images
 from raymds.release.images import Item
 from raymds.release.recogniser import Recogniser, load, one_thread
@@ -32,7 +32,6 @@ Show = Callable[[dict[str, Any]], None]
 Pixels = NDArray[np.uint8]  # (3, S, S)
 
 _BLOCK = {"cpu": 64, "cuda": 256}  # images that are decoded, classified and reported together
-_PART = 1024  # images that a worker of a cluster gets at a time
 _NUMBER = ":number"  # column of an image's place in the order, where blocks come back in another; no attribute's name
 
 
@@ -46,7 +45,7 @@ def classify(weights: str, model: Recogniser, items: Sequence[Item], show: Show,
     model.require_classes()
     _refuse_twice(model)
     tables, done = [], 0
-    for table in _on_ray(weights, items) if cores is None else _here(model, items, 0, cores):
+    for table in _on_ray(weights, items, show) if cores is None else _here(model, items, 0, cores):
         tables.append(table)
         done += len(table)
         show({"event": "progress", "what": "images classified", "done": done, "total": len(items)})
@@ -141,34 +140,9 @@ class _Worker:
         return _here(self._model, items, part[_NUMBER][0].as_py(), self._threads)
 
 
-def _on_ray(weights: str, items: Sequence[Item]) -> Iterator[Any]:
+def _on_ray(weights: str, items: Sequence[Item], show: Show) -> Iterator[Any]:
     """The items' tables, as they come."""
-    import ray  # noqa: PLC0415 - takes seconds, and one machine needs none of it
-    import ray.data  # noqa: PLC0415
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    resources = cast(Any, ray).cluster_resources()
-    # A cluster that starts machines on demand may have none yet.
-    gpus, cpus = int(resources.get("GPU", 0)), max(1, int(resources.get("CPU", 0)))
-    each = max(1, cpus // gpus) if gpus else 1  # cores of a worker
-    size = _PART if gpus else _PART // 4  # of slow workers the last one should not be waited for long
-    parts = [_part(items, range(start, min(start + size, len(items)))) for start in range(0, len(items), size)]
-    tables = ray.data.from_arrow(parts).map_batches(
-        _Worker,
-        fn_constructor_args=(storage.absolute(weights), each),
-        batch_size=None,
-        batch_format="pyarrow",
-        concurrency=(1, min(gpus or cpus, len(parts))),
-        num_cpus=each,
-        num_gpus=1 if gpus else 0,
-    )
-    try:
-        yield from tables.iter_batches(batch_size=None, batch_format="pyarrow")
-    except ray.exceptions.RayError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise RaymdsError(f"a worker of the cluster failed: {last}") from error
+    return on_cluster(_Worker, (storage.absolute(weights),), len(items), lambda numbers: _part(items, numbers), show)
 
 
 def _part(items: Sequence[Item], numbers: range) -> Any:

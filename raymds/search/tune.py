@@ -22,7 +22,7 @@ from raymds.search.trials import FAILED, FINISHED, Measurement
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, check_per_task, resolve
-from raymds.train import driver, ending, recorded
+from raymds.train import cluster, driver, ending, recorded
 from raymds.train.cluster import Show, room, start_ray
 from raymds.train.conclude import effort, old_outcome
 from raymds.train.placement import concurrent
@@ -56,7 +56,7 @@ def _search(ready: Prepared, space: Space, at_once: int, show: Show) -> dict[str
         show({"event": "phase", "phase": f"{asked}: there is room for {at_once}"})
     begin = time.perf_counter()
     objects.configure(config.storage, show)  # from here on a store that is gone is waited for
-    book = Book(driver.located(_reading(config)), space, show)
+    book = Book(cluster.located(_reading(config)), space, show)
     _run(book, config, at_once, show)
     if book.running:
         raise StoppedError(

@@ -15,7 +15,7 @@ from raymds.config import SECTIONS, Config, load
 from raymds.errors import UsageError
 from raymds.overrides import as_overrides, dotted
 from raymds.store import uri as storage
-from raymds.train import driver
+from raymds.train import cluster
 
 Setting = dict[str, Any]  # config key -> value, JSON-ready
 
@@ -151,7 +151,7 @@ class Plan:
         layers += [] if retained is None else [{"task.retained": retained}]
         overrides = [override for layer in layers for override in as_overrides(layer)]
         try:
-            config = driver.located(load(Config, self.study.base, overrides, _REQUIRED))
+            config = cluster.located(load(Config, self.study.base, overrides, _REQUIRED))
         except UsageError as error:
             raise named(job, error) from None
         if config.ledger.uri:

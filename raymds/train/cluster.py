@@ -1,5 +1,6 @@
 """The Ray cluster that a command works on: joined, or started here. Commands without a model import no torch by it."""
 
+import copy
 import logging
 import math
 import os
@@ -12,13 +13,20 @@ from ray._common.utils import get_system_memory
 from ray._private.state import state
 from ray._private.utils import get_num_cpus
 
+from raymds.config import Config
 from raymds.errors import RaymdsError, UsageError
+from raymds.store import uri as storage
 from raymds.train.placement import Room
 from raymds.train.stop import kept
 
 _SAID = 400  # characters of Ray's message
 
 Show = Callable[[dict[str, Any]], None]
+
+
+def named() -> bool:
+    """Whether the environment names a cluster: what trains nothing leaves Ray alone without one."""
+    return bool(os.environ.get("RAY_ADDRESS"))
 
 
 def start_ray(show: Show) -> None:
@@ -60,7 +68,7 @@ def start_ray(show: Show) -> None:
 
 def room(show: Show, *, growing: bool) -> Room:
     """The machines of the cluster that is joined, or this one where none is; `growing`: those that it may start."""
-    if not (ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
+    if not (ray.is_initialized() or named()):
         import torch  # noqa: PLC0415
 
         here = {"CPU": cpus(), "GPU": torch.cuda.device_count(), "memory": get_system_memory()}
@@ -80,3 +88,14 @@ def cpus() -> int:
     """Cores that this process may use: as many as Ray counts, which knows a container's quota, and is bound to."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else math.inf  # macOS has none
     return int(max(1, min(bound, get_num_cpus(override_docker_cpu_warning=True))))
+
+
+def located(config: Config) -> Config:
+    """The config with absolute URIs: a worker, or a trial of a search, has another current directory."""
+    located = copy.deepcopy(config)
+    located.data.uri, located.run.uri = storage.absolute(config.data.uri), storage.absolute(config.run.uri)
+    if config.data.cache:
+        located.data.cache = storage.absolute(config.data.cache)
+    if config.model.weights:
+        located.model.weights = storage.absolute(config.model.weights)
+    return located

@@ -28,7 +28,7 @@ from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, check_per_task, resolve
 from raymds.train import entry, recorded
-from raymds.train.cluster import Show, room, start_ray
+from raymds.train.cluster import Show, located, room, start_ray
 from raymds.train.conclude import SCHEMA, conclude, effort
 from raymds.train.ending import KEPT
 from raymds.train.follow import Follower
@@ -280,14 +280,3 @@ def quiet_tune(stop: Callable[[], None]) -> Iterator[str]:
     }
     with tempfile.TemporaryDirectory(prefix="raymds-tune-", ignore_cleanup_errors=True) as folder, on_sigterm(stop):
         yield folder
-
-
-def located(config: Config) -> Config:
-    """The config with absolute URIs: a worker, or a trial of a search, has another current directory."""
-    located = copy.deepcopy(config)
-    located.data.uri, located.run.uri = storage.absolute(config.data.uri), storage.absolute(config.run.uri)
-    if config.data.cache:
-        located.data.cache = storage.absolute(config.data.cache)
-    if config.model.weights:
-        located.model.weights = storage.absolute(config.model.weights)
-    return located

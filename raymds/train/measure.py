@@ -1,6 +1,6 @@
-"""Accuracies of a model, and a certificate of any two, on a data set, in this process alone."""
+"""Accuracies of a model, and a certificate of any two, on a data set: in this process, or by a cluster's devices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,14 +10,16 @@ from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.method.certificate import certify
 from raymds.method.wear import said
+from raymds.model import ClipWithHeads
 from raymds.model.files import tensors_digest
 from raymds.run import digests
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import check_per_task, resolve
-from raymds.train import recorded
+from raymds.train import cluster, recorded
 from raymds.train.evaluate import Evaluation, evaluate, evidence, label_sets, not_certifiable, paired
 from raymds.train.net import open_net
+from raymds.train.spread import evaluate_on_cluster
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -27,7 +29,7 @@ class _Measure:
 
     def __init__(self, config: Config, split: str, show: Show) -> None:
         objects.configure(config.storage)
-        self._config, self._show = config, show
+        self._config, self._split, self._show = config, split, show
         self.data = DataSet.open(config.data.uri, config.data)
         self.tasks = resolve(config.task, self.data.attributes)
         check_per_task(config, self.tasks)
@@ -37,21 +39,29 @@ class _Measure:
             if not len(self.rows.rows_of(task.attribute, task.label, task.where)):
                 raise UsageError(f"task.protect: {task.name} has no examples in the {split} split of {self.data.uri}")
 
-    def __call__(self, weights: str, name: str) -> Evaluation:
-        """Every task's results of the model with these weights, called `name` in progress records."""
-        config = self._config
-        net = open_net(config, self.tasks.heads, weights)
+    def __call__(self, models: Mapping[str, str]) -> list[Evaluation]:
+        """Every task's results of models, from what they are called to their weights."""
+        config, rows, tasks = self._config, self.rows, self.tasks
+        found = {name: self._open(name, weights) for name, weights in models.items()}
+        if cluster.named():
+            return evaluate_on_cluster(config, self._split, rows, tasks, [*models.values()], self._show)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        temperature, results = config.constraints.temperature, []
+        for name, net in found.items():
+            told = self._progress(f"images through the {name} model", len(rows))
+            results.append(evaluate(net.to(device), rows, tasks, temperature, progress=told))
+        return results
+
+    def _open(self, name: str, weights: str) -> ClipWithHeads:
+        net = open_net(self._config, self.tasks.heads, weights)
         net.check_prompts(self.tasks.label_sets)
         if net.note:
             self._show({"event": "note", "note": net.note})
         self.digests[name] = tensors_digest(net.weights())
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return net
 
-        def progress(done: int) -> None:
-            what = f"images through the {name} model"
-            self._show({"event": "progress", "what": what, "done": done, "total": len(self.rows)})
-
-        return evaluate(net.to(device), self.rows, self.tasks, config.constraints.temperature, progress=progress)
+    def _progress(self, what: str, total: int) -> Callable[[int], None]:
+        return lambda done: self._show({"event": "progress", "what": what, "done": done, "total": total})
 
 
 def evaluate_model(config: Config, split: str, show: Show) -> dict[str, Any]:
@@ -60,7 +70,7 @@ def evaluate_model(config: Config, split: str, show: Show) -> dict[str, Any]:
     `show` gets progress records. UsageError where a task has no examples in the split.
     """
     measure, weights = _Measure(config, split, show), str(config.model.weights)
-    found = measure(weights, "given")
+    (found,) = measure({"given": weights})
     counts = [paired(found, found, task, "cross_entropy") for task in measure.tasks.all]
     return {
         "split": split,
@@ -92,7 +102,7 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
     if use:
         words = said(use["confidence"], len(measure.tasks.protected), use["number"], use.get("declared"))
         show({"event": "note", "note": words})
-    before, after = measure(parent, "old"), measure(new, "new")
+    before, after = measure({"old": parent, "new": new})
     tasks = measure.tasks
     certificate = certify(
         paired(before, after, tasks.target, config.constraints.loss),

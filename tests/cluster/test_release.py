@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import raymds
+from raymds import pool
 from raymds.release import classify as classifying
 from raymds.release import delivered, images
 from raymds.release.export import export
@@ -31,7 +32,7 @@ def test_a_cluster_gives_the_table_of_one_process(
     model = raymds.load(str(fog_run))
     torch.set_num_threads(2)  # a worker has one
     here = classifying.classify(str(fog_run), model, items, silent, cores=1)
-    monkeypatch.setattr(classifying, "_PART", 64)  # so that there are parts for several workers
+    monkeypatch.setattr(pool, "_PART", 64)  # so that there are parts for several workers
     seen: list[dict[str, Any]] = []
     there = classifying.classify(str(fog_run), model, items, seen.append, cores=None)
     assert there.equals(here)

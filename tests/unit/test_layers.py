@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2] / "raymds"
 FLOORS = [  # from the ground up; ARCHITECTURE.md says what lives where
     {"errors", "text"},
     {"method"},
-    {"store", "ranges", "overrides"},
+    {"store", "ranges", "overrides", "pool"},
     {"config", "model"},
     {"data", "tasks", "run", "log", "lease", "ledger"},
     {"train", "release", "scenes", "ingest", "report"},
@@ -69,7 +69,7 @@ def test_no_circles_inside_a_room() -> None:
 @pytest.mark.parametrize(
     ("package", "places"),
     [
-        ("ray", {"train", "search.tune", "study.grid", "ingest", "cli.jobs", "release.classify"}),
+        ("ray", {"train", "search.tune", "study.grid", "ingest", "cli.jobs", "pool"}),
         ("torch.distributed", {"method.dist"}),
         ("pyarrow.fs", {"store"}),
         ("rich", {"cli.terminal"}),
