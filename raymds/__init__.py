@@ -43,8 +43,9 @@ def certify(
 ) -> dict[str, Any]:
     """The certificate of the weights `new` against the weights `old` on a split; the content of certificate.json.
 
-    Weights are paths or URIs; the preset says data set, tasks and tolerance, as for `finetune`. UsageError as there,
-    and where a task has no examples in the split.
+    Measured on the Ray cluster of RAY_ADDRESS or, where that names none, in this process. Weights are paths or URIs;
+    the preset says data set, tasks and tolerance, as for `finetune`. UsageError as there, and where a task has no
+    examples in the split.
     """
     from dataclasses import replace
 

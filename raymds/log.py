@@ -48,10 +48,11 @@ class MetricsLog:
     def add(self, record: Record) -> None:
         """Append a record; a `start` record drops what lies after its step, and names the tasks of those to come.
 
-        Theirs have arrays, (m,), of tasks in that order: NaN where one has no value.
+        Theirs have arrays, (m,), of tasks in that order: NaN where one has no value. With `unmeasured` the candidate of
+        that step is measured again, so its evaluation is dropped, too.
         """
         if record["event"] == "start":
-            self._go_on(record["step"])
+            self._go_on(record["step"], bool(record.get("unmeasured")))
         lists = {kind: _listed(record[kind]) for kind in PER_TASK if kind in record}
         self._append(json.dumps({**record, **lists}).encode() + b"\n", record)
 
@@ -70,8 +71,12 @@ class MetricsLog:
         self._lines.append(line)
         self._step = record.get("step", self._step)  # a pause has none
 
-    def _go_on(self, step: int) -> None:
+    def _go_on(self, step: int, unmeasured: bool) -> None:
         """Drop what was logged after a step, all of it at step 0; parts from the last on, so that none is missing."""
+
+        def gone(record: Record) -> bool:
+            return unmeasured and record["event"] == "eval" and record["step"] == step
+
         joined, files = storage.join(self._run, _JOINED), _files(self._run)
         whole = bool(storage.size(joined))
         kept = [] if whole or step == 0 else [file for file in files if file.step <= step]
@@ -81,11 +86,14 @@ class MetricsLog:
         self._lines, self._begin = [], parts[-1] if parts else 0
         if parts:
             for line, record in _until(step, _part(self._run, parts[-1])):
-                self._append(line, record)
+                if not gone(record):
+                    self._append(line, record)
             self.flush(seal=True)  # an evaluation of this step, that may come yet, is before what comes next
         elif whole and step:  # of a run that was killed at its very end, or begun by an older version
             size = 0
             for line, record in _until(step, joined):
+                if gone(record):
+                    continue
                 self._append(line, record)
                 size += len(line)
                 if size >= _PART:

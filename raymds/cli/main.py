@@ -250,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     add_take_over(verb)
 
     verb = verb_parser(verbs, "evaluate", evaluate, "raymds evaluate runs/fog/config.yaml --weights new.safetensors")
+    verb.description = f"{evaluate.__doc__} {_SHARED}"
     add_preset(verb)
     verb.add_argument("--weights", required=True, metavar="URI", help="weights of the model")
     verb.add_argument("--split", default="val", help="split to measure on (default: val; looking at test wears it out)")
@@ -271,9 +272,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+_SHARED = "Where RAY_ADDRESS names a cluster, it does the work."
+
+
 def _add_certify(verbs: Any) -> None:
     example = "raymds certify runs/fog/config.yaml --old old.safetensors --new new.safetensors --out certificate.json"
     verb = verb_parser(verbs, "certify", certify, example)
+    verb.description = f"{certify.__doc__} {_SHARED}"
     verb.add_argument("preset", nargs="?", metavar="PRESET", help="YAML file, or the name of a built-in preset")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
     verb.add_argument("--old", metavar="URI", help="weights of the deployed model")

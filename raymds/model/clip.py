@@ -4,7 +4,7 @@ Legend of shapes: B images, T texts, U distinct token rows, L tokens, W text wid
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Self
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raymds.errors import UsageError
 from raymds.model import build, precision
+from raymds.model.compiled import Compiled
 from raymds.model.files import read_weights
 from raymds.model.freeze import freeze
 from raymds.model.heads import HEADS, RANK, TaskHeads, trained_rank
@@ -25,6 +26,7 @@ LabelSets = Mapping[str, Mapping[str, Sequence[str]]]  # attribute -> class -> i
 _CACHED = 65_536  # texts whose tokens are kept
 _CHUNK = {"cpu": 32}  # images that go through the tower together where they are measured
 _CHUNK_GPU = 256
+STEP_CHUNK = 32  # of those that λ is measured on, of which a rank has few at a step
 _CLOSE = 1e-3  # largest difference of unit-norm embeddings that two ways through one tower may have in 32 bits
 
 # With it a pass without gradient would round differently from the same pass with one.
@@ -64,7 +66,7 @@ class ClipWithHeads(nn.Module):
         self.heads = TaskHeads(classes, text.width, width, head_rank or RANK, seed)
         self.note = ""  # what people should know of how its file was read
         self._carried: dict[str, Tensor] = {}  # heads of classes that are not asked for
-        self._compiled = False
+        self.compiled = Compiled()
         self.preprocess = self.identity.preprocess
         self.image_size = self.preprocess.size
         self.mean: Tensor
@@ -138,7 +140,7 @@ class ClipWithHeads(nn.Module):
         """Raw uint8 pixels (B, 3, H, W) → (B, D)."""
         normal = (pixels_BCHW.to(self.heads.A.dtype) / 255 - self.mean) / self.std
         with precision.towers(self.mean.device):
-            features = self.clip.visual(self._sized(normal, 0))
+            features = self.compiled.through(self.clip.visual, normal)
         return nn.functional.normalize(features.to(self.heads.A.dtype), dim=-1)
 
     def encode_text(self, tokens_UL: Tensor, row_T: Tensor, head_T: Tensor) -> Tensor:
@@ -172,14 +174,16 @@ class ClipWithHeads(nn.Module):
             row_T = torch.arange(len(of.tokens), device=of.tokens.device)
             return class_means(self.encode_text(of.tokens, row_T, of.head), of.classes)
 
-    def cosines(self, classifiers: Mapping[str, Tensor], pixels_BCHW: Tensor) -> dict[str, Tensor]:
+    def cosines(
+        self, classifiers: Mapping[str, Tensor], pixels_BCHW: Tensor, chunk: int | None = None
+    ) -> dict[str, Tensor]:
         """Cosines of images with each attribute's classes, (B, C), without gradient, in chunks of one fixed shape.
 
         A matrix product may round differently for another number of rows. With a fixed shape an image's row does not
         depend on what it is batched with, so that the old loss and the new loss of an unchanged model are equal to the
-        last bit, whichever step or rank computes them.
+        last bit, whichever step or rank computes them. `chunk` is their size, unless it is that of measurements.
         """
-        chunk = _CHUNK.get(self.mean.device.type, _CHUNK_GPU)
+        chunk = chunk or _CHUNK.get(self.mean.device.type, _CHUNK_GPU)
         parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
         with self._measured():
             for start in range(0, len(pixels_BCHW), chunk):
@@ -205,8 +209,7 @@ class ClipWithHeads(nn.Module):
         try:
             for parameter in frozen:
                 parameter.requires_grad_(True)
-            eager = torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
-            with torch.no_grad(), eager:
+            with torch.no_grad(), self.compiled.steps(False):
                 yield
         finally:
             for parameter in frozen:
@@ -244,17 +247,8 @@ class ClipWithHeads(nn.Module):
         freeze(self.clip.text, text, "model.freeze.text")
 
     def compile_towers(self) -> None:
-        """Have the towers compiled for the steps of training, at the first; measurements use them as they are."""
-        for tower in (self.clip.visual, self.clip.text.transformer):
-            tower.compile()
-        torch._functorch.config.donated_buffer = False  # a step takes several gradients of one graph
-        self._compiled = True
-
-    def _sized(self, values: Tensor, *axes: int) -> Tensor:
-        """The same values; a compiled tower is compiled once, whatever sizes these axes have from step to step."""
-        for axis in axes if self._compiled else ():
-            torch._dynamo.maybe_mark_dynamic(values, axis)
-        return values
+        """Have the towers compiled for what goes through them within `compiled.steps()`."""
+        self.compiled.compile(self.clip.visual, self.clip.text.transformer)
 
     def describe(self, prompts: Prompts, parent: str | None) -> Identity:
         """What a model that was developed from this one says of itself: also the words of its label sets."""
@@ -288,8 +282,7 @@ class ClipWithHeads(nn.Module):
         text, length = self.clip.text, tokens_UL.shape[1]
         mask = None if text.attn_mask is None else text.attn_mask[:length, :length]
         x_ULW = text.token_embedding(tokens_UL) + text.positional_embedding[:length]
-        mask = None if mask is None else self._sized(mask, 0, 1)
-        x_ULW = text.ln_final(text.transformer(self._sized(x_ULW, 0, 1), attn_mask=mask))
+        x_ULW = text.ln_final(self.compiled.through(text.transformer, x_ULW, mask))
         pooled: Tensor = text_global_pool(x_ULW, tokens_UL, text.pool_type, text.eos_id)
         return pooled
 

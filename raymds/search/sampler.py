@@ -16,6 +16,8 @@ from raymds.search.trials import FAILED, RUNNING, Trial
 
 Live = Callable[[Params], Params]
 
+_TASKS = 50  # protected ones that are a constraint each: a sampler models every one by itself
+
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per study is no news to a user
 # A trial is dear. Optuna draws ten at random before it models anything: of a dozen trials nearly all. That TPE weighs
 # more candidates gives better winners and more feasible trials in benchmarks/search.py.
@@ -61,9 +63,12 @@ def constraints(trial: Trial) -> dict[str, float]:
 
     Accuracies, not h_k: the slack, which may be searched, is part of h_k. The target is among them because a model
     that keeps everything and gained nothing is no better than the old one, and a near miss tells more than it does.
+    Of many tasks the worst one is a single constraint, kept iff all are.
     """
     assert trial.best is not None
-    return {task: -margin for task, margin in trial.best.margins.items()} | {"target": -trial.best.target}
+    kept = {task: -margin for task, margin in trial.best.margins.items()}
+    kept = kept if len(kept) <= _TASKS else {"worst task": max(kept.values())}
+    return kept | {"target": -trial.best.target}
 
 
 def importance(space: Space, past: Sequence[Trial]) -> dict[str, float]:

@@ -25,8 +25,9 @@ Show = Callable[[dict[str, Any]], None]
 
 
 def named() -> bool:
-    """Whether the environment names a cluster: what trains nothing leaves Ray alone without one."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    """Whether the environment names a cluster that can be joined: what trains nothing leaves Ray alone without one."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return bool(address) and ("://" not in address or address.startswith("local"))
 
 
 def start_ray(show: Show) -> None:
@@ -68,7 +69,7 @@ def start_ray(show: Show) -> None:
 
 def room(show: Show, *, growing: bool) -> Room:
     """The machines of the cluster that is joined, or this one where none is; `growing`: those that it may start."""
-    if not (ray.is_initialized() or named()):
+    if not (ray.is_initialized() or os.environ.get("RAY_ADDRESS")):
         import torch  # noqa: PLC0415
 
         here = {"CPU": cpus(), "GPU": torch.cuda.device_count(), "memory": get_system_memory()}

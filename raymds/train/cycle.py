@@ -12,7 +12,7 @@ from raymds.data.loader import Loaded
 from raymds.data.sampler import Rows, Sampler
 from raymds.data.split import Split
 from raymds.method import constraints, contrastive, dist
-from raymds.model import ClipWithHeads, class_means
+from raymds.model import STEP_CHUNK, ClipWithHeads, class_means
 from raymds.model.precision import trained_in
 from raymds.tasks import Tasks
 from raymds.train.baselines import TABLE, Context, fisher_information
@@ -99,7 +99,7 @@ class ConstrainedCycle:
 
         It waits for the device once, for the sums that λ comes from.
         """
-        with trained_in(self._config.run.precision):
+        with trained_in(self._config.run.precision), self.model.compiled.steps():
             return self._step(loaded)
 
     def _step(self, loaded: Loaded) -> Taken:
@@ -169,7 +169,7 @@ class ConstrainedCycle:
             return torch.zeros(3, len(self._labels), dtype=torch.float64, device=self.model.mean.device)
         attributes = self._attributes(batch.example_task)
         classifiers = {name: self.model.classifier(self._label_sets[name]) for name in attributes}
-        cosine_bC = self.model.cosines(classifiers, pixels)
+        cosine_bC = self.model.cosines(classifiers, pixels, STEP_CHUNK)
         new = self._example_losses(cosine_bC, batch.example_task, self._loss.values)
         old = self._old_of(rows, batch.example_task)
         change = self._loss.change(new.double(), old)

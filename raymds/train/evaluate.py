@@ -3,7 +3,7 @@
 Legend of shapes: B images, C classes of a label set, D embedding width, n rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from raymds.method import dist
 from raymds.method.certificate import PairedCounts
 from raymds.method.constraints import LOSSES, zero_shot_losses
 from raymds.method.grouped import Groups
-from raymds.model import ClipWithHeads
+from raymds.model import STEP_CHUNK, ClipWithHeads
 from raymds.tasks import Task, Tasks
 
 _STOPPED = "stopped while measuring; the same command goes on from the last checkpoint"
@@ -153,6 +153,7 @@ def evaluate(
     *,
     substitutes: bool = False,
     as_class: Task | None = None,
+    classifiers: Mapping[str, Tensor] | None = None,
     diverging: bool = False,
     progress: Callable[[int], None] = lambda done: None,
     stop: Callable[[], bool] = lambda: False,
@@ -160,23 +161,24 @@ def evaluate(
     """Evaluate rows (all, unless given) of a split; ranks share the work, every rank gets the whole result.
 
     `temperature` is τ₀ of METHOD (1). A row that can't be decoded, where the split skips those, has no label in the
-    result; with `substitutes` it has the result of its substitute, as in the steps of training. With `as_class` the
-    losses are those of this task's class whatever a row shows: −log p(k|x) of METHOD 3's softmax. A row of which no
-    number comes out is a UsageError, or with `diverging`, of a model in training, wrong. `progress(done)` is told how
-    many rows this rank has finished. StoppedError on all ranks where `stop()` is true of any.
+    result. With `substitutes` it has the result of its substitute, and all have the bits that steps of training find.
+    With `as_class` the losses are those of this task's class whatever a row shows: −log p(k|x) of METHOD 3's softmax.
+    `classifiers` are those of the tasks' label sets, where they are at hand. A row of which no number comes out is a
+    UsageError, or with `diverging`, of a model in training, wrong. `progress(done)` is told how many rows this rank has
+    finished. StoppedError on all ranks where `stop()` is true of any.
     """
     rows = np.arange(len(split)) if rows is None else rows
     sizes = shares(len(rows), dist.world_size())
     start = sum(sizes[: dist.rank()])
     own = rows[start : start + sizes[dist.rank()]]
-    classifiers = model.classifiers(tasks.label_sets)
+    classifiers = classifiers or model.classifiers(tasks.label_sets)
     results = torch.empty(len(own), 2, len(tasks.classes), dtype=torch.float64)
     done = 0
     for block, pixels in clean_batches(split, own, model.preprocess, substitutes=substitutes):
         if stop():
             results[done:] = _NOT_MEASURED
             break
-        cosine_BC = model.cosines(classifiers, pixels)
+        cosine_BC = model.cosines(classifiers, pixels, STEP_CHUNK if substitutes else None)
         here = results[done : done + len(block)]
         for column, attribute in enumerate(tasks.classes):
             cosine = cosine_BC[attribute]

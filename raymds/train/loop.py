@@ -56,7 +56,7 @@ class Loop:
         self._config, self._training, self._emit = config, training, emit
         self._kept = 0  # step of the last checkpoint
         self._step = 0  # taken last
-        self._left = 0  # workers on machines that go, at the last checkpoint for their sake
+        self._leaving = 0  # workers on machines that go, for whose sake there is a checkpoint already
 
     def resume(self, tasks: Sequence[str] = ()) -> tuple[int, bool]:
         """Steps already taken, from the last committed checkpoint, whose state is taken over; whether it was measured.
@@ -69,17 +69,18 @@ class Loop:
             self._step, weights, state = checkpoint.load(uri)
             self._training.model.load_weights(weights, uri)
             self._training.load_state_dict(state)
-        self._kept = self._step
+        self._kept, measured = self._step, not uri.endswith(UNMEASURED)
         begin = {"step": self._step, "steps": self._config.optim.steps, "workers": dist.world_size()}
-        self._emit({"event": "start", **begin, "time": time.time(), **({"tasks": tasks} if tasks else {})})
-        return self._step, not uri.endswith(UNMEASURED)
+        about: dict[str, Any] = ({"tasks": tasks} if tasks else {}) | ({} if measured else {"unmeasured": True})
+        self._emit({"event": "start", **begin, "time": time.time(), **about})
+        return self._step, measured
 
     def interrupted(self) -> bool:
-        """Whether to leave the measurement of a candidate: for a stop, or as a machine goes and steps are not kept.
+        """Whether to cut off the measurement of a candidate: for a stop, or as a machine goes and steps are not kept.
 
         For `stop` of `evaluate`; this rank's answer alone.
         """
-        return self._emit.told() or (self._step > self._kept and _leaving() > self._left)
+        return self._emit.told() or (self._step > self._kept and _leaving() > self._leaving)
 
     def run(self, train: Split, sampler: Sampler, measure: Callable[[int], dict[str, Any]]) -> None:
         """Steps to `optim.steps`, with `measure(step)` and a checkpoint every `select.every` of them.
@@ -107,15 +108,15 @@ class Loop:
             # While a GPU computes this step the one before is recorded, so that nobody waits for it.
             stop, leaving = self._over_ranks(told, before)
             before = spent
-            measuring, going = (step + 1) % config.select.every == 0 or step + 1 == steps, leaving > self._left
-            if measuring or stop or going:
+            measuring, noticed = (step + 1) % config.select.every == 0 or step + 1 == steps, leaving > self._leaving
+            if measuring or stop or noticed:
                 self._over_ranks(False, before)
                 before = None
             if measuring:
                 self._candidate(measure)
-            elif stop or going:
+            elif stop or noticed:
                 self.report({"step": step + 1, "score": RESUME_ONLY})
-            self._left = max(self._left, leaving)
+            self._leaving = max(self._leaving, leaving)
             if stop and step + 1 < steps:
                 source.close()
                 ending.written()
@@ -125,16 +126,16 @@ class Loop:
         source.close()
 
     def _candidate(self, measure: Callable[[int], dict[str, Any]]) -> None:
-        """Measure a candidate and take its checkpoint; where it is left for a stop, one that is to be measured yet.
+        """Measure a candidate and take its checkpoint; where a stop cuts that off, one that is to be measured yet.
 
-        Where it is left as a machine goes, that checkpoint comes first, and the candidate is measured anew.
+        Where a machine that goes cuts it off, that checkpoint comes first, and the candidate is measured anew.
         """
         try:
             measured = measure(self._step)
         except StoppedError:
             self.report({"step": self._step, "score": RESUME_ONLY}, UNMEASURED)
             ending.written()
-            stop, self._left = self._over_ranks(self._emit.told(), None)
+            stop, self._leaving = self._over_ranks(self._emit.told(), None)
             if stop:
                 raise
             measured = measure(self._step)
@@ -192,24 +193,31 @@ class Loop:
         self._kept = step
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a processor, or a GPU, had no memory for something."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def _explained(config: Config, images: int) -> Iterator[None]:
     """Too little memory for a step of so many images, or no compiler, as a UsageError: it would come again."""
     try:
         yield
-    except TorchDynamoException as error:
-        said = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
-        raise UsageError(
-            f"run.compile=true: the towers can't be compiled on this machine; leave it out: {said}"
-        ) from None
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
-            raise
+    except RuntimeError as raised:
+        error = getattr(raised, "inner_exception", raised)  # of a compiler
+        first = (str(error).strip().splitlines() or [""])[0]
         now = min(config.run.micro_batch or images, images)
         smaller = f"set run.micro_batch={max(1, now // 4)}, which gives the same gradients"
         if now == 1 or config.constraints.solver in BASELINES:
             smaller = "lower objective.batch or constraints.images_per_task, or raise run.workers"
-        raise UsageError(
-            f"run.micro_batch={config.run.micro_batch}: a worker has no memory for {now} images at a time; {smaller}: "
-            f"{str(error).strip().splitlines()[0]}"
-        ) from None
+        if out_of_memory(error):
+            raise UsageError(
+                f"run.micro_batch={config.run.micro_batch}: a worker has no memory for {now} images at a time; "
+                f"{smaller}: {first}"
+            ) from None
+        if isinstance(raised, TorchDynamoException):
+            raise UsageError(
+                f"run.compile=true: the towers can't be compiled on this machine; leave it out: "
+                f"{type(error).__name__}: {first}"
+            ) from None
+        raise

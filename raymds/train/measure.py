@@ -38,19 +38,23 @@ class _Measure:
         for task in self.tasks.all:
             if not len(self.rows.rows_of(task.attribute, task.label, task.where)):
                 raise UsageError(f"task.protect: {task.name} has no examples in the {split} split of {self.data.uri}")
+        if cluster.named():
+            cluster.start_ray(show)
 
     def __call__(self, models: Mapping[str, str]) -> list[Evaluation]:
         """Every task's results of models, from what they are called to their weights."""
-        config, rows, tasks = self._config, self.rows, self.tasks
-        found = {name: self._open(name, weights) for name, weights in models.items()}
         if cluster.named():
-            return evaluate_on_cluster(config, self._split, rows, tasks, [*models.values()], self._show)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        temperature, results = config.constraints.temperature, []
-        for name, net in found.items():
-            told = self._progress(f"images through the {name} model", len(rows))
-            results.append(evaluate(net.to(device), rows, tasks, temperature, progress=told))
-        return results
+            for name, weights in models.items():
+                self._open(name, weights)
+            digests = [(weights, self.digests[name]) for name, weights in models.items()]
+            given = self._config, self._split, self.data, self.rows, self.tasks, digests, self._show
+            return evaluate_on_cluster(*given)
+        return [self._here(name, self._open(name, weights)) for name, weights in models.items()]
+
+    def _here(self, name: str, net: ClipWithHeads) -> Evaluation:
+        told = self._progress(f"images through the {name} model", len(self.rows))
+        net = net.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return evaluate(net, self.rows, self.tasks, self._config.constraints.temperature, progress=told)
 
     def _open(self, name: str, weights: str) -> ClipWithHeads:
         net = open_net(self._config, self.tasks.heads, weights)

@@ -27,7 +27,7 @@ class Pretraining:
 
     def step(self, loaded: Loaded) -> Taken:
         """One step on this rank's share of the batch."""
-        with trained_in(self._precision):
+        with trained_in(self._precision), self.model.compiled.steps():
             return self._step(loaded)
 
     def _step(self, loaded: Loaded) -> Taken:

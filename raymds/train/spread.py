@@ -1,5 +1,6 @@
 """Models measured by all devices of a Ray cluster, each with some of the rows."""
 
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
+from raymds.errors import UsageError
+from raymds.model.files import tensors_digest
 from raymds.pool import Machines, on_cluster
 from raymds.store import objects
 from raymds.store import uri as storage
@@ -19,47 +22,64 @@ from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.net import open_net
 
 _ROW, _MODEL = ":row", ":model"
+Models = Sequence[tuple[str, str]]  # weights, and `tensors_digest` of what is in them
+
 _ARRAYS = "labels", "predicted", "loss"  # of an `Evaluation`, in columns with the attribute behind the name
 
 
 class _Worker:
     """The models on one device."""
 
-    def __init__(self, config: Config, split: str, models: Sequence[str], threads: int) -> None:
-        objects.configure(config.storage, lambda record: None)  # a store that is gone is waited for
+    def __init__(self, config: Config, split: str, data: str, models: Models, threads: int) -> None:
+        """`data`: the digest of the data set that the certificate says was measured."""
+        objects.configure(config.storage)
         torch.set_num_threads(threads)
-        data = DataSet.open(config.data.uri, config.data)
-        self._tasks, self._temperature = resolve(config.task, data.attributes), config.constraints.temperature
-        self._split = data.load(split, self._tasks.vocabularies)
+        own = DataSet.open(config.data.uri, config.data)
+        _require_same(config.data.uri, own.digest, data)
+        self._tasks, self._temperature = resolve(config.task, own.attributes), config.constraints.temperature
+        self._split = own.load(split, self._tasks.vocabularies)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._nets = [open_net(config, self._tasks.heads, weights).to(device) for weights in models]
+        self._nets = []
+        for weights, digest in models:
+            net = open_net(config, self._tasks.heads, weights)
+            _require_same(weights, tensors_digest(net.weights()), digest)
+            net.to(device)
+            self._nets.append((net, net.classifiers(self._tasks.label_sets)))
 
     def __call__(self, part: Any) -> Iterator[Any]:
         """A table of rows → a table of what each model says of them."""
         rows = part[_ROW].to_numpy()
-        for number, net in enumerate(self._nets):
-            found = evaluate(net, self._split, self._tasks, self._temperature, rows)
+        for number, (net, classifiers) in enumerate(self._nets):
+            found = evaluate(net, self._split, self._tasks, self._temperature, rows, classifiers=classifiers)
             arrays = {f"{name} {a}": values for name in _ARRAYS for a, values in getattr(found, name).items()}
             yield pa.table({_ROW: rows, _MODEL: np.full(len(rows), number)} | arrays)
 
 
+def _require_same(uri: str, found: str, wanted: str) -> None:
+    """UsageError where this machine sees something else under a path than the command does."""
+    if found != wanted:
+        raise UsageError(
+            f"{uri}: is something else on {socket.gethostname()}, where a worker runs, than where the command runs; "
+            "give a URI of a bucket, or a path that all machines mount"
+        )
+
+
 def evaluate_on_cluster(
-    config: Config, name: str, split: Split, tasks: Tasks, models: Sequence[str], show: Show
+    config: Config, name: str, data: DataSet, split: Split, tasks: Tasks, models: Models, show: Show
 ) -> list[Evaluation]:
-    """`evaluate` of the models with these weights on all rows of the split of that name.
+    """`evaluate` of models on all rows of the split of that name.
 
     A row goes through all models in one process, so two that are equal say the same of it to the last bit. `show` gets
     progress records.
     """
     start_ray(show)
-    arguments = located(config), name, [storage.absolute(weights) for weights in models]
+    arguments = located(config), name, data.digest, [(storage.absolute(weights), found) for weights, found in models]
     tables, done = list[Any](), 0
-    machines = _machines(config, show)
 
     def part(rows: range) -> Any:
         return pa.table({_ROW: np.array(rows)})
 
-    for table in on_cluster(_Worker, arguments, len(split), part, show, machines):
+    for table in on_cluster(_Worker, arguments, len(split), part, show, _machines(config, show)):
         tables.append(table)
         done += len(table)
         what = "images through a model" if len(models) == 1 else f"images through {len(models)} models"

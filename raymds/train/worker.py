@@ -17,6 +17,7 @@ from raymds.config import Config
 from raymds.data import exchange
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
+from raymds.model import precision
 from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.store import uri as storage
@@ -26,7 +27,7 @@ from raymds.train.diagnose import Cast, diagnose
 from raymds.train.emit import Emit
 from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.limits import build_sampler
-from raymds.train.loop import RESUME_ONLY, Loop
+from raymds.train.loop import RESUME_ONLY, Loop, out_of_memory
 from raymds.train.net import open_net
 from raymds.train.old import OldModel
 
@@ -142,9 +143,23 @@ def _started(payload: dict[str, Any]) -> Iterator[tuple[Config, Emit, torch.devi
     config: Config = payload["config"]
     objects.configure(config.storage)
     _require_shared(config, payload)
+    device = torch.device(ray.train.torch.get_device())
+    if config.run.precision == "bf16" and device.type == "cpu" and not precision.has_bf16():
+        raise UsageError(
+            f"run.precision=bf16: the processor of {socket.gethostname()} does not multiply in it; leave it out"
+        )
     with Emit(config, payload["monitor"]) as emit:
         objects.configure(config.storage, emit.aside)
-        yield config, emit, torch.device(ray.train.torch.get_device())
+        try:
+            yield config, emit, device
+        except RuntimeError as error:  # a step's is explained where it is taken
+            if not out_of_memory(error):
+                raise
+            first = str(error).strip().splitlines()[0]
+            raise UsageError(
+                "a worker has no memory for the model and the images that it measures at a time; give it a GPU or a "
+                f"machine with more, or fewer of run.workers on each: {first}"
+            ) from None
 
 
 def _require_shared(config: Config, payload: dict[str, Any]) -> None:

@@ -32,7 +32,8 @@ def test_a_cluster_gives_the_table_of_one_process(
     model = raymds.load(str(fog_run))
     torch.set_num_threads(2)  # a worker has one
     here = classifying.classify(str(fog_run), model, items, silent, cores=1)
-    monkeypatch.setattr(pool, "_PART", 64)  # so that there are parts for several workers
+    monkeypatch.setattr(pool, "_CORES", 1)  # so that there are several workers, and parts for them
+    monkeypatch.setattr(pool, "_LEAST", 10)
     seen: list[dict[str, Any]] = []
     there = classifying.classify(str(fog_run), model, items, seen.append, cores=None)
     assert there.equals(here)

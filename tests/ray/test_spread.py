@@ -24,7 +24,8 @@ def test_a_cluster_gives_the_certificate_of_one_process(
     weights, shown = str(fog_run / "weights.safetensors"), list[dict[str, Any]]()
     here = measure.certify_models(fog_config, weights, "val", silent)
     monkeypatch.setattr(measure.cluster, "named", lambda: True)
-    monkeypatch.setattr(pool, "_PART", 64)  # so that there are parts for several workers
+    monkeypatch.setattr(pool, "_CORES", 1)  # so that there are several workers, and parts for them
+    monkeypatch.setattr(pool, "_LEAST", 10)
     monkeypatch.setattr(pool, "_PATIENCE", 0.5)
     assert measure.certify_models(fog_config, weights, "val", shown.append) == here
     done = [record["done"] for record in shown if record["event"] == "progress"]
@@ -55,7 +56,7 @@ class Dies:
 
 
 def test_a_worker_that_dies_is_made_again(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_PART", 40)
+    monkeypatch.setattr(pool, "_LEAST", 10)
 
     def part(rows: range) -> Any:
         return pa.table({"row": list(rows)})

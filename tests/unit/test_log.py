@@ -100,6 +100,24 @@ def test_a_finished_run_has_one_file_whose_records_are_those_that_were_added(tmp
     assert found == [stepped(step) for step in range(1, LAST + 1)]
 
 
+@pytest.mark.parametrize("joined", [False, True])
+def test_an_evaluation_that_is_to_be_made_again_is_there_once(tmp_path: Path, joined: bool) -> None:
+    """A run is cut off after it measured a candidate, and goes on from the checkpoint before that."""
+    run = str(tmp_path)
+    log = MetricsLog(run)
+    log.add({"event": "start", "step": 0, "tasks": TASKS})
+    for step in range(1, 4):
+        log.add(in_order(stepped(step)))
+    log.flush(seal=True)
+    log.add({"event": "checkpoint", "step": 3})
+    log.add({"event": "eval", "step": 3, "devsafety": 0.0})
+    log.flush(seal=True)
+    if joined:
+        join(run)
+    MetricsLog(run).add({"event": "start", "step": 3, "tasks": TASKS, "unmeasured": True})
+    assert told(run) == [("step", 1), ("step", 2), ("step", 3)]
+
+
 def test_names_of_tasks_are_written_once(tmp_path: Path) -> None:
     work(str(tmp_path), 0)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -1,6 +1,5 @@
 """The model against open_clip itself, whatever its towers are, and a row's independence of its batch."""
 
-from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,9 @@ import open_clip
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.backends.debugging import aot_eager
 
 from raymds.errors import UsageError
 from raymds.model import ClipWithHeads
-from raymds.train.gradients import gradient
 from tests.unit.model.small import CLASSES, RESNET, TEXT, TEXTS, VISION, of_config, opened, saved, trained
 
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
@@ -267,37 +264,3 @@ def test_tokens_of_many_texts_are_the_tokenizers(net: ClipWithHeads) -> None:
         tokens = net.tokenize(some)
         assert torch.equal(tokens, want[:, : tokens.shape[1]])
         assert not want[:, tokens.shape[1] :].any()
-
-
-def test_compiled_towers_are_compiled_once_for_all_sizes_and_measure_as_they_are(
-    net: ClipWithHeads, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graphs: list[Any] = []
-
-    def backend(graph: Any, inputs: Any) -> Any:
-        """Traced, forward and backward, and run as it is."""
-        graphs.append(graph)
-        return aot_eager(graph, inputs)
-
-    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=backend))
-    other = ClipWithHeads("tiny-64", CLASSES, 4, seed=0)
-    other.compile_towers()
-
-    def step(model: ClipWithHeads, images: int, tokens: Tensor) -> Tensor:
-        row = torch.arange(len(tokens))
-        pixels = torch.arange(images * 3 * 64 * 64).remainder(251).to(torch.uint8).view(images, 3, 64, 64)
-        image, text = model(pixels, tokens, row, torch.full_like(row, -1))
-        learned = [p for p in model.parameters() if p.requires_grad]
-        first, second = image.sum() + text[0].sum(), image.sum() * text.sum()  # two losses of one graph
-        gradients = [gradient(loss, learned) for loss in (first, second)]
-        return torch.cat(gradients)
-
-    for images, texts in ((64, TEXTS[:2]), (7, [*TEXTS, "a"]), (3, ["a", "b"])):
-        tokens = net.tokenize(texts)
-        torch.testing.assert_close(step(other, images, tokens), step(net, images, tokens))
-    assert len(graphs) == 2
-    label_sets = {"weather": {"foggy": ("the weather is foggy.",), "clear": ("sun",)}}
-    pixels = torch.randint(0, 255, (5, 3, 64, 64), dtype=torch.uint8)
-    measured, plain = (model.cosines(model.classifiers(label_sets), pixels)["weather"] for model in (other, net))
-    assert torch.equal(measured, plain)
-    assert len(graphs) == 2

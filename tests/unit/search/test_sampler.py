@@ -73,6 +73,14 @@ def test_constraints_are_the_losses_of_accuracy_and_hold_at_zero() -> None:
     assert constraints(trial) == {"kept": 0.0, "lost": 0.03, "gained": -0.01, "target": -0.2}
 
 
+def test_the_worst_of_many_tasks_is_one_constraint() -> None:
+    found = {f"kind {k}": 0.01 * k for k in range(-2, 60)}
+    trial = measured(0, {}, 0.2, **found)
+    assert constraints(trial) == {"worst task": 0.02, "target": -0.2}
+    kept = measured(0, {}, 0.2, **{name: delta + 0.02 for name, delta in found.items()})
+    assert constraints(kept)["worst task"] == 0.0
+
+
 def test_what_optuna_is_told_agrees_with_what_is_good() -> None:
     distributions = {key: _distribution(dimension) for key, dimension in SPACE.items()}
     study = optuna.create_study(direction="maximize")

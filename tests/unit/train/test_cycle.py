@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from raymds.config import Config
 from raymds.data.loader import Loaded, Loader, clean_pixels
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import DivergedError, UsageError
-from raymds.model import load
+from raymds.model import ClipWithHeads, clip, load
 from raymds.tasks import Tasks, resolve
 from raymds.train.cycle import ConstrainedCycle
 from raymds.train.evaluate import evaluate
@@ -79,6 +80,28 @@ def test_every_constraint_of_the_unchanged_model_is_exactly_zero(build: Build) -
             sums = training._changes(share)
             assert torch.equal(sums[0], torch.zeros_like(sums[0]))
             assert sums[1].sum() == len(share.examples)
+
+
+def test_what_a_step_measures_goes_through_the_tower_in_small_chunks(
+    build: Build, config: Config, train: Split, tasks: Tasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU measurements have large ones, of which a rank's few examples of a step would fill a part."""
+    monkeypatch.setattr(clip, "_CHUNK", {"cpu": 64})
+    sizes: list[int] = []
+    encode = ClipWithHeads.encode_image
+
+    def counted(net: ClipWithHeads, pixels: Tensor) -> Tensor:
+        sizes.append(len(pixels))
+        return encode(net, pixels)
+
+    monkeypatch.setattr(ClipWithHeads, "encode_image", counted)
+    training, loader = build()
+    training.measure_old()
+    evaluate(training.model, train, tasks, 0.05, np.arange(70))
+    assert sizes == [32] * (len(sizes) - 2) + [64, 64]
+    sizes.clear()
+    assert not training._changes(_cut(loader.get(0), 7))[0].any()
+    assert sizes == [32]
 
 
 @every_tower

@@ -1,6 +1,7 @@
 """Models measured part by part say what they say when they are measured at once."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from raymds.config import Config
 from raymds.data.shards import DataSet
+from raymds.errors import UsageError
+from raymds.model.files import tensors_digest
 from raymds.tasks import resolve
 from raymds.train import measure, spread
 from raymds.train.evaluate import evaluate
@@ -32,6 +35,20 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spread, "room", lambda show, growing: Room(()))
 
 
+@pytest.mark.parametrize("what", ["data", "weights"])
+def test_another_machine_that_sees_something_else_is_named(
+    fog_config: Config, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    without_ray(monkeypatch)
+    data = DataSet.open(fog_config.data.uri)
+    tasks = resolve(fog_config.task, data.attributes)
+    rows, weights = data.load("test", tasks.vocabularies), str(fog_config.model.weights)
+    own = tensors_digest(open_net(fog_config, tasks.heads).weights())
+    uri, digest, data = (data.uri, own, replace(data, digest="0" * 64)) if what == "data" else (weights, "0" * 64, data)
+    with pytest.raises(UsageError, match=f"{uri}: is something else on .*, where a worker runs"):
+        spread.evaluate_on_cluster(fog_config, "test", data, rows, tasks, [(weights, digest)], silent)
+
+
 @pytest.mark.parametrize(
     ("there", "found"),
     [
@@ -51,9 +68,9 @@ def test_parts_put_together_are_the_whole(fog_config: Config, monkeypatch: pytes
     data = DataSet.open(fog_config.data.uri)
     tasks = resolve(fog_config.task, data.attributes)
     rows = data.load("test", tasks.vocabularies)
-    weights, shown = str(fog_config.model.weights), list[dict[str, Any]]()
-    first, second = spread.evaluate_on_cluster(fog_config, "test", rows, tasks, [weights, weights], shown.append)
-    net = open_net(fog_config, tasks.heads)
+    net, shown = open_net(fog_config, tasks.heads), list[dict[str, Any]]()
+    model = str(fog_config.model.weights), tensors_digest(net.weights())
+    first, second = spread.evaluate_on_cluster(fog_config, "test", data, rows, tasks, [model, model], shown.append)
     whole = evaluate(net, rows, tasks, fog_config.constraints.temperature)
     for found in (first, second):
         for name in ("labels", "predicted", "loss"):

@@ -14,7 +14,7 @@ from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.errors import StoppedError, UsageError
 from raymds.method.verdict import refusal
-from raymds.model import load
+from raymds.model import load, precision
 from raymds.run import RunDirectory
 from raymds.tasks import resolve
 from raymds.train import checkpoint, diagnose, ending, select, worker
@@ -205,6 +205,27 @@ def test_a_run_directory_that_a_worker_does_not_see(recorder: Recorder, config: 
     with pytest.raises(UsageError, match=r"run\.uri=.*: is a path of the machine .* does not have it; give a URI"):
         worker.run_cycle(payload)
     assert recorder.events == []
+
+
+def test_a_processor_without_bf16_is_named(recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.run.precision = "bf16"
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    with pytest.raises(UsageError, match=r"run\.precision=bf16: the processor of .* does not multiply in it; leave it"):
+        worker.run_cycle(payload_of(config, recorder))
+
+
+@pytest.mark.parametrize("where", ["measure_old", "begin"])
+def test_too_little_memory_beside_the_steps_ends_a_run_at_once(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def nothing_left(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+
+    monkeypatch.setattr(worker.cycle.ConstrainedCycle, where, nothing_left)
+    with pytest.raises(
+        UsageError, match=r"a worker has no memory for the model .* each: CUDA out of memory\..*GiB$"
+    ):
+        worker.run_cycle(payload_of(config, recorder))
 
 
 @pytest.mark.parametrize("stop_at", [2, 1000])
