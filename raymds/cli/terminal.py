@@ -20,6 +20,7 @@ Record = dict[str, Any]
 
 _PLAIN_SECONDS = 5.0  # between two lines of one phase on a pipe
 _JOB_SECONDS = 1.0  # between two steps in the output of a job, which Ray keeps whole and sends to whoever follows
+_JOB_TASKS = 50  # of an evaluation in it
 _WIDTH = 100
 _SHOWN = ("phase", "note", "ray", "start", "step", "eval", "progress", "trial", "cell", "result")  # to people
 _MARKS = {"certified": "green", "retained": "yellow", "undecided": "magenta", "violated": "bold red"}
@@ -57,12 +58,14 @@ class Terminal:
             getattr(self, f"_{record['event']}")(record)
 
     def _record(self, record: Record) -> None:
-        """A line for machines; of a job's steps some, without what each task has, which the log keeps."""
+        """A line for machines; of a job's steps some, and of many tasks those that lost most: the log keeps all."""
         if self._thin and record["event"] == "step":
             if time.monotonic() - self._last < _JOB_SECONDS and record["step"] < self._steps:
                 return
             self._last = time.monotonic()
             record = {name: value for name, value in record.items() if not isinstance(value, dict)}
+        elif self._thin and record["event"] == "eval" and len(record["tasks"]) > _JOB_TASKS:
+            record = record | {"tasks": sorted(record["tasks"], key=lambda task: task["delta"])[:_JOB_TASKS]}
         elif record["event"] == "start":
             self._steps = record["steps"]
         print(json.dumps(record), file=self._records, flush=True)

@@ -40,6 +40,12 @@ def test_a_job_shows_some_of_its_steps(capsys: pytest.CaptureFixture[str], monke
     assert [(line["event"], line["step"]) for line in lines] == [("start", 0), ("step", 1), ("step", 50), ("eval", 50)]
     assert lines[2] == {**STEP, "step": 50}
 
+    tasks = [{"task": f"place:{k}", "delta": -0.01 * (k % 100)} for k in range(364)]
+    terminal.show({**EVAL, "tasks": tasks})
+    (line,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(line["tasks"]) == 50
+    assert line["tasks"][0]["delta"] == -0.99
+
 
 def test_json_is_one_record_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal(as_json=True)

@@ -222,9 +222,7 @@ def test_too_little_memory_beside_the_steps_ends_a_run_at_once(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
 
     monkeypatch.setattr(worker.cycle.ConstrainedCycle, where, nothing_left)
-    with pytest.raises(
-        UsageError, match=r"a worker has no memory for the model .* each: CUDA out of memory\..*GiB$"
-    ):
+    with pytest.raises(UsageError, match=r"a worker has no memory for the model .* each: CUDA out of memory\..*GiB$"):
         worker.run_cycle(payload_of(config, recorder))
 
 
