@@ -3,6 +3,7 @@
 import multiprocessing
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ def run_rank(rank: int, ranks: int, folder: str, configs: dict[str, Config], win
         if rank == 0:
             torch.save(result, f"{folder}/{name}-{ranks}.pt")
     td.destroy_process_group()
+
+
+def run_compiled(rank: int, ranks: int, folder: str, configs: dict[str, Config]) -> None:
+    """As `run_rank`, with towers that are traced for a compiler, forward and backward, and then run as they are."""
+    torch.compile = partial(torch.compile, backend="aot_eager")
+    run_rank(rank, ranks, folder, configs)
 
 
 def two_steps(rank: int, ranks: int, config: Config, window: int) -> dict[str, torch.Tensor]:
@@ -232,6 +239,20 @@ def test_neither_do_those_of_a_streamed_split(config: Config, tmp_path: Path) ->
         for many in others:
             compare(one, many)
         assert many["uneven"] > 1  # more than slices are
+
+
+def test_nor_do_compiled_towers_change_them(config: Config, tmp_path: Path) -> None:
+    plain, compiled, parts = (deepcopy(config) for _ in range(3))
+    compiled.run.compile = parts.run.compile = True
+    parts.run.micro_batch = 3
+    mp.start_processes(run_rank, (1, str(tmp_path), {"plain": plain}), nprocs=1, start_method="forkserver")
+    arguments = (2, str(tmp_path), {"compiled": compiled, "parts": parts})
+    mp.start_processes(run_compiled, arguments, nprocs=2, start_method="forkserver")
+    one, *others = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("plain-1.pt", "compiled-2.pt", "parts-2.pt")
+    )
+    for many in others:
+        compare(one, many)
 
 
 def test_a_nan_of_one_rank_ends_all_of_them_in_the_same_step(config: Config, tmp_path: Path) -> None:
