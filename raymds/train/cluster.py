@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from raymds.train.placement import Room
 from raymds.train.stop import kept
 
 _SAID = 400  # characters of Ray's message
+_ANSWER = 10.0  # seconds that a cluster has to answer in
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -43,6 +45,7 @@ def start_ray(show: Show) -> None:
             f"RAY_ADDRESS={address}: is for jobs or clients; a cluster is joined at HOST:6379, and not from a machine "
             "outside it: unset it, or use raymds submit"
         )
+    _require_answer(address)
     show({"event": "phase", "phase": "starting Ray"})
     # A report returns when the controller has looked; its default of 2 s would be felt at every checkpoint.
     variables = {
@@ -65,6 +68,20 @@ def start_ray(show: Show) -> None:
             raise UsageError(f"RAY_ADDRESS={address}: no cluster of it can be joined: {said}") from None
         raise RaymdsError(f"Ray does not start: {said}; its logs are in session_latest/logs of /tmp/ray") from None
     show({"event": "ray", "logs": f"{context.address_info['session_dir']}/logs"})
+
+
+def _require_answer(address: str) -> None:
+    """UsageError where nothing answers at HOST:PORT: Ray would try again for ten minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):  # auto, local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"RAY_ADDRESS={address}: no cluster of it can be joined, as nothing answers there ({error}); start it, "
+            "give the address of another one, or unset the variable to work on this machine"
+        ) from None
 
 
 def room(show: Show, *, growing: bool) -> Room:

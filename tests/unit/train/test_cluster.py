@@ -1,7 +1,9 @@
 """How Ray is joined or started, and what is said where it is not."""
 
 import os
+import re
 import signal
+import socket
 import sys
 from types import SimpleNamespace
 
@@ -34,9 +36,21 @@ def test_a_ray_that_is_not_there(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(socket, "create_connection", lambda *_, **__: socket.socket())
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(kind, match=message):
         start_ray(lambda record: None)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "nowhere.invalid"])
+def test_where_nothing_answers_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens there
+        address = f"{host}:{closed.getsockname()[1]}"
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(UsageError, match=rf"RAY_ADDRESS={re.escape(address)}: .* as nothing answers there \(.+\)"):
+            start_ray(lambda record: None)
 
 
 def test_a_command_keeps_its_way_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
