@@ -152,9 +152,9 @@ class Loop:
         own = torch.tensor([[float(told), float(_leaving()), *times.values()]], dtype=torch.float64)
         all_RV = dist.all_gather(own, [1] * dist.world_size())
         if spent:
-            seconds = dict(zip(times, all_RV[:, 2:].mean(dim=0).tolist(), strict=True)) | {
-                "data": float(all_RV[:, 3].max())
-            }
+            times_RV = all_RV[:, 2:]
+            seconds = dict(zip(times, times_RV.mean(dim=0).tolist(), strict=True))
+            seconds["data"] = float(times_RV[:, list(times).index("data")].max())
             metrics["images_per_second"] = spent.images / seconds.pop("all")
             self._emit({"event": "step", "step": spent.step, **metrics, "seconds": seconds})
         return bool(all_RV[:, 0].any()), int(all_RV[:, 1].max())
@@ -178,16 +178,15 @@ class Loop:
             checkpoint.write(uri, files)  # a store that is gone is waited for
             return placed
 
-        left = (
-            written is not None and "record" in metrics and metrics["record"] is None
-        )  # said with the checkpoint alone
+        # Said with the checkpoint alone, so by the rank that has it.
+        beside = written is not None and "record" in metrics and metrics["record"] is None
         ray.train.report(
             metrics,
             written,
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=write,
             delete_local_checkpoint_after_upload=False,
-            validation=left and ValidationTaskConfig({"step": step, "threads": torch.get_num_threads()}),
+            validation=beside and ValidationTaskConfig({"step": step, "threads": torch.get_num_threads()}),
         )
         self._emit({"event": "checkpoint", "step": step, "name": name, "seconds": time.perf_counter() - begin})
         self._kept = step

@@ -17,7 +17,7 @@ from raymds.pool import Machines, on_cluster
 from raymds.store import objects
 from raymds.store import uri as storage
 from raymds.tasks import Tasks, resolve
-from raymds.train.cluster import Show, located, room, start_ray
+from raymds.train.cluster import Show, located, room
 from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.net import open_net
 
@@ -69,10 +69,9 @@ def evaluate_on_cluster(
 ) -> list[Evaluation]:
     """`evaluate` of models on all rows of the split of that name.
 
-    A row goes through all models in one process, so two that are equal say the same of it to the last bit. `show` gets
-    progress records.
+    The cluster is the one that was joined. A row goes through all models in one process, so two that are equal say the
+    same of it to the last bit. `show` gets progress records.
     """
-    start_ray(show)
     arguments = located(config), name, data.digest, [(storage.absolute(weights), found) for weights, found in models]
     tables, done = list[Any](), 0
 

@@ -31,7 +31,7 @@ def in_two(worker: Any, arguments: Any, rows: int, part: Callable[[range], Any],
 
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spread, "on_cluster", in_two)
-    monkeypatch.setattr(spread, "start_ray", lambda show: None)
+    monkeypatch.setattr(measure.cluster, "start_ray", lambda show: None)
     monkeypatch.setattr(spread, "room", lambda show, growing: Room(()))
 
 
