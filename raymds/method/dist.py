@@ -3,7 +3,8 @@
 Legend of shapes: R ranks, b_r rows on rank r, B = sum of b_r.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as td
@@ -31,6 +32,19 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     if world_size() > 1:
         td.all_reduce(x)
     return x
+
+
+def all_reduce_begun(x: Tensor) -> Callable[[], Tensor]:
+    """As `all_reduce_sum`, begun; what it returns waits for the sum, which other work may come before."""
+    x = x.detach().clone()
+    work = td.all_reduce(x, async_op=True) if world_size() > 1 else None
+
+    def total() -> Tensor:
+        if work is not None:
+            work.wait()
+        return x
+
+    return total
 
 
 def broadcast(x: Tensor) -> Tensor:
@@ -74,3 +88,24 @@ def all_gather_live(x: Tensor, sizes: Sequence[int]) -> Tensor:
     start = sum(sizes[: rank()])
     rows = all_gather(x, sizes)
     return torch.cat([rows[:start], x, rows[start + x.shape[0] :]])
+
+
+def all_gather_summed(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """As `all_gather`, of rows that the losses of all ranks depend on: their gradient is the sum of what each says.
+
+    Every rank takes the gradients of what it returns, as often as the others, if only of 0 times it.
+    """
+    found: Tensor = _Summed.apply(x, sizes) if world_size() > 1 else x
+    return found
+
+
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        ctx.sizes = sizes
+        return all_gather(x, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        total = all_reduce_sum(gradients[0].contiguous())
+        return torch.split(total, list(ctx.sizes))[rank()], None

@@ -27,6 +27,7 @@ _CACHED = 65_536  # texts whose tokens are kept
 _CHUNK = {"cpu": 32}  # images that go through the tower together where they are measured
 _CHUNK_GPU = 256
 STEP_CHUNK = 32  # of those that λ is measured on, of which a rank has few at a step
+TEXT_CHUNK = 128  # sentences of a label set that go through the tower together where it has more
 _CLOSE = 1e-3  # largest difference of unit-norm embeddings that two ways through one tower may have in 32 bits
 
 # With it a pass without gradient would round differently from the same pass with one.
@@ -111,9 +112,9 @@ class ClipWithHeads(nn.Module):
         return int(end.max()) + 1
 
     def here(self, values: Tensor) -> Tensor:
-        """Values of the CPU on the model's device, without waiting for what that computes."""
-        device = self.mean.device
-        return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+        """Values of the CPU on the model's device, without waiting for what that computes; those there as they are."""
+        pinned = values.pin_memory() if self.mean.is_cuda and not (values.is_cuda or values.is_pinned()) else values
+        return pinned.to(self.mean.device, non_blocking=True)
 
     def check_prompts(self, label_sets: LabelSets) -> None:
         """UsageError naming two classes whose sentences are the same to the model: it could not tell them apart."""
@@ -151,9 +152,17 @@ class ClipWithHeads(nn.Module):
         projected = self._projected(trunk_UW)
         return nn.functional.normalize(projected[row_T] + self.heads(trunk_UW[row_T], head_T), dim=-1)
 
-    def forward(self, pixels: Tensor, tokens: Tensor, row: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
-        """Image and text embeddings in one call, as data parallelism needs it."""
-        return self.encode_image(pixels), self.encode_text(tokens, row, head)
+    def forward(
+        self, pixels: Tensor, tokens: Tensor, row: Tensor, head: Tensor, apart: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Image and text embeddings in one call, as data parallelism needs it.
+
+        The last `apart` images go through the tower as `cosines` has them in chunks of STEP_CHUNK, to the same bits.
+        """
+        together = len(pixels) - apart
+        parts = [self.encode_image(pixels[:together])] if together else []
+        parts += [part[:count] for part, count in self._chunks(pixels[together:], STEP_CHUNK)]
+        return torch.cat(parts), self.encode_text(tokens, row, head)
 
     def classifiers(self, label_sets: LabelSets) -> dict[str, Tensor]:
         """Zero-shot classifiers, without gradient: per attribute its classes' `class_means`, (C, D).
@@ -170,9 +179,26 @@ class ClipWithHeads(nn.Module):
 
     def classifier(self, of: LabelSet) -> Tensor:
         """As `classifiers`, of one attribute: (C, D)."""
+        return class_means(self.sentences(of, slice(0, len(of.tokens))), of.classes)
+
+    def sentences(self, of: LabelSet, some: slice) -> Tensor:
+        """Embeddings of some of its sentences, from a multiple of TEXT_CHUNK on, without gradient: (t, D).
+
+        Of more than TEXT_CHUNK each chunk has that shape, so that their bits are the same whoever computes which.
+        """
+        tokens_TL, head_T = of.tokens[some], of.head[some]
+        size = min(len(of.tokens), TEXT_CHUNK)
+        row_t = torch.arange(size, device=tokens_TL.device)
+        parts = [self.heads.A.new_empty(0, self.heads.B.shape[2])]
         with self._measured():
-            row_T = torch.arange(len(of.tokens), device=of.tokens.device)
-            return class_means(self.encode_text(of.tokens, row_T, of.head), of.classes)
+            for start in range(0, len(tokens_TL), size):
+                tokens, head = tokens_TL[start : start + size], head_T[start : start + size]
+                missing = size - len(tokens)
+                if missing:
+                    tokens = torch.cat([tokens, tokens[:1].expand(missing, -1)])
+                    head = torch.cat([head, head[:1].expand(missing)])
+                parts.append(self.encode_text(tokens, row_t, head)[: size - missing])
+        return torch.cat(parts)
 
     def cosines(
         self, classifiers: Mapping[str, Tensor], pixels_BCHW: Tensor, chunk: int | None = None
@@ -186,12 +212,25 @@ class ClipWithHeads(nn.Module):
         chunk = chunk or _CHUNK.get(self.mean.device.type, _CHUNK_GPU)
         parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
         with self._measured():
-            for start in range(0, len(pixels_BCHW), chunk):
-                part = pixels_BCHW[start : start + chunk]
-                padding = part.new_zeros((chunk - len(part), *part.shape[1:]))
-                features = self.encode_image(self.here(torch.cat([part, padding])))
+            for features, count in self._chunks(pixels_BCHW, chunk):
                 for name, matrix in classifiers.items():
-                    parts[name].append((features @ matrix.T)[: len(part)])
+                    parts[name].append((features @ matrix.T)[:count])
+        return {name: torch.cat(found) for name, found in parts.items()}
+
+    def _chunks(self, pixels_BCHW: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
+        """Embeddings of images in chunks of one shape, (size, D), and how many of each count."""
+        for part in torch.split(pixels_BCHW, size) if len(pixels_BCHW) else ():
+            padding = part.new_zeros((size - len(part), *part.shape[1:]))
+            yield self.encode_image(self.here(torch.cat([part, padding]))), len(part)
+
+    @torch.no_grad()
+    def products(self, classifiers: Mapping[str, Tensor], features_BD: Tensor) -> dict[str, Tensor]:
+        """As `cosines` in chunks of STEP_CHUNK, of images that were embedded so, with a graph: (B, C)."""
+        parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
+        for part in torch.split(features_BD, STEP_CHUNK) if len(features_BD) else ():
+            padded = torch.cat([part, part.new_zeros(STEP_CHUNK - len(part), part.shape[1])])
+            for name, matrix in classifiers.items():
+                parts[name].append((padded @ matrix.T)[: len(part)])
         return {name: torch.cat(found) for name, found in parts.items()}
 
     @cached_property

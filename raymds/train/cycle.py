@@ -12,13 +12,14 @@ from raymds.data.loader import Loaded
 from raymds.data.sampler import Rows, Sampler
 from raymds.data.split import Split
 from raymds.method import constraints, contrastive, dist
-from raymds.model import STEP_CHUNK, ClipWithHeads, class_means
+from raymds.model import STEP_CHUNK, ClipWithHeads
 from raymds.model.precision import trained_in
 from raymds.tasks import Tasks
 from raymds.train.baselines import TABLE, Context, fisher_information
 from raymds.train.evaluate import constraint_values
 from raymds.train.limits import Scale, aggregator
-from raymds.train.step import Learner, Sentences, Stopwatch, Taken, caption_heads, finite
+from raymds.train.prompts import Prompts
+from raymds.train.step import Learner, Stopwatch, Taken, caption_heads, finite
 
 _AVERAGE = "average."  # of the names of its tensors in a checkpoint's state
 _FISHER = "fisher."
@@ -60,8 +61,11 @@ class ConstrainedCycle:
         self._names = [task.name for task in tasks.constrained]
         attributes = list(tasks.classes)
         self._attribute = np.array([attributes.index(task.attribute) for task in tasks.constrained])  # its number
-        self._label_sets = {name: model.label_set(name, labels) for name, labels in tasks.label_sets.items()}
-        self._prompts: dict[tuple[str, ...], tuple[Sentences, Tensor]] = {}  # of some attributes, with their heads
+        self._prompts = Prompts(model, tasks, shared=self._baseline is None)
+        # Of the last step's examples the share whose λ was not 0.
+        self._share = torch.zeros((), dtype=torch.float64)
+        plain = not (config.run.micro_batch or config.run.compile or config.model.freeze.image)
+        self._may_pass_once = plain and sampler.held is None
 
     @property
     def candidate(self) -> ClipWithHeads:
@@ -104,20 +108,31 @@ class ConstrainedCycle:
 
     def _step(self, loaded: Loaded) -> Taken:
         step, clock, baseline = loaded.batch.step, Stopwatch(self.model.mean.device), self._baseline
+        measuring = self._scale.due(step)
+        # No gradient is computed for a constraint whose multiplier is 0, unless it is asked for.
+        whole = measuring or (baseline is not None and baseline.examples)
+        once = self._may_pass_once and self._one_pass_is_cheaper(1.0 if whole else float(self._share))
+        of = torch.from_numpy(loaded.batch.example_task)
+        active = torch.full((len(of),), once or whole)
         with clock("forward"):
-            local_sums = self._changes(loaded)
+            pairs = self._learner.send(loaded.pairs)
+            if once:
+                embedded = self._embed(loaded, pairs, active, loaded.batch.tasks, apart=True)
+            local_sums = self._changes(loaded, embedded[0][len(pairs) :].detach() if once else None)
         with clock("exchange"):
             multiplier, count = self._aggregator.update(local_sums, step)
         h = self._aggregator.h
         finite(step, {self._names[k]: float(h[k]) for k in ((count > 0) & ~h.isfinite()).nonzero()[:, 0].tolist()})
-        measuring = self._scale.due(step)
-        # No gradient is computed for a constraint whose multiplier is 0, unless it is asked for.
-        whole = measuring or (baseline is not None and baseline.examples)
-        active = (multiplier[torch.from_numpy(loaded.batch.example_task)] > 0) | whole
-        with clock("forward"):
-            image, text, prompts = self._embed(loaded, active)
+        needed = multiplier > 0
+        self._share = needed[count > 0].double().mean().nan_to_num(0.0)
+        if not once:
+            active |= needed[of]
+            tasks = loaded.batch.tasks if whole else needed.nonzero()[:, 0].numpy()
+            with clock("forward"):
+                embedded = self._embed(loaded, pairs, active, tasks)
+        image, text, prompts = embedded
         surrogate, value = self._objective(loaded, image, text, clock)
-        pairs, examples = image[: len(text)], image[len(text) :]
+        examples = image[len(text) :]
         with clock("backward"):
             losses = self._cross_entropies(loaded, examples, prompts, active)
             if measuring:  # before λ is used: the first step has no other scale
@@ -126,7 +141,7 @@ class ConstrainedCycle:
             multiplier = self.model.here(multiplier) * scale
             penalty = None
             if baseline:
-                context = self._context(loaded, pairs, examples, prompts, surrogate)
+                context = self._context(loaded, image[: len(text)], examples, prompts, surrogate)
                 multiplier = baseline.multipliers(context) if baseline.multipliers else multiplier
                 penalty = baseline.penalty(context) if baseline.penalty else None
             if penalty is None:  # this rank's share of Σ_k λ_k·τ₀·L̂_k / K, whose gradient is the rest of METHOD (12)
@@ -144,7 +159,8 @@ class ConstrainedCycle:
         old = {f"old_losses.{k}": losses.clone() for k, losses in enumerate(self.old_losses)}
         average = {_AVERAGE + name: value for name, value in self._average.weights().items()} if self._average else {}
         fisher = dict(zip((_FISHER + name for name in self._learner.names), self._fisher, strict=bool(self._fisher)))
-        estimators = self._aggregator.state_dict() | {"log_s": self._log_s.cpu(), "lambda": self.multiplier.cpu()}
+        running = {"log_s": self._log_s.cpu(), "lambda": self.multiplier.cpu(), "active": self._share}
+        estimators = self._aggregator.state_dict() | running
         return self._learner.state_dict() | estimators | old | average | {n: F.cpu() for n, F in fisher.items()}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
@@ -153,23 +169,39 @@ class ConstrainedCycle:
         self._aggregator.load_state_dict(tensors)
         device = self.model.mean.device
         self._log_s, self.multiplier = (tensors[name].to(device, copy=True) for name in ("log_s", "lambda"))
+        self._share = tensors["active"].clone()
         self.old_losses = [tensors[f"old_losses.{k}"] for k in range(len(self.tasks.constrained))]
         names = [name for name in self._learner.names if _FISHER + name in tensors]
         self._fisher = [tensors[_FISHER + name].to(device) for name in names]
         if self._average:
             self._average.load_weights(candidate_weights({}, tensors), "checkpoint")
 
+    def _one_pass_is_cheaper(self, share: float) -> bool:
+        """Than two: one of all examples, in chunks, without a graph, then one of those with λ above 0, a `share`, with.
+
+        A backward pass costs about two forward ones. All ranks say the same.
+        """
+        own = -(-self.sampler.tasks_per_step * self.sampler.images_per_task // dist.world_size())
+        in_chunks = -(-own // STEP_CHUNK) * STEP_CHUNK
+        return 3 * in_chunks < in_chunks + 3 * share * own
+
     @torch.no_grad()
-    def _changes(self, loaded: Loaded) -> Tensor:
-        """Σ(ℓ(w) − ℓ(w_old)) per task over this rank's examples, their numbers and squares: (3, m), METHOD (11)."""
+    def _changes(self, loaded: Loaded, embedded: Tensor | None = None) -> Tensor:
+        """Σ(ℓ(w) − ℓ(w_old)) per task over this rank's examples, their numbers and squares: (3, m), METHOD (11).
+
+        `embedded` are the examples' embeddings, (b, D), where they are at hand.
+        """
         batch = loaded.batch
         rows, pixels = (batch.example, loaded.examples) if loaded.held is None else (batch.held, loaded.held)
         assert rows is not None
+        own, every = self._attributes(batch.example_task), self._attributes(batch.tasks)
+        classifiers = self._prompts.classifiers(self._prompts.wanted(own, every))
         if not len(rows):
             return torch.zeros(3, len(self._labels), dtype=torch.float64, device=self.model.mean.device)
-        attributes = self._attributes(batch.example_task)
-        classifiers = {name: self.model.classifier(self._label_sets[name]) for name in attributes}
-        cosine_bC = self.model.cosines(classifiers, pixels, STEP_CHUNK)
+        if embedded is None:
+            cosine_bC = self.model.cosines(classifiers, pixels, STEP_CHUNK)
+        else:
+            cosine_bC = self.model.products(classifiers, embedded)
         new = self._example_losses(cosine_bC, batch.example_task, self._loss.values)
         old = self._old_of(rows, batch.example_task)
         change = self._loss.change(new.double(), old)
@@ -209,6 +241,8 @@ class ConstrainedCycle:
         """L of the active examples, with their gradient, from their embeddings (a, D): (a,)."""
         cosines = {name: image @ prompts[self.tasks.columns(name)].T for name in self.tasks.classes}
         task_a, rows = loaded.batch.example_task[active.numpy()], loaded.batch.example[active.numpy()]
+        if not len(task_a):  # other ranks' prompts may need what this one embedded
+            return (image @ prompts.T).sum(dim=1)
         losses = self._example_losses(cosines, task_a, constraints.zero_shot_losses)
         answers = self._of_answers(task_a).nonzero()[:, 0]
         if not len(answers):
@@ -231,27 +265,23 @@ class ConstrainedCycle:
             self._learner.parameters, self._start, self._fisher,
         )  # fmt: skip
 
-    def _embed(self, loaded: Loaded, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _embed(
+        self, loaded: Loaded, pairs: Tensor, active: Tensor, tasks: Rows, apart: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of pairs and active examples (p+n+a, D), captions (p+n, D), class prompts (H, D).
 
-        Prompts are computed of the label sets that the active examples have; the others are 0.
+        Prompts are computed of the label sets that the active examples have, and of those that ranks share which
+        `tasks` have, the tasks of all ranks' active examples; the others are 0. `apart`: the examples' chunks.
         """
-        batch, classes = loaded.batch, self.tasks.classes
-        wanted = list(classes) if self._baseline else self._attributes(batch.example_task[active.numpy()])
-        if tuple(wanted) not in self._prompts:
-            texts, heads = self.tasks.sentences(*wanted) if wanted else ([], [])
-            self._prompts[tuple(wanted)] = Sentences(self.model, texts), torch.tensor(heads, dtype=torch.long)
-        sentences, sentence_head = self._prompts[tuple(wanted)]
-        tokens, row = sentences.behind(loaded.captions)
+        batch = loaded.batch
+        own = list(self.tasks.classes) if self._baseline else self._attributes(batch.example_task[active.numpy()])
+        wanted = self._prompts.wanted(own, self._attributes(tasks))
+        tokens, row, sentence_head = self._prompts.behind(loaded.captions, wanted)
         caption_head = caption_heads(self._config, self._split, self.tasks, batch.positive, batch.negative)
-        pixels, head = torch.cat([loaded.pairs, loaded.examples[active]]), torch.cat([caption_head, sentence_head])
-        image, text = self._learner.embed(pixels, tokens, row, head)
-        captions, of_classes = text[: len(caption_head)], text[len(caption_head) :]
-        sizes = [len(classes[name]) * len(self.tasks.prompts[name][0]) for name in wanted]
-        parts = zip(wanted, torch.split(of_classes, sizes) if wanted else (), strict=True)
-        found = {name: class_means(part, len(classes[name])) for name, part in parts}
-        none = image.new_zeros(max(map(len, classes.values())), image.shape[1])
-        return image, captions, torch.cat([found.get(name, none[: len(classes[name])]) for name in classes])
+        examples, head = loaded.examples[active], torch.cat([caption_head, sentence_head])
+        image, text = self._learner.embed([pairs, examples], tokens, row, head, len(examples) if apart else 0)
+        captions, sentences = text[: len(caption_head)], text[len(caption_head) :]
+        return image, captions, self._prompts.classes(sentences, wanted)
 
     def _attributes(self, task_b: Rows) -> list[str]:
         """Whose label sets some tasks have."""
@@ -261,21 +291,22 @@ class ConstrainedCycle:
     def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, Tensor]:
         """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""
         batch, t = loaded.batch, self._config.objective.temperature
-        P, N, p = self.sampler.positives, self.sampler.negatives, len(batch.positive)
+        P, N, p, rank = self.sampler.positives, self.sampler.negatives, len(batch.positive), dist.rank()
         dealt_P, dealt_N = self.sampler.batch(batch.step).dealt(dist.world_size())
-        sizes_P, sizes_N = [len(rows) for rows in dealt_P], [len(rows) for rows in dealt_N]
+        sizes = [len(rows) for both in zip(dealt_P, dealt_N, strict=True) for rows in both]  # p, n of every rank
         pairs = torch.cat([image[: len(text)], text], dim=1)  # image and text embedding side by side
+        positive, negative = pairs[:p], pairs[p:]
         with clock("exchange"):
-            positive, negative = pairs[:p], pairs[p:]
-            all_positive = dist.all_gather(positive, sizes_P)
-            all_negative = dist.all_gather_live(negative, sizes_N)
-        # Rows: own positives against everybody's negatives.
+            every = dist.all_gather(pairs, [both[0] + both[1] for both in zip(sizes[::2], sizes[1::2], strict=True)])
+        parts = list(torch.split(every, sizes))
+        parts[2 * rank + 1] = negative  # with its gradient
+        all_positive, all_negative = torch.cat(parts[::2]), torch.cat(parts[1::2])
+        # Rows: own positives against everybody's negatives. Normalisers: everybody's, from the same numbers in the same
+        # parts on every rank, so that nobody has to tell them.
         own = contrastive.differences(*positive.chunk(2, 1), *all_negative.chunk(2, 1))
-        log_g = torch.stack([contrastive.log_normaliser(d.double(), t) for d in own], dim=1)
-        with clock("exchange"):
-            log_g = dist.all_gather(log_g, sizes_P)
+        log_g = torch.cat([self._normalisers(part, all_negative.detach()) for part in parts[::2]])
         log_s = self._track(np.concatenate(dealt_P), log_g)
-        start = sum(sizes_P[: dist.rank()])
+        start = sum(sizes[: 2 * rank : 2])
         end = start + p
         rows = [contrastive.surrogate(d, log_s[start:end, i], t) for i, d in enumerate(own)]
         # Columns: everybody else's positives against own negatives, which see no other gradient of those pairs.
@@ -283,6 +314,12 @@ class ConstrainedCycle:
         crossed = contrastive.differences(*others.chunk(2, 1), *negative.chunk(2, 1))
         columns = [contrastive.surrogate(d, others_s[:, i], t) for i, d in enumerate(crossed)]
         return torch.stack(rows + columns).sum() / (P * N), contrastive.objective(log_g[:, 0], log_g[:, 1], t)
+
+    def _normalisers(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """log g of METHOD (7) on both sides, of pairs' embeddings side by side: (p, 2D), (N, 2D) → (p, 2)."""
+        found = contrastive.differences(*positive.chunk(2, 1), *negative.chunk(2, 1))
+        t = self._config.objective.temperature
+        return torch.stack([contrastive.log_normaliser(d.double(), t) for d in found], dim=1)
 
     def _track(self, rows: Rows, log_g: Tensor) -> Tensor:
         """Fold the batch's normalisers into s, METHOD (9), the same on every rank: (P, 2) → (P, 2).

@@ -35,7 +35,7 @@ class Pretraining:
         sizes = shares(self._sampler.positives, dist.world_size())
         with clock("forward"):
             tokens, row = Sentences(self.model, loaded.captions).behind([])
-            image, text = self._learner.embed(loaded.pairs, tokens, row, torch.full_like(row, -1))
+            image, text = self._learner.embed([loaded.pairs], tokens, row, torch.full_like(row, -1))
         with clock("exchange"):
             image, text = dist.all_gather_live(torch.cat([image, text], dim=1), sizes).chunk(2, 1)
         with clock("forward"):

@@ -104,17 +104,25 @@ class Learner:
             # then add gradients in another order than one that never stopped.
             self._towers = DistributedDataParallel(model, find_unused_parameters=True, forward_sync_buffers=False)
 
-    def embed(self, pixels: Tensor, tokens: Tensor, row: Tensor, head: Tensor) -> tuple[Tensor, Tensor]:
+    def send(self, pixels: Tensor) -> Tensor:
+        """Images on their way to the device, where a step has them there as a whole."""
+        return pixels if self._micro_batch else self.model.here(pixels)
+
+    def embed(
+        self, pixels: Sequence[Tensor], tokens: Tensor, row: Tensor, head: Tensor, apart: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings of a step's images (B, 3, S, S) and texts (as of `encode_text`), once a step: (B, D), (T, D).
 
-        All of them come from the CPU.
+        The images are given in several tensors, each as it was sent; all else comes from the CPU. The last `apart` of
+        them are embedded as they are measured.
         """
         size = self._micro_batch
         self._parts = None
-        if not size or max(len(pixels), len(tokens)) <= size:
-            image, text = self._towers(*map(self.model.here, (pixels, tokens, row, head)))
+        if not size or max(sum(map(len, pixels)), len(tokens)) <= size:
+            images = torch.cat([self.model.here(some) for some in pixels])
+            image, text = self._towers(images, *map(self.model.here, (tokens, row, head)), *([apart] if apart else []))
             return image, text
-        self._parts = Parts(self.model, size, pixels, (tokens, row, head))
+        self._parts = Parts(self.model, size, torch.cat(list(pixels)), (tokens, row, head))
         return self._parts.image, self._parts.text
 
     def gradient(self, loss: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from raymds.data.sampler import Sampler, shares
 from raymds.data.shards import DataSet
 from raymds.errors import DivergedError
 from raymds.method import dist
-from raymds.model import load
+from raymds.model import clip, load
 from raymds.tasks import resolve
+from raymds.train import cycle, prompts
 from raymds.train.cycle import ConstrainedCycle
 from raymds.train.limits import build_sampler
 from tests.conftest import overrides
@@ -62,6 +63,25 @@ def run_compiled(rank: int, ranks: int, folder: str, configs: dict[str, Config])
     """As `run_rank`, with towers that are traced for a compiler, forward and backward, and then run as they are."""
     torch.compile = partial(torch.compile, backend="aot_eager")
     run_rank(rank, ranks, folder, configs)
+
+
+def run_in_small_chunks(rank: int, ranks: int, folder: str, configs: dict[str, Config]) -> None:
+    """As `run_rank`, with label sets large enough to be shared out, and examples that one pass may do for."""
+    clip.TEXT_CHUNK = prompts.TEXT_CHUNK = 3
+    clip.STEP_CHUNK = cycle.STEP_CHUNK = 5
+    passes: list[int] = []
+    forward = clip.ClipWithHeads.forward
+
+    def counted(*given: Any) -> Any:
+        passes.append(given[5] if len(given) > 5 else 0)
+        return forward(*given)
+
+    clip.ClipWithHeads.forward = counted  # type: ignore[method-assign]
+    run_rank(rank, ranks, folder, configs)
+    assert len(passes) == 2 * len(configs)
+    once = [passes[2 * i + 1] > 0 for i in range(len(configs))]  # never in a first step: nothing is violated before
+    assert not any(passes[::2])
+    assert once == [name == "squared_hinge" for name in configs], passes
 
 
 def two_steps(rank: int, ranks: int, config: Config, window: int) -> dict[str, torch.Tensor]:
@@ -253,6 +273,22 @@ def test_nor_do_compiled_towers_change_them(config: Config, tmp_path: Path) -> N
     )
     for many in others:
         compare(one, many)
+
+
+def test_nor_do_shared_label_sets_and_examples_that_go_through_the_towers_once(config: Config, tmp_path: Path) -> None:
+    configs = {}
+    for name in ("squared_hinge", "augmented_lagrangian", "without data"):
+        configs[name] = own = deepcopy(config)
+        own.task.without_data = ["weather:snowy", "scene"] if name == "without data" else []
+        for key, value in {"solver": name, **METHODS[name]}.items():
+            setattr(own.constraints, key, value)
+    mp.start_processes(run_rank, (1, str(tmp_path), configs), nprocs=1, start_method="forkserver")
+    plain = {name: torch.load(tmp_path / f"{name}-1.pt", weights_only=True) for name in configs}
+    for ranks in (1, 2, 4):
+        arguments = (ranks, str(tmp_path), configs)
+        mp.start_processes(run_in_small_chunks, arguments, nprocs=ranks, start_method="forkserver")
+        for name in configs:
+            compare(plain[name], torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True))
 
 
 def test_a_nan_of_one_rank_ends_all_of_them_in_the_same_step(config: Config, tmp_path: Path) -> None:

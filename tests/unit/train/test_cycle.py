@@ -17,6 +17,7 @@ from raymds.data.split import Split
 from raymds.errors import DivergedError, UsageError
 from raymds.model import ClipWithHeads, clip, load
 from raymds.tasks import Tasks, resolve
+from raymds.train import cycle
 from raymds.train.cycle import ConstrainedCycle
 from raymds.train.evaluate import evaluate
 from raymds.train.limits import build_sampler
@@ -80,6 +81,51 @@ def test_every_constraint_of_the_unchanged_model_is_exactly_zero(build: Build) -
             sums = training._changes(share)
             assert torch.equal(sums[0], torch.zeros_like(sums[0]))
             assert sums[1].sum() == len(share.examples)
+
+
+@every_tower
+def test_examples_that_go_through_the_tower_once_are_measured_to_the_same_bits(build: Build) -> None:
+    """With a graph as without one; in the shape of measurements, which their number is not."""
+    training, loader = build()
+    training.measure_old()
+    for step in range(2):
+        loaded = loader.get(step)
+        for share in (loaded, _cut(loaded, 7)):
+            everything = torch.ones(len(share.examples), dtype=torch.bool)
+            image, *_ = training._embed(share, share.pairs, everything, share.batch.tasks, apart=True)
+            assert len(image) == len(share.pairs) + len(share.examples)
+            assert image.requires_grad
+            sums = training._changes(share, image[len(share.pairs) :].detach())
+            assert torch.equal(sums, training._changes(share))
+            assert not sums[0].any()
+
+
+def test_one_pass_does_where_most_examples_are_violated(
+    build: Build, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the step before: a step without violations, two with all of them, one after it without again."""
+    monkeypatch.setattr(cycle, "STEP_CHUNK", 13)
+    monkeypatch.setattr(clip, "STEP_CHUNK", 13)
+    seen: list[int] = []
+    encode = ClipWithHeads.encode_image
+    monkeypatch.setattr(
+        ClipWithHeads, "encode_image", lambda net, pixels: (seen.append(len(pixels)), encode(net, pixels))[1]
+    )
+    training, loader = build()
+    training.measure_old()
+    passes = []
+    for step, old in enumerate((10.0, -10.0, -10.0, 10.0, 10.0)):
+        for losses in training.old_losses:
+            losses[:] = old
+        loaded = loader.get(step)
+        seen.clear()
+        training.step(loaded)
+        passes.append(sum(seen) - len(loaded.pairs))
+    examples = len(loaded.examples)
+    assert examples % 13 == 0
+    assert passes == [examples, 2 * examples, examples, examples, examples]
+    kept = training.state_dict()["active"]
+    assert float(kept) == 0.0
 
 
 def test_what_a_step_measures_goes_through_the_tower_in_small_chunks(
