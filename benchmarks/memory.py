@@ -8,7 +8,8 @@ there was a model: weights, gradients, AdamW's moments, and what a step keeps. O
 - open_clip: `open_clip.ClipLoss` on as many images and captions as the batch has;
 - ours: the constrained step, that batch of pairs and images of four constraints, all violated: about a fifth as many,
   in whole images of each;
-- in parts: the same with `run.micro_batch` of that batch, and everything else `--times` larger.
+- again: the same with `run.grad_checkpointing`;
+- in parts: ours with `run.micro_batch` of that batch, and everything else `--times` larger.
 """
 
 import argparse
@@ -74,7 +75,7 @@ def peak(kind: str, model: str, batch: int, micro_batch: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         shape = Shape(PROTECTED, batch, PROTECTED, max(1, batch // 5 // PROTECTED))
         config = configured(folder, shape, model, STEPS)
-        config.run.micro_batch = micro_batch
+        config.run.micro_batch, config.run.grad_checkpointing = micro_batch, kind == "again"
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         open_clip_steps(model, batch, device) if kind == "open_clip" else our_steps(config, device)
@@ -83,7 +84,7 @@ def peak(kind: str, model: str, batch: int, micro_batch: int) -> float:
 
 def measure(model: str, batch: int, times: int) -> dict[str, float]:
     """MiB by kind."""
-    jobs = {"open_clip": (batch, 0), "ours": (batch, 0), "in parts": (times * batch, batch)}
+    jobs = {"open_clip": (batch, 0), "ours": (batch, 0), "again": (batch, 0), "in parts": (times * batch, batch)}
     found = {}
     for kind, sizes in jobs.items():
         command = [sys.executable, __file__, "--alone", kind, model, *map(str, sizes)]

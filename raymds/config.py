@@ -146,11 +146,12 @@ class RunConfig:
     uri: str = ""  # run directory
     workers: int = 1  # model replicas, one Ray Train worker each; 0: as many as the cluster has room for
     min_workers: int = 0  # with fewer machines the run goes on with as few as this; 0: it waits for all workers
-    cpus_per_worker: float = 1  # cores of each
+    cpus_per_worker: float | None = None  # cores of each; null: those of a machine by its GPUs, and without GPUs 1
     gpus_per_worker: float | None = None  # GPUs of each; 0: train on CPU; null: 1 where the cluster has any
     placement: str = "pack"  # pack: on as few machines as possible; spread: on as many
     autoscaling: bool = False  # the cluster starts machines on demand: what is missing now is waited for
     micro_batch: int = 0  # images, and texts, that a worker has in memory with what their gradient needs; 0: all
+    grad_checkpointing: bool = False  # keep of each block its input alone for the gradient, and compute it again
     precision: str | None = None  # of training: fp32, tf32, bf16; null: bf16 on GPUs, else fp32
     compile: bool = False  # compile the towers of training, which takes minutes at a start: for long runs on GPUs
     timeout: float = 600.0  # seconds that workers wait for one of them before they count it as lost

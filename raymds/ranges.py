@@ -134,8 +134,8 @@ RULES: list[Rule] = [
     ("run.min_workers", *_NOT_NEGATIVE),
     (
         "run.cpus_per_worker",
-        lambda v: SMALLEST <= v < math.inf,
-        f"has to be {SMALLEST} or more, the smallest share that Ray gives, and finite",
+        lambda v: v is None or SMALLEST <= v < math.inf,
+        f"has to be {SMALLEST} or more, the smallest share that Ray gives, and finite, or null",
     ),
     (
         "run.gpus_per_worker",

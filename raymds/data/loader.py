@@ -33,23 +33,27 @@ _PART = 16  # of those images per background call
 _BATCHES_AHEAD = 2
 _FETCH_AHEAD = 8  # steps whose shards are fetched before they are asked for
 
-_Part = tuple[Pixels, list[Future[list[str]]]]  # filled when its futures are done, which give the captions
+_Part = tuple[Tensor, list[Future[list[str]]]]  # filled when its futures are done, which give the captions
 
 
 class _Buffers:
     """Memory for pixels, used again once no tensor refers to it: the system zeroes fresh memory page by page."""
 
-    def __init__(self) -> None:
+    def __init__(self, pinned: bool) -> None:
+        """`pinned`: such as a GPU copies from by itself, which PyTorch keeps for use again."""
+        self._pinned = pinned
         self._free: dict[tuple[int, ...], list[Pixels]] = {}
 
-    def take(self, shape: tuple[int, ...]) -> Pixels:
+    def take(self, shape: tuple[int, ...]) -> Tensor:
         """Uninitialised pixels of a shape."""
+        if self._pinned:
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         free = self._free.setdefault(shape, [])
         memory = free.pop() if free else np.empty(shape, np.uint8)
         pixels = memory.view()
         # A tensor keeps `pixels` alive, not the list's `memory`, which goes back when the last tensor is gone.
         weakref.finalize(pixels, free.append, memory).atexit = False
-        return pixels
+        return torch.from_numpy(pixels)
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,11 @@ class Loader:
         threads: int = 1,
         ahead: int = 2,
         read: Callable[[str], object] = lambda caption: None,
+        pinned: bool = False,
     ) -> None:
         """`share(step)` is this rank's part of the batch; `ahead` steps are decoded before they are asked for.
+
+        With `pinned` the pixels lie where a GPU copies them from by itself.
 
         Meanwhile `read` is told the captions of pairs, in the same threads: a tokenizer takes its time for a new one.
         """
@@ -91,7 +98,7 @@ class Loader:
         self._ahead, self._read = ahead, read
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._queue: deque[tuple[Batch, list[_Part]]] = deque()
-        self._buffers = _Buffers()
+        self._buffers = _Buffers(pinned)
         self._later: deque[Rows] = deque()  # of the next steps behind the queue
 
     def get(self, step: int) -> Loaded:
@@ -104,7 +111,7 @@ class Loader:
             self._queue.append(self._submit(self._queue[-1][0].step + 1))
         batch, parts = self._queue.popleft()
         captions = [[caption for future in futures for caption in future.result()] for _, futures in parts]
-        pairs, examples, *held = (torch.from_numpy(pixels) for pixels, _ in parts)
+        pairs, examples, *held = (pixels for pixels, _ in parts)
         return Loaded(batch, pairs, captions[0], examples, captions[1], held[0] if held else None)
 
     def close(self) -> None:
@@ -119,7 +126,8 @@ class Loader:
         self._later.popleft()  # this step's, which is in the queue from now on
 
         def parts(rows: Rows, augment: tuple[int, int] | None) -> _Part:
-            pixels = self._buffers.take((len(rows), 3, self._fit.size, self._fit.size))
+            tensor = self._buffers.take((len(rows), 3, self._fit.size, self._fit.size))
+            pixels = tensor.numpy()
 
             def decoded(start: int) -> list[str]:
                 captions = []
@@ -130,7 +138,7 @@ class Loader:
                         self._read(example.caption)
                 return captions
 
-            return pixels, [self._pool.submit(decoded, start) for start in range(0, len(rows), _PARALLEL)]
+            return tensor, [self._pool.submit(decoded, start) for start in range(0, len(rows), _PARALLEL)]
 
         pairs = np.concatenate([batch.positive, batch.negative])
         clean = [batch.example] if batch.held is None else [batch.example, batch.held]

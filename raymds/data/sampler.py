@@ -113,8 +113,9 @@ class Sampler:
 
     @property
     def recurring(self) -> Rows:
-        """Rows that are drawn again and again, in ascending order: positives and all retained examples."""
-        return np.unique(np.concatenate([self.positive, *self.retained, *(self.held or ())]))
+        """Rows that are drawn again and again, ascending: retained examples, and positives that aren't streamed."""
+        positive = self.positive if self.positive_blocks is None else self.positive[:0]
+        return np.unique(np.concatenate([positive, *self.retained, *(self.held or ())]))
 
     def batch(self, step: int) -> Batch:
         """The global batch of a step, drawn once: the loader asks for it a few steps ahead, the step itself again."""

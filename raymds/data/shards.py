@@ -76,6 +76,7 @@ class DataSet:
     created: str | None  # UTC, as in `TIME`; None where the manifest is of before there were dates
     reading: DataConfig
     counts: dict[str, dict[str, dict[str, int]]] | None = None  # split -> attribute -> class -> rows, of a large one
+    shuffled: bool = False  # whether each shard is declared to be a random sample of its split
 
     @classmethod
     def open(cls, uri: str, reading: DataConfig | None = None) -> "DataSet":
@@ -102,8 +103,8 @@ class DataSet:
             for name, entry in manifest["labels"].items()
         }
         source, reading = manifest["source"], reading or DataConfig()
-        counts = manifest.get("counts")
-        return cls(uri, manifest["attributes"], splits, labels, source, digest, created, reading, counts)
+        counts, shuffled = manifest.get("counts"), manifest.get("shuffled", False)
+        return cls(uri, manifest["attributes"], splits, labels, source, digest, created, reading, counts, shuffled)
 
     def count(self, split: str, attribute: str, label: str) -> int:
         """Rows of a split that have this class."""
@@ -169,6 +170,7 @@ class DataSet:
             reader=self._reader,
             shard=[shard for shards in self.splits.values() for shard in shards].index(shards[0]),
             window=0 if total <= budget else max(1, budget * len(shards) // total),
+            shuffled=self.shuffled,
             skip_corrupt=self.reading.on_corrupt == "skip",
         )
 
@@ -222,8 +224,13 @@ def write_manifest(
     splits: Mapping[str, Sequence[Shard]],
     source: Mapping[str, Any],
     parts: Sequence[DataSet] = (),
+    *,
+    shuffled: bool = False,
 ) -> DataSet:
     """Publish a data set whose shards are all written; `parts` are the data sets that it is a mix of.
+
+    With `shuffled` its maker says that each shard is a random sample of its split. Of a split larger than memory, what
+    is retained then comes from few shards, which are all that is read before the first step; else from all over.
 
     The manifest says when, in UTC. That is no part of its digest: equal data have equal digests, whenever they were
     made. The same data published again keep their date, and a mix has that of its oldest part.
@@ -232,7 +239,7 @@ def write_manifest(
     tables = {name: _labels(uri, shards, list(attributes)) for name, shards in splits.items()}
     _refuse_leaks(uri, splits, tables)
     _refuse_torn(uri, tables)
-    manifest = _manifest(uri, attributes, splits, tables, source)
+    manifest = _manifest(uri, attributes, splits, tables, source) | ({"shuffled": True} if shuffled else {})
     digest = _digest(manifest)
     dates = [part.created for part in parts] or [_created(uri, digest)]
     dated = {} if None in dates else {"created": min(filter(None, dates))}

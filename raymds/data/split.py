@@ -26,6 +26,7 @@ class Split:
     reader: Reader
     shard: int  # number of the first shard within the reader
     window: int  # shards whose rows are shuffled together; 0: all
+    shuffled: bool = False  # whether each shard is declared to be a random sample of the split
     prints: Prints | None = None  # of the images; None: a data set that was written without
     group: Rows | None = None  # number of each row's group, −1 where it is by itself; None: no row has one
     skip_corrupt: bool = False

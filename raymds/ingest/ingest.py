@@ -66,7 +66,7 @@ def run(uri: str, plan: Plan, config: IngestConfig, show: Callable[[dict[str, An
     splits = _by_split(uri, jobs, shards, broken)
     settings = {key: value for key, value in asdict(config).items() if key not in {"max_broken", "storage"}}
     source = {"made_by": f"raymds data ingest {plan.source}", **settings, "plan": digest, "broken": sorted(broken)}
-    return write_manifest(uri, plan.attributes, splits, source)
+    return write_manifest(uri, plan.attributes, splits, source, shuffled=True)
 
 
 def _by_split(uri: str, jobs: Sequence[Job], shards: Mapping[str, Shard], broken: Broken) -> dict[str, list[Shard]]:

@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
@@ -57,6 +58,8 @@ class ClipWithHeads(nn.Module):
         self.identity = architecture if isinstance(architecture, Identity) else identify(Asked(architecture), None)
         self.classes = list(classes)
         self.clip = build.network(self.identity, seed)
+        if sum(isinstance(module, nn.Conv2d) for module in self.clip.visual.modules()) > 1:
+            self.clip.visual.to(memory_format=torch.channels_last)  # as convolutions multiply
         self.tokenizer = tokenizer = build.tokenizer(self.identity)
         # Prompts come at every step and captions at every epoch; in Python they take a tenth of a small model's step.
         self._token_row = lru_cache(_CACHED)(lambda text: tokenizer([text])[0].long().numpy().tobytes())
@@ -284,6 +287,21 @@ class ClipWithHeads(nn.Module):
         """Leave a tower (`all`), or its first blocks (a number), as it is in training; heads are always trained."""
         freeze(self.clip.visual, image, "model.freeze.image")
         freeze(self.clip.text, text, "model.freeze.text")
+
+    def checkpoint_blocks(self) -> None:
+        """Have both towers keep the inputs of their blocks alone for the gradient; UsageError where one can't."""
+        visual = self.clip.visual
+        trunk = getattr(visual, "trunk", visual)  # open_clip only warns where one of timm can't
+        try:
+            if isinstance(visual, ModifiedResNet):  # whose own method does nothing
+                raise NotImplementedError
+            trunk.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, NotImplementedError):
+            raise UsageError(
+                f"run.grad_checkpointing: the image tower of {self.identity.called} does not know it; take "
+                "run.micro_batch, which bounds the memory of every model"
+            ) from None
+        self.clip.text.transformer.grad_checkpointing = True
 
     def compile_towers(self) -> None:
         """Have the towers compiled for what goes through them within `compiled.steps()`."""

@@ -81,7 +81,7 @@ def _make(uri: str, kind: Kind, config: Config, processes: int, show: Show) -> D
     splits: dict[str, list[Shard]] = {}
     for job in jobs:
         splits.setdefault(job.split, []).append(shards[job.name])
-    return write_manifest(uri, kind.attributes, splits, source)
+    return write_manifest(uri, kind.attributes, splits, source, shuffled=True)
 
 
 def _jobs(uri: str, kind: Kind, config: Config) -> list[Job]:

@@ -106,7 +106,9 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
     blind = limits.solver == "none" or (limits.solver in TABLE and not TABLE[limits.solver].examples)
     count = 0 if blind else limits.tasks_per_step
     rows = [split.rows_of(task.attribute, task.label, task.where) for task in tasks.protected]
-    retained = [retain(pool, config.task.retained, seed, k, split.blocks(pool)) for k, pool in enumerate(rows)]
+    # Of shards that nobody says are random samples, a few would not show what a task's examples are.
+    near = split.blocks if split.shuffled else lambda pool: None
+    retained = [retain(pool, config.task.retained, seed, k, near(pool)) for k, pool in enumerate(rows)]
     trained, held, share = list(retained), None, share_held(config)
     beside = np.zeros(int(split.unit.max()) + 1, dtype=bool)  # units of which something is held out
     if share:
@@ -120,12 +122,14 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
         # The old model's answers are no labels that could be learned by heart, so nothing of them is held out.
         pool = new_rows(split, task, tasks.target)
         pool = pool[~beside[split.unit[pool]]]
-        trained.append(retain(pool, config.task.retained, seed, k, split.blocks(pool)))
+        trained.append(retain(pool, config.task.retained, seed, k, near(pool)))
         if held is not None:
             held.append(trained[k])
     return Sampler(
         seed=seed,
         positive=positive,
+        # Those that come more than once in a run are kept at hand; of more than it draws only the drawn ones are read.
+        positive_blocks=split.blocks(positive) if config.optim.steps * positives < len(positive) else None,
         negative=negative,
         negative_blocks=split.blocks(negative),
         retained=trained,

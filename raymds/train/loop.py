@@ -94,6 +94,7 @@ class Loop:
         source = loader.Loader(
             train, lambda step: sampler.batch(step).share(rank, ranks), training.model.preprocess, config.run.seed,
             augment=config.data.augment, threads=threads, read=lambda caption: training.model.whole([caption]),
+            pinned=training.model.mean.is_cuda,
         )  # fmt: skip
         before = None
         for step in range(self._step, steps):

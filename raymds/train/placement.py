@@ -37,6 +37,15 @@ class Room:
         """CPUs or GPUs of all machines."""
         return sum(count * machine[name] for machine, count in self.machines if count and machine.get(name))
 
+    def cpus_beside(self, gpus: float) -> float:
+        """How many CPUs a worker with so many GPUs may have so that all GPUs are used: 1 or more, on any machine."""
+        found = [
+            math.floor(machine.get("CPU", 0.0) * gpus / machine["GPU"] + 1e-9)
+            for machine, count in self.machines
+            if count and machine.get("GPU", 0.0) >= gpus > 0
+        ]
+        return max(1.0, min(found, default=1.0))
+
     def __str__(self) -> str:
         """Its kinds of machine in words."""
         kinds: dict[tuple[float, float], float] = {}
@@ -64,6 +73,8 @@ def placed(config: Config, room: Room, runs: int = 1) -> Config:
         if not room.known and not room.total("GPU"):
             raise _open("run.gpus_per_worker", "0 or 1", room)
         run.gpus_per_worker = 1.0 if room.total("GPU") else 0.0
+    if run.cpus_per_worker is None:
+        run.cpus_per_worker = room.cpus_beside(run.gpus_per_worker)
     if run.precision is None:
         begun = RunDirectory(run.uri).precision() if run.uri else None
         run.precision = begun or ("bf16" if run.gpus_per_worker else "fp32")
@@ -101,7 +112,7 @@ def spare(config: Config, room: Room) -> bool:
     run = config.run
     fixed = not (run.min_workers or run.autoscaling)
     several = config.select.every < config.optim.steps  # the last candidate is measured by the workers
-    return fixed and several and room.holds(run.cpus_per_worker, run.gpus_per_worker or 0.0) > run.workers
+    return fixed and several and room.holds(run.cpus_per_worker or 1.0, run.gpus_per_worker or 0.0) > run.workers
 
 
 def per_worker(config: Config) -> dict[str, float]:
@@ -111,7 +122,7 @@ def per_worker(config: Config) -> dict[str, float]:
     less than one: such a run would wait for its last worker for ever. Sums of binary fractions are exact.
     """
     run = config.run
-    asked = {"CPU": run.cpus_per_worker} | ({"GPU": run.gpus_per_worker} if run.gpus_per_worker else {})
+    asked = {"CPU": run.cpus_per_worker or 1.0} | ({"GPU": run.gpus_per_worker} if run.gpus_per_worker else {})
     if not run.min_workers:
         return asked
     return {name: max(SMALLEST, math.floor(share * 2**32) / 2**32) for name, share in asked.items()}
@@ -145,7 +156,7 @@ def concurrent(config: Config, room: Room) -> tuple[Config, int]:
     asked = config.search.concurrency
     config = placed(config, room, runs=max(1, asked))
     run = config.run
-    fit = max(1.0, room.holds(run.cpus_per_worker, run.gpus_per_worker or 0.0) / run.workers)
+    fit = max(1.0, room.holds(run.cpus_per_worker or 1.0, run.gpus_per_worker or 0.0) / run.workers)
     if not room.known:
         fit = max(fit, asked)
     return config, int(min(asked or config.search.trials, fit))

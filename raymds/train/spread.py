@@ -92,7 +92,7 @@ def _machines(config: Config, show: Show) -> Machines:
     run, there = config.run, room(show, growing=config.run.autoscaling)
     if there.known or there.total("GPU") or not run.gpus_per_worker:
         return there.machines
-    return [({"CPU": run.cpus_per_worker, "GPU": 1.0}, max(1, run.workers))]
+    return [({"CPU": run.cpus_per_worker or 1.0, "GPU": 1.0}, max(1, run.workers))]
 
 
 def _evaluation(table: Any, split: Split, tasks: Tasks) -> Evaluation:

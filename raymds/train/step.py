@@ -89,8 +89,12 @@ class Learner:
         self.model = model
         self.config = config.optim
         self._micro_batch = config.run.micro_batch
+        if config.run.grad_checkpointing:
+            model.checkpoint_blocks()
         if config.run.compile:
             model.compile_towers()
+        # What the device copies beside what it computes.
+        self._copies = torch.cuda.Stream(model.mean.device) if model.mean.is_cuda else None  # type: ignore[no-untyped-call]
         self._parts: Parts | None = None  # of the present step, where it has more than one
         self.names = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = list(self.names.values())
@@ -105,8 +109,15 @@ class Learner:
             self._towers = DistributedDataParallel(model, find_unused_parameters=True, forward_sync_buffers=False)
 
     def send(self, pixels: Tensor) -> Tensor:
-        """Images on their way to the device, where a step has them there as a whole."""
-        return pixels if self._micro_batch else self.model.here(pixels)
+        """Images on their way to the device, where a step has them there as a whole: while it computes the last one."""
+        if self._micro_batch or self._copies is None:
+            return pixels
+        with torch.cuda.stream(self._copies):
+            sent = self.model.here(pixels)
+        now = torch.cuda.current_stream(sent.device)
+        now.wait_stream(self._copies)
+        sent.record_stream(now)
+        return sent
 
     def embed(
         self, pixels: Sequence[Tensor], tokens: Tensor, row: Tensor, head: Tensor, apart: int = 0
@@ -163,7 +174,7 @@ class Learner:
         """Optimiser state as named tensors."""
         state = self.optimizer.state
         return {
-            f"optimizer.{name}.{key}": value.detach().cpu()
+            f"optimizer.{name}.{key}": value.detach().cpu().contiguous()
             for name, parameter in self.names.items()
             for key, value in state.get(parameter, {}).items()
         }
@@ -171,11 +182,9 @@ class Learner:
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Take over the optimiser state of a checkpoint."""
         for name, parameter in self.names.items():
-            found = {
-                key: tensors[f"optimizer.{name}.{key}"].to(parameter.device, copy=True)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"optimizer.{name}.{key}" in tensors
-            }
+            kept = {key: tensors.get(f"optimizer.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            like = {"step": parameter.new_empty(())}  # the moments lie in memory as the parameter does
+            found = {k: torch.empty_like(like.get(k, parameter)).copy_(v) for k, v in kept.items() if v is not None}
             if found:
                 self.optimizer.state[parameter] = found
 

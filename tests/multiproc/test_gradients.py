@@ -183,16 +183,19 @@ METHODS: dict[str, dict[str, Any]] = {
     "ewc": {"beta": 1000.0},
 }
 IN_PARTS = {f"{name} in parts": name for name in ("squared_hinge", "augmented_lagrangian")}
+AGAIN = {f"{name} computed again": name for name in ("augmented_lagrangian", "gem")}
+OTHERS = IN_PARTS | AGAIN  # ways to compute the same
 ON_FOUR = ("squared_hinge", "augmented_lagrangian", "without data", "gem", *IN_PARTS)
 
 
 @pytest.fixture(scope="module")
 def gradients(config: Config) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
     configs = {}
-    for name in (*METHODS, *IN_PARTS):
+    for name in (*METHODS, *OTHERS):
         configs[name] = own = deepcopy(config)
         own.run.micro_batch = 3 if name in IN_PARTS else 0
-        method = IN_PARTS.get(name, name)
+        own.run.grad_checkpointing = name in AGAIN
+        method = OTHERS.get(name, name)
         own.task.without_data = ["weather:snowy", "scene"] if name == "without data" else []
         for key, value in {"solver": method, **METHODS[method]}.items():
             setattr(own.constraints, key, value)
@@ -208,16 +211,16 @@ def gradients(config: Config) -> dict[tuple[str, int], dict[str, torch.Tensor]]:
 @pytest.mark.parametrize(
     ("method", "ranks"),
     [
-        *((name, 1) for name in IN_PARTS),
-        *((name, 2) for name in (*METHODS, *IN_PARTS)),
+        *((name, 1) for name in OTHERS),
+        *((name, 2) for name in (*METHODS, *OTHERS)),
         *((name, 4) for name in ON_FOUR),
     ],
 )
 def test_gradients_do_not_depend_on_the_number_of_ranks(
     gradients: dict[tuple[str, int], dict[str, torch.Tensor]], method: str, ranks: int
 ) -> None:
-    """Nor on the parts in which the towers compute them."""
-    one, many = gradients[IN_PARTS.get(method, method), 1], gradients[method, ranks]
+    """Nor on the parts in which the towers compute them, or on what they keep of a pass."""
+    one, many = gradients[OTHERS.get(method, method), 1], gradients[method, ranks]
     if ranks > 1 and method not in ("lwf", "ewc"):  # which look at no retained example
         assert many["absent"] > 0  # the case that a task is absent from a rank did occur
     compare(one, many)
@@ -250,7 +253,9 @@ def test_neither_do_those_of_a_streamed_split(config: Config, tmp_path: Path) ->
     """Its negatives are dealt by their shards, and the positives so that each rank has as many pairs."""
     few = deepcopy(config)
     few.objective.batch, few.objective.positive_share = 8, 0.25  # ranks without positives, or without negatives
-    configs = {"streamed": config, "few": few}
+    passing = deepcopy(few)
+    passing.optim.warmup, passing.optim.steps = 0, 2  # fewer positives are drawn than there are: they are streamed, too
+    configs = {"streamed": config, "few": few, "passing": passing}
     for ranks in (1, 2, 4):
         arguments = (ranks, str(tmp_path), configs, 2)
         mp.start_processes(run_rank, arguments, nprocs=ranks, start_method="forkserver")

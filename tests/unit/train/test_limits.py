@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from raymds.config import Config, ConstraintsConfig
-from raymds.tasks import Task
-from raymds.train.limits import aggregator
+from raymds.data.split import Split
+from raymds.tasks import Task, resolve
+from raymds.train.limits import aggregator, build_sampler
 
 
 @pytest.mark.parametrize("sampled", ["all", 4, 1])
@@ -33,3 +34,45 @@ def test_how_many_tasks_a_step_samples_changes_no_rise_over_a_run(sampled: Any) 
         remembered[solver] = limits.mu if solver == "augmented_lagrangian" else last
     assert remembered["augmented_lagrangian"].tolist() == pytest.approx([0.4 + 7 * 0.5] * 6)
     assert remembered["squared_hinge"].tolist() == pytest.approx([3 * 16 * 0.5] * 6)
+
+
+def _protecting() -> Config:
+    config = Config()
+    config.task.target, config.task.protect = "weather:foggy", ["weather"]
+    config.task.prompts = {"weather": "the weather is {}."}
+    return config
+
+
+def _streamed(rows: int, *, shuffled: bool, window: int = 2) -> Split:
+    """A split of ten shards, a quarter of whose rows show the target."""
+    labels = {"weather": np.arange(rows, dtype=np.int32) % 4}
+    files: Any = [(None, rows // 10)] * 10
+    return Split(labels, files, cast(Any, None), shard=0, window=window, shuffled=shuffled)
+
+
+@pytest.mark.parametrize("window", [0, 2])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_what_is_retained_comes_from_few_shards_only_where_each_is_said_to_be_a_sample(
+    shuffled: bool, window: int
+) -> None:
+    config = _protecting()
+    config.task.retained = 50
+    split = _streamed(4000, shuffled=shuffled, window=window)
+    sampler = build_sampler(split, resolve(config.task, {"weather": ["clear", "rainy", "snowy", "foggy"]}), config)
+    shards = len(np.unique(split.shard_of(np.concatenate(sampler.retained))))
+    assert shards == (1 if shuffled and window else 10)
+
+
+@pytest.mark.parametrize(("steps", "streamed"), [(7, True), (8, False), (1000, False)])
+def test_positives_are_kept_at_hand_where_a_run_comes_back_to_them(steps: int, streamed: bool) -> None:
+    """There are 1,000, and a step draws 128."""
+    config = _protecting()
+    config.optim.steps = steps
+    tasks = resolve(config.task, {"weather": ["clear", "rainy", "snowy", "foggy"]})
+    sampler = build_sampler(_streamed(4000, shuffled=True), tasks, config)
+    assert np.isin(sampler.positive, sampler.recurring).any() == (not streamed)
+    drawn = [sampler.batch(step) for step in range(7)]
+    assert len(np.unique(np.concatenate([batch.positive for batch in drawn]))) == 7 * 128
+    assert all((batch.positive_along is not None) == streamed for batch in drawn)
+    in_memory = build_sampler(_streamed(4000, shuffled=True, window=0), tasks, config)
+    assert in_memory.positive_blocks is None

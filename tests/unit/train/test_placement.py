@@ -26,7 +26,7 @@ def run(config: Config, **changes: object) -> Config:
 
 
 def test_what_is_asked_for_is_kept(config: Config) -> None:
-    asked = run(config, workers=2, gpus_per_worker=1, precision="tf32")
+    asked = run(config, workers=2, cpus_per_worker=3, gpus_per_worker=1, precision="tf32")
     assert placed(asked, machine(8, 4)).run == config.run
 
 
@@ -56,6 +56,18 @@ def test_gpus_are_used_where_there_are_any(config: Config) -> None:
     assert placed(config, machine(8)).run.gpus_per_worker == 0
 
 
+def test_cpus_of_a_machine_are_shared_out_by_its_gpus(config: Config) -> None:
+    assert placed(config, machine(8, 4)).run.cpus_per_worker == 2
+    assert placed(config, machine(7, 2)).run.cpus_per_worker == 3
+    assert placed(run(config, gpus_per_worker=0.5), machine(16, 1)).run.cpus_per_worker == 8
+    assert placed(run(config, gpus_per_worker=2, workers=1), machine(16, 8)).run.cpus_per_worker == 4
+    uneven = Room((({"CPU": 32.0}, 1), ({"CPU": 16.0, "GPU": 1.0}, 1), ({"CPU": 24.0, "GPU": 4.0}, 1)))
+    most = placed(run(config, gpus_per_worker=1, workers=0), uneven).run
+    assert (most.cpus_per_worker, most.workers) == (6, 5)
+    assert placed(run(config, gpus_per_worker=0), machine(16, 1)).run.cpus_per_worker == 1
+    assert placed(run(config, gpus_per_worker=1, cpus_per_worker=3), machine(16, 1)).run.cpus_per_worker == 3
+
+
 def test_as_many_workers_as_there_is_room_and_work_for(config: Config) -> None:
     run(config, workers=0)
     assert placed(config, machine(4)).run.workers == 4
@@ -70,7 +82,7 @@ def test_as_many_workers_as_there_is_room_and_work_for(config: Config) -> None:
         (
             {"workers": 8, "gpus_per_worker": 1},
             machine(64, 4),
-            r"run\.workers=8: asks for 8 workers with 1 CPUs and 1 GPUs each, 4 of them fit "
+            r"run\.workers=8: asks for 8 workers with 16 CPUs and 1 GPUs each, 4 of them fit "
             r"\(machines: 1 with 64 CPUs and 4 GPUs\); lower run\.workers to 4, or set run\.autoscaling",
         ),
         ({"workers": 4, "cpus_per_worker": 2}, machine(6), r"3 of them fit .*; lower run\.workers to 3"),
