@@ -1,12 +1,13 @@
 """The book of a search: its trials in its run directory, whoever runs them. Each entry is published before it counts.
 
-RUN/tune.json            every trial with its params, status and history
+RUN/tune.json            every trial with its params, status and history, written where one begins or ends
+RUN/measured/007-50.json what trial 7 measured at step 50, beside the history that tune.json has of it
 RUN/trials/007/          the run directory of a trial, that of an ordinary cycle
 RUN/old/                 what the old model does, measured by the first trial that needs it
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from raymds.config import Config
@@ -17,8 +18,10 @@ from raymds.search.outcome import outcome, restored
 from raymds.search.sampler import importance, propose
 from raymds.search.space import Params, Space, live, own_setting, trial_config
 from raymds.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Measurement, Trial
+from raymds.store import uri as storage
 
 Show = Callable[[dict[str, Any]], None]
+_MEASURED = "measured"
 
 
 class Book:
@@ -30,7 +33,7 @@ class Book:
         self._own = own_setting(config, space)
         self.run = RunDirectory(config.run.uri)
         found = self.run.read_json("tune.json")
-        self.trials = restored(found, self.run.path("tune.json")) if found else []
+        self.trials = self._with_measured(restored(found, self.run.path("tune.json")) if found else [])
         self._given = {trial.number for trial in self.trials if trial.status != RUNNING}
         for trial in self.trials:
             if trial.status == RUNNING:
@@ -65,7 +68,9 @@ class Book:
         trial = self.trials[number]
         if trial.status != RUNNING or any(m.step == measurement.step for m in trial.history):
             return trial.status == STOPPED
-        self._enter(replace(trial, history=(*trial.history, measurement)))
+        # A file of its own: the whole book, of many trials and tasks, would be written again and again.
+        self.run.write_json(_measured(number, measurement.step), asdict(measurement))
+        self._count(replace(trial, history=(*trial.history, measurement)))
         return self._judged(number)
 
     def ended(self, number: int, failure: str | None) -> None:
@@ -117,17 +122,36 @@ class Book:
 
     def _enter(self, trial: Trial) -> None:
         """Publish the book with this trial in it, then let it count."""
-        trials = [*self.trials[: trial.number], trial, *self.trials[trial.number + 1 :]]
-        content = self._content(trials)
-        self.run.write_json("tune.json", content)
-        self.trials = trials
-        self._show({"event": "trial", "total": self._config.search.trials, **content["trials"][trial.number]})
+        self.run.write_json("tune.json", self._content(self._with(trial)))
+        self._count(trial)
+
+    def _count(self, trial: Trial) -> None:
+        """Go on from what is published of a trial."""
+        self.trials = self._with(trial)
+        (record,) = outcome(self._config, self._space, [trial])["trials"]
+        self._show({"event": "trial", "total": self._config.search.trials, **_placed(record)})
+
+    def _with(self, trial: Trial) -> list[Trial]:
+        return [*self.trials[: trial.number], trial, *self.trials[trial.number + 1 :]]
+
+    def _with_measured(self, trials: list[Trial]) -> list[Trial]:
+        """Trials with what those that had not ended measured since the book was written."""
+        there = storage.sizes(self.run.path(_MEASURED))
+        found = []
+        for trial in trials:
+            prefix, history = _measured(trial.number, "").removesuffix(".json"), list(trial.history)
+            known = {measured.step for measured in history}
+            own = (f"{_MEASURED}/{name}" for name in there) if trial.status == RUNNING else ()
+            for name in (name for name in own if name.startswith(prefix)):
+                measured = Measurement(**(self.run.read_json(name) or {}))
+                if measured.step not in known:
+                    history.append(measured)
+            found.append(replace(trial, history=tuple(sorted(history, key=lambda m: m.step))))
+        return found
 
     def _content(self, trials: list[Trial]) -> dict[str, Any]:
         content = outcome(self._config, self._space, trials)
-        for trial in content["trials"]:
-            trial["run"] = _folder(trial["number"])
-            trial["page"] = trial["status"] == FINISHED  # `raymds report` makes the page of a cycle that has an outcome
+        content["trials"] = [_placed(record) for record in content["trials"]]
         shares = importance(self._space, trials) if not content["counts"]["running"] else {}
         return content | {"importance": shares}
 
@@ -140,6 +164,15 @@ def _history_of(run: RunDirectory) -> tuple[list[Measurement], bool]:
     if concluded is not None and concluded["outcome"] == "new" and concluded["alpha"] != 1:
         history.append(Measurement.of(concluded["val"], concluded["step"], concluded["alpha"]))
     return history, concluded is not None
+
+
+def _placed(record: dict[str, Any]) -> dict[str, Any]:
+    """A trial's record with where its run is; `raymds report` makes the page of a cycle that has an outcome."""
+    return record | {"run": _folder(record["number"]), "page": record["status"] == FINISHED}
+
+
+def _measured(number: int, step: int | str) -> str:
+    return f"{_MEASURED}/{number:03d}-{step}.json"
 
 
 def _folder(number: int) -> str:

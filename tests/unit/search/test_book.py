@@ -9,7 +9,7 @@ import pytest
 
 from raymds.config import Config, load
 from raymds.run import RunDirectory
-from raymds.search.book import Book
+from raymds.search.book import Book, _measured
 from raymds.search.space import parse
 from raymds.search.trials import FAILED, FINISHED, RUNNING, STOPPED, Measurement, Trial
 
@@ -139,10 +139,30 @@ def test_a_death_between_a_measurement_and_its_judgement_costs_nothing(tmp_path:
 def test_a_measurement_made_again_is_not_taken_or_judged_twice(tmp_path: Path) -> None:
     book = opened(tmp_path)
     given(book)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "tune.json", tmp_path)}
     assert not book.measured(0, measurement(30, 0.1, 0.0))
-    before = (tmp_path / "tune.json").stat().st_mtime_ns
+    own = tmp_path / "measured" / "000-30.json"
+    before |= {own: own.stat().st_mtime_ns}
     assert not book.measured(0, measurement(30, 0.1, 0.0))
-    assert (tmp_path / "tune.json").stat().st_mtime_ns == before
+    assert (tmp_path / "tune.json").stat().st_mtime_ns == before[tmp_path / "tune.json"]  # nor is the book written
+    assert own.stat().st_mtime_ns == before[own]
+
+
+def test_what_was_measured_since_the_book_was_written_is_remembered(tmp_path: Path) -> None:
+    """Of a thousandth trial, too; what an ended one measured is in the book."""
+    book = opened(tmp_path, "search.trials=1002")
+    first, second = given(book), given(book)
+    for step in (100, 20, 30):
+        book.measured(second.number, measurement(step, 0.1, 0.0))
+    book.measured(first.number, measurement(20, 0.2, 0.0))
+    book.ended(first.number, "step 21: it failed")
+    book._enter(replace(book.trials[0], number=2, history=(), status=RUNNING))
+    book.measured(second.number, measurement(40, 0.3, 0.0))
+    again = opened(tmp_path, "search.trials=1002")
+    assert [[m.step for m in trial.history] for trial in again.trials] == [[20], [20, 30, 40, 100], []]
+    assert again.trials[1].history[2] == measurement(40, 0.3, 0.0)
+    numbers = [_measured(number, 5) for number in (1, 10, 100, 1000)]
+    assert all(not b.startswith(_measured(1, "").removesuffix(".json")) for b in numbers[1:])
 
 
 @pytest.mark.parametrize(("scheduler", "ends"), [("feasible_halving", True), ("none", False)])
