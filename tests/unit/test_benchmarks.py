@@ -44,13 +44,22 @@ def test_a_step(figures: Any) -> None:
     assert found["ours, none"]["limit"] > found["ours, all"]["limit"]  # of counted operations
 
 
+def test_what_each_saving_gives(figures: Any) -> None:
+    found = figures("savings", "--shapes", "5", "--scale", "0.05", "--steps", "2")["5"]
+    assert len(found) == 4
+    for row in found.values():
+        assert [len(times) for times in row["times"].values()] == [2, 2]
+        assert row["ratio"] == row["without"] / row["with"]
+
+
 def test_memory(figures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, whose peak says nothing of so small a step; that all kinds of step run."""
     memory = importlib.import_module("memory")
     found: dict[str, tuple[int, int]] = {}
 
     def alone(model: str, batch: int, times: int) -> dict[str, float]:
-        for kind, sizes in {"open_clip": (batch, 0), "ours": (batch, 0), "in parts": (times * batch, batch)}.items():
+        jobs = {"open_clip": (batch, 0), "ours": (batch, 0), "again": (batch, 0), "in parts": (times * batch, batch)}
+        for kind, sizes in jobs.items():
             memory.peak(kind, model, *sizes)
             found[kind] = sizes
         return dict.fromkeys(found, 1.0)
