@@ -131,6 +131,7 @@ class SelectConfig:
     """Choice, rescue, certificate, METHOD 6."""
 
     every: int = 600  # steps between checkpoints, each evaluated on val
+    precision: str = "fp32"  # of all that is measured, on val and for the certificate: fp32, tf32, bf16
     average: float = 0.98  # candidates are running means of the weights with this decay per step; 0: the weights
     interpolate: bool = True  # try w_old + α(w − w_old) where a candidate violates
     tolerance: Any = 0.0  # largest loss that still counts as retained, a fraction; or {TASK or attribute or default: …}

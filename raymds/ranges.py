@@ -119,6 +119,7 @@ RULES: list[Rule] = [
     ("optim.clip", *_POSITIVE),
     ("select.every", *_POSITIVE),
     ("select.average", lambda v: 0 <= v < 1, "is the decay of a mean: 0 or more and below 1"),
+    ("select.precision", lambda v: v in {"fp32", "tf32", "bf16"}, "has to be fp32, tf32 or bf16"),
     (
         "select.tolerance",
         _per_task(lambda v: 0 <= v < 1),

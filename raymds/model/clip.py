@@ -71,6 +71,7 @@ class ClipWithHeads(nn.Module):
         self.note = ""  # what people should know of how its file was read
         self._carried: dict[str, Tensor] = {}  # heads of classes that are not asked for
         self.compiled = Compiled()
+        self.measured_in = "fp32"
         self.preprocess = self.identity.preprocess
         self.image_size = self.preprocess.size
         self.mean: Tensor
@@ -251,7 +252,7 @@ class ClipWithHeads(nn.Module):
         try:
             for parameter in frozen:
                 parameter.requires_grad_(True)
-            with torch.no_grad(), self.compiled.steps(False):
+            with torch.no_grad(), self.compiled.steps(False), precision.measured_in(self.measured_in):
                 yield
         finally:
             for parameter in frozen:

@@ -1,13 +1,16 @@
-"""What training multiplies in: fp32, tf32 (of GPUs alone), bf16.
+"""What training and, if asked, measuring multiplies in: fp32, tf32 (of GPUs alone), bf16.
 
 bf16 is of the towers alone; it has the range of fp32 and 8 bits of its precision, so gradients need no scaling. tf32 is
 of the towers and of every gradient. Heads, losses, estimators and the master copies of weights have fp32.
 """
 
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+
+from raymds.errors import UsageError
 
 # PyTorch's own default rounds convolutions on a GPU.
 torch.backends.cudnn.allow_tf32 = False
@@ -21,18 +24,36 @@ def has_bf16() -> bool:
         return False
 
 
+def require(asked: Mapping[str, str | None], device: torch.device) -> None:
+    """UsageError naming the key of a precision that this machine's processor does not multiply in."""
+    key = next((key for key, precision in asked.items() if precision == "bf16"), None)
+    if key and device.type == "cpu" and not has_bf16():
+        raise UsageError(f"{key}=bf16: the processor of {socket.gethostname()} does not multiply in it; leave it out")
+
+
 class _State:
-    precision: str | None = None
+    precision: str | None = None  # None: fp32, as nothing is trained
 
 
 @contextmanager
 def trained_in(precision: str | None) -> Iterator[None]:
     """With `run.precision` in the towers of every model of this process; None: fp32."""
-    _State.precision = precision
+    _State.precision = precision or "fp32"
     try:
         yield
     finally:
         _State.precision = None
+
+
+@contextmanager
+def measured_in(precision: str) -> Iterator[None]:
+    """With `select.precision` in the towers; where something is trained what it needs is measured in its precision."""
+    before = _State.precision
+    _State.precision = before or precision
+    try:
+        yield
+    finally:
+        _State.precision = before
 
 
 @contextmanager

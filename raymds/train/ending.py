@@ -196,7 +196,7 @@ def certified(
         tolerance=config.select.tolerance,
         confidence=config.select.confidence,
         digests={},  # the driver's, who knows the run directory
-    ) | evidence(data, "test", tasks, config.constraints, old, new)
+    ) | evidence(data, "test", tasks, config, old, new)
     refused = refusal(certificate, config.select.require, config.select.require_target)
     name = "weights.safetensors" if chosen and not refused else "rejected.safetensors"
     return {

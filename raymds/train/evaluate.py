@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raymds.config import ConstraintsConfig
+from raymds.config import Config, ConstraintsConfig
 from raymds.data.loader import clean_batches
 from raymds.data.sampler import Rows, shares
 from raymds.data.shards import DataSet
@@ -119,15 +119,18 @@ def changes(old: Evaluation, new: Evaluation, task: Task) -> dict[str, float]:
     return {name: float(LOSSES[name].change(*both).mean()) for name, both in values.items()}
 
 
-def evidence(data: DataSet, split: str, tasks: Tasks, limits: ConstraintsConfig, old: str, new: str) -> dict[str, Any]:
+def evidence(data: DataSet, split: str, tasks: Tasks, config: Config, old: str, new: str) -> dict[str, Any]:
     """What a certificate's numbers were measured with: data, split, label sets, sentences, τ₀, loss, both models.
+
+    Also the precision, where it was another than fp32.
 
     `old` and `new` are `tensors_digest` of the models as they were loaded, whatever files they came from.
     """
-    models = {"parent": old, "weights": new}
+    models, limits = {"parent": old, "weights": new}, config.constraints
     loss = {"name": limits.loss, "unit": LOSSES[limits.loss].unit}
     measured = {"split": split, "label_sets": label_sets(tasks), "temperature": limits.temperature, "loss": loss}
-    measured["tensors"] = models
+    measured |= {"tensors": models}
+    measured |= {"precision": config.select.precision} if config.select.precision != "fp32" else {}
     parts = [{key: part[key] for key in ("uri", "digest", "rows")} for part in data.parts]
     found = {"measured": measured, "data": {"uri": data.uri, "created": data.created, "parts": parts}}
     return found | not_certifiable(tasks)

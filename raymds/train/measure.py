@@ -10,7 +10,7 @@ from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.method.certificate import certify
 from raymds.method.wear import said
-from raymds.model import ClipWithHeads
+from raymds.model import ClipWithHeads, precision
 from raymds.model.files import tensors_digest
 from raymds.run import digests
 from raymds.store import objects
@@ -54,6 +54,7 @@ class _Measure:
     def _here(self, name: str, net: ClipWithHeads) -> Evaluation:
         told = self._progress(f"images through the {name} model", len(self.rows))
         net = net.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        precision.require({"select.precision": self._config.select.precision}, net.mean.device)
         return evaluate(net, self.rows, self.tasks, self._config.constraints.temperature, progress=told)
 
     def _open(self, name: str, weights: str) -> ClipWithHeads:
@@ -116,5 +117,5 @@ def certify_models(config: Config, new: str, split: str, show: Show) -> dict[str
         digests=digest,
     )
     both = measure.digests["old"], measure.digests["new"]
-    found = evidence(measure.data, split, tasks, config.constraints, *both)
+    found = evidence(measure.data, split, tasks, config, *both)
     return certificate | found | ({"use": use} if use else {})

@@ -7,7 +7,7 @@ from raymds.config import Config
 def open_net(config: Config, classes: list[str], weights: str | None = None) -> model.ClipWithHeads:
     """The model of `weights`, by default those of the config, with heads of `classes`; UsageError where it can't be."""
     asked = config.model
-    return model.load(
+    net = model.load(
         asked.name,
         weights or asked.weights,
         classes,
@@ -17,3 +17,5 @@ def open_net(config: Config, classes: list[str], weights: str | None = None) -> 
         activation=asked.activation,
         heads=asked.heads,
     )
+    net.measured_in = config.select.precision
+    return net

@@ -89,7 +89,7 @@ class OldModel:
 def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[str, str]:
     """Names, with their keys, of the results on val and on the retained examples; `data` is the data set's digest.
 
-    Val does not depend on which tasks are asked for, on seed or precision: cells that differ in those share it.
+    Val does not depend on which tasks are asked for, on seed or training's precision: cells that differ share it.
     """
     device, limits = net.mean.device, config.constraints
     cuda = device.type == "cuda"
@@ -100,6 +100,7 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
         "images": (config.data.on_corrupt, net.image_size),
         "label_sets": [tasks.classes, tasks.prompts, tasks.vocabularies, sorted(tasks.attributes)],
         "temperature": limits.temperature,
+        "precision": config.select.precision,
         "device": torch.cuda.get_device_name(device) if cuda else torch.backends.cpu.get_cpu_capability(),
         "code": [code_digest(), torch.__version__],
     }
@@ -108,7 +109,7 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
     more = {
         "task": asdict(config.task), "retained": (limits.loss, held), "seed": config.run.seed,
         "memory": config.data.memory,  # a larger split has retained examples of few shards
-        "precision": config.run.precision,
+        "trained_in": config.run.precision,
         "threads": torch.get_num_threads(),  # last bits may differ, and h of an unchanged model is exactly 0
     }  # fmt: skip
 

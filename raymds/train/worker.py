@@ -144,10 +144,7 @@ def _started(payload: dict[str, Any]) -> Iterator[tuple[Config, Emit, torch.devi
     objects.configure(config.storage)
     _require_shared(config, payload)
     device = torch.device(ray.train.torch.get_device())
-    if config.run.precision == "bf16" and device.type == "cpu" and not precision.has_bf16():
-        raise UsageError(
-            f"run.precision=bf16: the processor of {socket.gethostname()} does not multiply in it; leave it out"
-        )
+    precision.require({"run.precision": config.run.precision, "select.precision": config.select.precision}, device)
     with Emit(config, payload["monitor"]) as emit:
         objects.configure(config.storage, emit.aside)
         try:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raymds.errors import UsageError
 from raymds.model import ClipWithHeads
+from raymds.model.precision import trained_in
 from tests.unit.model.small import CLASSES, RESNET, TEXT, TEXTS, VISION, of_config, opened, saved, trained
 
 CONVNEXT = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear", "image_size": 64}
@@ -264,3 +265,22 @@ def test_tokens_of_many_texts_are_the_tokenizers(net: ClipWithHeads) -> None:
         tokens = net.tokenize(some)
         assert torch.equal(tokens, want[:, : tokens.shape[1]])
         assert not want[:, tokens.shape[1] :].any()
+
+
+def test_what_is_measured_has_the_precision_that_is_asked_for_and_in_a_step_that_of_training() -> None:
+    net = ClipWithHeads("tiny-64", CLASSES, 4, 0)
+    labels = {"weather": {"clear": ["a clear sky"], "foggy": ["a picture of fog"]}}
+
+    def cosines() -> Tensor:
+        return net.cosines(net.classifiers(labels), pictures(net, 5))["weather"]
+
+    plain = cosines()
+    net.measured_in = "bf16"
+    rounded = cosines()
+    assert 1e-5 < float((rounded - plain).abs().max()) < 0.05
+    with trained_in("fp32"):
+        assert torch.equal(cosines(), plain)
+    with trained_in("bf16"):
+        net.measured_in = "fp32"
+        assert torch.equal(cosines(), rounded)
+    assert torch.equal(cosines(), plain)

@@ -207,10 +207,14 @@ def test_a_run_directory_that_a_worker_does_not_see(recorder: Recorder, config: 
     assert recorder.events == []
 
 
-def test_a_processor_without_bf16_is_named(recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    config.run.precision = "bf16"
+@pytest.mark.parametrize("section", ["run", "select"])
+def test_a_processor_without_bf16_is_named(
+    recorder: Recorder, config: Config, monkeypatch: pytest.MonkeyPatch, section: str
+) -> None:
+    getattr(config, section).precision = "bf16"
     monkeypatch.setattr(precision, "has_bf16", lambda: False)
-    with pytest.raises(UsageError, match=r"run\.precision=bf16: the processor of .* does not multiply in it; leave it"):
+    message = rf"{section}\.precision=bf16: the processor of .* does not multiply in it; leave it"
+    with pytest.raises(UsageError, match=message):
         worker.run_cycle(payload_of(config, recorder))
 
 
