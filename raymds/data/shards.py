@@ -238,7 +238,7 @@ def write_manifest(
     vocabulary.check_classes(attributes, [shard for shards in splits.values() for shard in shards])
     tables = {name: _labels(uri, shards, list(attributes)) for name, shards in splits.items()}
     _refuse_leaks(uri, splits, tables)
-    _refuse_torn(uri, tables)
+    vocabulary.check_groups(uri, tables)
     manifest = _manifest(uri, attributes, splits, tables, source) | ({"shuffled": True} if shuffled else {})
     digest = _digest(manifest)
     dates = [part.created for part in parts] or [_created(uri, digest)]
@@ -314,18 +314,6 @@ def _refuse_leaks(uri: str, splits: Mapping[str, Sequence[Shard]], tables: Mappi
             f"{uri}: {len(leaks)} images stand in two splits, so it is not published; leave one row of each out:{lines}"
             f"{more}"
         )
-
-
-def _refuse_torn(uri: str, tables: Mapping[str, Any]) -> None:
-    """UsageError where a group stands in two splits."""
-    first: dict[str, str] = {}
-    for split, table in tables.items():
-        for group in table["group"].drop_null().unique().to_pylist():
-            if first.setdefault(group, split) != split:
-                raise UsageError(
-                    f"{uri}: group {group!r} has rows in {first[group]} and in {split}, which are alike, so it is not "
-                    "published; leave those of one split out, or, if they are two groups, give them two names"
-                )
 
 
 def _groups(table: Any) -> Rows | None:

@@ -41,3 +41,15 @@ def check_classes(attributes: Vocabularies, shards: Sequence[Any]) -> None:
             more = shard.classes.get(attribute, {}).keys() - known
             if more:
                 raise UsageError(f"{shard.file}: has {attribute}={min(more)!r}, which is not in the vocabulary; add it")
+
+
+def check_groups(uri: str, tables: Mapping[str, Any]) -> None:
+    """UsageError where a group stands in two splits."""
+    first: dict[str, str] = {}
+    for split, table in tables.items():
+        for group in table["group"].drop_null().unique().to_pylist():
+            if first.setdefault(group, split) != split:
+                raise UsageError(
+                    f"{uri}: group {group!r} has rows in {first[group]} and in {split}, which are alike, so it is not "
+                    "published; leave those of one split out, or, if they are two groups, give them two names"
+                )

@@ -1,14 +1,17 @@
 """open_clip's network and tokenizer of what a model is said to be."""
 
 import warnings
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
 import open_clip
 import torch
 from open_clip.model import CustomTextCLIP
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
 
 from raymds.errors import UsageError
 from raymds.model.identity import ARCHITECTURES, Identity
@@ -66,4 +69,39 @@ def network(identity: Identity, seed: int) -> Any:
     text = clip.text
     if not isinstance(text, TextTransformer) or text.cls_emb is not None or text.pool_type == "none":
         raise UsageError(f"model.name={identity.called}: its text tower is of a kind that raymds does not know")
+    if sum(isinstance(module, nn.Conv2d) for module in clip.visual.modules()) > 1:
+        clip.visual.to(memory_format=torch.channels_last)  # as convolutions multiply
     return clip
+
+
+def checkpoint_blocks(clip: Any, identity: Identity) -> None:
+    """Have both towers keep the inputs of their blocks alone for the gradient; UsageError where one can't."""
+    trunk = getattr(clip.visual, "trunk", clip.visual)  # of timm, where open_clip only warns
+    try:
+        if isinstance(clip.visual, ModifiedResNet):  # whose own method does nothing
+            raise NotImplementedError
+        trunk.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError):
+        raise UsageError(
+            f"run.grad_checkpointing: the image tower of {identity.called} does not know it; take run.micro_batch, "
+            "which bounds the memory of every model"
+        ) from None
+    clip.text.transformer.grad_checkpointing = True
+
+
+def refuse_others(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str, identity: Identity) -> None:
+    """UsageError naming `source`, the architecture and a tensor: `tensors` have other names or shapes than `own`."""
+    wrong = sorted(
+        [n for n in own if n not in tensors]
+        + [n for n in tensors if n not in own]
+        + [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
+    )
+    if wrong:
+        name = wrong[0]
+        shapes = [f"{tuple(s[name].shape)}" if name in s else "absent" for s in (tensors, own)]
+        part = all(n not in tensors for n in wrong)
+        raise UsageError(
+            f"{source}: holds another architecture than {identity.called}: {name} is {shapes[0]} in the file, "
+            f"{shapes[1]} in the model ({len(wrong)} tensors differ); give model.name=ARCHITECTURE of the file"
+            + (", or, where it is one tower or one of several shards, a file of the whole model" if part else "")
+        )

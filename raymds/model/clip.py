@@ -10,16 +10,14 @@ from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from raymds.errors import UsageError
 from raymds.model import build, precision
 from raymds.model.compiled import Compiled
-from raymds.model.files import read_weights
 from raymds.model.freeze import freeze
-from raymds.model.heads import HEADS, RANK, TaskHeads, trained_rank
+from raymds.model.heads import HEADS, RANK, TaskHeads
 from raymds.model.identity import Asked, Identity, Prompts, identify
 
 LabelSets = Mapping[str, Mapping[str, Sequence[str]]]  # attribute -> class -> its sentences
@@ -58,8 +56,6 @@ class ClipWithHeads(nn.Module):
         self.identity = architecture if isinstance(architecture, Identity) else identify(Asked(architecture), None)
         self.classes = list(classes)
         self.clip = build.network(self.identity, seed)
-        if sum(isinstance(module, nn.Conv2d) for module in self.clip.visual.modules()) > 1:
-            self.clip.visual.to(memory_format=torch.channels_last)  # as convolutions multiply
         self.tokenizer = tokenizer = build.tokenizer(self.identity)
         # Prompts come at every step and captions at every epoch; in Python they take a tenth of a small model's step.
         self._token_row = lru_cache(_CACHED)(lambda text: tokenizer([text])[0].long().numpy().tobytes())
@@ -274,7 +270,7 @@ class ClipWithHeads(nn.Module):
         for name in ("logit_scale", "logit_bias"):  # of shape () or (1,), and no part of what is measured
             if name in own and (name not in tensors or tensors[name].numel() == 1):
                 tensors[name] = tensors[name].reshape(own[name].shape) if name in tensors else own[name]
-        self._refuse_others(tensors, own, source)
+        build.refuse_others(tensors, own, source, self.identity)
         for name, tensor in (tensors | heads).items():
             counts = name in own and not own[name].is_floating_point()  # of batches, in BatchNorm
             if not counts and not (tensor.is_floating_point() and tensor.isfinite().all()):
@@ -291,18 +287,7 @@ class ClipWithHeads(nn.Module):
 
     def checkpoint_blocks(self) -> None:
         """Have both towers keep the inputs of their blocks alone for the gradient; UsageError where one can't."""
-        visual = self.clip.visual
-        trunk = getattr(visual, "trunk", visual)  # open_clip only warns where one of timm can't
-        try:
-            if isinstance(visual, ModifiedResNet):  # whose own method does nothing
-                raise NotImplementedError
-            trunk.set_grad_checkpointing(True)
-        except (AttributeError, AssertionError, NotImplementedError):
-            raise UsageError(
-                f"run.grad_checkpointing: the image tower of {self.identity.called} does not know it; take "
-                "run.micro_batch, which bounds the memory of every model"
-            ) from None
-        self.clip.text.transformer.grad_checkpointing = True
+        build.checkpoint_blocks(self.clip, self.identity)
 
     def compile_towers(self) -> None:
         """Have the towers compiled for what goes through them within `compiled.steps()`."""
@@ -311,22 +296,6 @@ class ClipWithHeads(nn.Module):
     def describe(self, prompts: Prompts, parent: str | None) -> Identity:
         """What a model that was developed from this one says of itself: also the words of its label sets."""
         return replace(self.identity, prompts=self.identity.prompts | prompts, parent=parent)
-
-    def _refuse_others(self, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
-        wrong = sorted(
-            [n for n in own if n not in tensors]
-            + [n for n in tensors if n not in own]
-            + [n for n in own if n in tensors and own[n].shape != tensors[n].shape]
-        )
-        if wrong:
-            name = wrong[0]
-            shapes = [f"{tuple(s[name].shape)}" if name in s else "absent" for s in (tensors, own)]
-            part = all(n not in tensors for n in wrong)
-            raise UsageError(
-                f"{source}: holds another architecture than {self.identity.called}: {name} is {shapes[0]} in the file, "
-                f"{shapes[1]} in the model ({len(wrong)} tensors differ); give model.name=ARCHITECTURE of the file"
-                + (", or, where it is one tower or one of several shards, a file of the whole model" if part else "")
-            )
 
     def _projected(self, trunk_UW: Tensor) -> Tensor:
         projection = self.clip.text.text_projection
@@ -369,32 +338,3 @@ def class_means(text_TD: Tensor, classes: int) -> Tensor:
     if len(text_TD) == classes:
         return text_TD
     return nn.functional.normalize(text_TD.view(classes, -1, text_TD.shape[1]).sum(dim=1), dim=-1)
-
-
-def load(
-    architecture: str,
-    weights: str | None,
-    classes: Sequence[str],
-    head_rank: int | None,
-    seed: int,
-    *,
-    pretrained: str | None = None,
-    activation: str | None = None,
-    heads: Sequence[str] | str | None = None,
-) -> ClipWithHeads:
-    """The model of a file of weights, a path or URI, or one with random weights where none is given.
-
-    `architecture` may be empty where the file says what it is. Heads are placed by their names; a class that has none
-    in the file starts untrained. `head_rank` is that of new heads: by default that of the file's, else 32. The other
-    arguments are the keys of the config's section `model`.
-    """
-    asked = Asked(architecture, pretrained, activation)
-    if not weights:
-        return ClipWithHeads(identify(asked, None), classes, head_rank, seed)
-    found = read_weights(weights, heads)
-    rank = head_rank or trained_rank(found.tensors, classes)
-    model = ClipWithHeads(identify(asked, found.found), classes, rank, seed)
-    model.load_weights(found.tensors, weights)
-    model.check_text_tower()
-    model.note = found.found.note
-    return model

@@ -11,13 +11,14 @@ from raymds.config import Config
 from raymds.data.loader import Loaded
 from raymds.data.sampler import Rows, Sampler
 from raymds.data.split import Split
-from raymds.method import constraints, contrastive, dist
+from raymds.method import constraints, dist
 from raymds.model import STEP_CHUNK, ClipWithHeads
 from raymds.model.precision import trained_in
 from raymds.tasks import Tasks
 from raymds.train.baselines import TABLE, Context, fisher_information
 from raymds.train.evaluate import constraint_values
 from raymds.train.limits import Scale, aggregator
+from raymds.train.objective import Objective
 from raymds.train.prompts import Prompts
 from raymds.train.step import Learner, Stopwatch, Taken, caption_heads, finite
 
@@ -49,14 +50,14 @@ class ConstrainedCycle:
         self._fisher: list[Tensor] = []
         self._aggregator = aggregator(config, tasks, sampler)
         self._scale = Scale(config, self._aggregator, len(tasks.protected))
-        # Normalisers of METHOD (9) by position in the pool of positives: image side, text side; NaN: never seen.
-        device = model.mean.device
-        self._log_s = torch.full((len(sampler.positive), 2), torch.nan, dtype=torch.float64, device=device)
+        self._objective = Objective(model, sampler, config)
         self._old_values, self._old_losses = torch.empty(0, dtype=torch.float64), list[Tensor]()
         # Task and row of each of those values as one number, in ascending order, by which a step finds them.
         self._seen = np.concatenate([k * len(split) + rows for k, rows in enumerate(sampler.seen)])
         # Running mean of λ over the steps that sampled the task; NaN: none did.
-        self.multiplier = torch.full((len(tasks.constrained),), torch.nan, dtype=torch.float64, device=device)
+        self.multiplier = torch.full(
+            (len(tasks.constrained),), torch.nan, dtype=torch.float64, device=model.mean.device
+        )
         self._labels = np.array([task.label for task in tasks.constrained])
         self._names = [task.name for task in tasks.constrained]
         attributes = list(tasks.classes)
@@ -131,7 +132,7 @@ class ConstrainedCycle:
             with clock("forward"):
                 embedded = self._embed(loaded, pairs, active, tasks)
         image, text, prompts = embedded
-        surrogate, value = self._objective(loaded, image, text, clock)
+        surrogate, value = self._objective(loaded.batch, image[: len(text)], text, clock)
         examples = image[len(text) :]
         with clock("backward"):
             losses = self._cross_entropies(loaded, examples, prompts, active)
@@ -159,7 +160,7 @@ class ConstrainedCycle:
         old = {f"old_losses.{k}": losses.clone() for k, losses in enumerate(self.old_losses)}
         average = {_AVERAGE + name: value for name, value in self._average.weights().items()} if self._average else {}
         fisher = dict(zip((_FISHER + name for name in self._learner.names), self._fisher, strict=bool(self._fisher)))
-        running = {"log_s": self._log_s.cpu(), "lambda": self.multiplier.cpu(), "active": self._share}
+        running = {"log_s": self._objective.log_s.cpu(), "lambda": self.multiplier.cpu(), "active": self._share}
         estimators = self._aggregator.state_dict() | running
         return self._learner.state_dict() | estimators | old | average | {n: F.cpu() for n, F in fisher.items()}
 
@@ -168,7 +169,7 @@ class ConstrainedCycle:
         self._learner.load_state_dict(tensors)
         self._aggregator.load_state_dict(tensors)
         device = self.model.mean.device
-        self._log_s, self.multiplier = (tensors[name].to(device, copy=True) for name in ("log_s", "lambda"))
+        self._objective.log_s, self.multiplier = (tensors[name].to(device, copy=True) for name in ("log_s", "lambda"))
         self._share = tensors["active"].clone()
         self.old_losses = [tensors[f"old_losses.{k}"] for k in range(len(self.tasks.constrained))]
         names = [name for name in self._learner.names if _FISHER + name in tensors]
@@ -287,51 +288,6 @@ class ConstrainedCycle:
         """Whose label sets some tasks have."""
         named = set(self._attribute[task_b].tolist())
         return [name for number, name in enumerate(self.tasks.classes) if number in named]
-
-    def _objective(self, loaded: Loaded, image: Tensor, text: Tensor, clock: Stopwatch) -> tuple[Tensor, Tensor]:
-        """This rank's share of the surrogate of METHOD (10) over the global batch, and F of the batch."""
-        batch, t = loaded.batch, self._config.objective.temperature
-        P, N, p, rank = self.sampler.positives, self.sampler.negatives, len(batch.positive), dist.rank()
-        dealt_P, dealt_N = self.sampler.batch(batch.step).dealt(dist.world_size())
-        sizes = [len(rows) for both in zip(dealt_P, dealt_N, strict=True) for rows in both]  # p, n of every rank
-        pairs = torch.cat([image[: len(text)], text], dim=1)  # image and text embedding side by side
-        positive, negative = pairs[:p], pairs[p:]
-        with clock("exchange"):
-            every = dist.all_gather(pairs, [both[0] + both[1] for both in zip(sizes[::2], sizes[1::2], strict=True)])
-        parts = list(torch.split(every, sizes))
-        parts[2 * rank + 1] = negative  # with its gradient
-        all_positive, all_negative = torch.cat(parts[::2]), torch.cat(parts[1::2])
-        # Rows: own positives against everybody's negatives. Normalisers: everybody's, from the same numbers in the same
-        # parts on every rank, so that nobody has to tell them.
-        own = contrastive.differences(*positive.chunk(2, 1), *all_negative.chunk(2, 1))
-        log_g = torch.cat([self._normalisers(part, all_negative.detach()) for part in parts[::2]])
-        log_s = self._track(np.concatenate(dealt_P), log_g)
-        start = sum(sizes[: 2 * rank : 2])
-        end = start + p
-        rows = [contrastive.surrogate(d, log_s[start:end, i], t) for i, d in enumerate(own)]
-        # Columns: everybody else's positives against own negatives, which see no other gradient of those pairs.
-        others, others_s = (torch.cat([all_P[:start], all_P[end:]]) for all_P in (all_positive, log_s))
-        crossed = contrastive.differences(*others.chunk(2, 1), *negative.chunk(2, 1))
-        columns = [contrastive.surrogate(d, others_s[:, i], t) for i, d in enumerate(crossed)]
-        return torch.stack(rows + columns).sum() / (P * N), contrastive.objective(log_g[:, 0], log_g[:, 1], t)
-
-    def _normalisers(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """log g of METHOD (7) on both sides, of pairs' embeddings side by side: (p, 2D), (N, 2D) → (p, 2)."""
-        found = contrastive.differences(*positive.chunk(2, 1), *negative.chunk(2, 1))
-        t = self._config.objective.temperature
-        return torch.stack([contrastive.log_normaliser(d.double(), t) for d in found], dim=1)
-
-    def _track(self, rows: Rows, log_g: Tensor) -> Tensor:
-        """Fold the batch's normalisers into s, METHOD (9), the same on every rank: (P, 2) → (P, 2).
-
-        A positive that comes several times in a batch counts with the mean of its ĝ.
-        """
-        seen, which = np.unique(np.searchsorted(self.sampler.positive, rows), return_inverse=True)
-        seen_S, which_P = (self.model.here(torch.from_numpy(numbers)) for numbers in (seen, which))
-        found = contrastive.mean_by(log_g, which_P, len(seen))
-        tracked = contrastive.track(self._log_s[seen_S], found, self._config.objective.gamma)
-        self._log_s.index_copy_(0, seen_S, tracked)
-        return tracked[which_P]
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -506,4 +506,4 @@ def test_positives_fewer_than_a_step_draws_come_again_within_it(build: Build, tr
     training.measure_old()
     for step in range(3):
         training.step(loader.get(step))
-    assert torch.isfinite(training._log_s).all()  # after one step each has been seen
+    assert torch.isfinite(training._objective.log_s).all()  # after one step each has been seen
