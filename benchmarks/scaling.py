@@ -3,12 +3,11 @@
     python benchmarks/scaling.py [--steps 3] [--json FILE]
 
 Counted is what goes into each all-reduce and comes out of each all-gather. With P positives and N negatives of width D
-(image and text), m protected tasks and w parameters, all of fp32 but the log normalisers and the sums, a rank has
+(image and text), m protected tasks and w parameters, all of fp32 but the sums, a rank has
 
-    gathered:  R·⌈P/R⌉·2·D·4 + R·⌈N/R⌉·2·D·4   embeddings
-               R·⌈P/R⌉·2·8                      log normalisers of METHOD (9)
-    reduced:   2·m·8                            loss sums and counts per task
-               w·4 + used                       gradients, and which parameters have one
+    gathered:  R·⌈(P+N)/R⌉·2·D·4   embeddings of pairs; a rank's positives and negatives may make one pair more
+    reduced:   3·m·8               loss sums, counts and squares per task
+               w·4 + used          gradients, and which parameters have one
 
 for R > 1 and nothing for R = 1: beyond the rounding up to whole shares nothing grows with R.
 """
@@ -29,6 +28,7 @@ import torch.multiprocessing as mp
 from raymds.config import Config, load
 from raymds.data.config import ScenesConfig
 from raymds.data.loader import Loader
+from raymds.data.sampler import shares
 from raymds.data.shards import DataSet
 from raymds.model import ClipWithHeads, pack_weights
 from raymds.model import load as load_model
@@ -98,11 +98,10 @@ def expected(ranks: int, net: ClipWithHeads, m: int, config: Config) -> dict[str
     if ranks == 1:
         return {"gathered": 0, "reduced": 0, "gradients": 0}
     P = round(config.objective.batch * config.objective.positive_share)
-    rows_P, rows_N = (ranks * -(-n // ranks) for n in (P, config.objective.batch - P))
-    D = net.clip.text.output_dim
+    most = max(map(sum, zip(shares(P, ranks), shares(config.objective.batch - P, ranks), strict=True)))
     return {
-        "gathered": (rows_P + rows_N) * 2 * D * 4 + rows_P * 2 * 8,
-        "reduced": 2 * m * 8,
+        "gathered": ranks * most * 2 * net.clip.text.output_dim * 4,
+        "reduced": 3 * m * 8,
         "gradients": sum(p.numel() for p in net.parameters() if p.requires_grad) * 4,
     }
 
