@@ -90,7 +90,7 @@ def data_set(folder: Path, classes: int, rows: int) -> str:
             size = int(counts.sum())
             splits[split].append(Shard(f"{split}-{number:06d}.parquet", size, SHARD_BYTES, 64 * "0", own))
     source = {"made_by": "benchmarks/size.py"}
-    manifest = shards._manifest(str(folder), {"kind": kinds.tolist()}, splits, tables, source)
+    manifest = shards._manifest(str(folder), {"kind": kinds.tolist()}, splits, tables, source) | {"shuffled": True}
     content = json.dumps(manifest | {"digest": shards._digest(manifest)}, indent=1)
     (folder / shards.MANIFEST).write_text(content)
     return str(folder)

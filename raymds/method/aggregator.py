@@ -1,7 +1,6 @@
 """The constraint-aware aggregator of METHOD 5: owns u and μ, makes the one reduction they need, hands out λ."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -73,11 +72,7 @@ class ConstraintAggregator:
         examples in the global batch is 0, and its u and μ stay as they were. λ is still to be multiplied by `scale`.
         Both are on the CPU, where λ decides what is computed next: this waits for the device.
         """
-        return self.fold(dist.all_reduce_begun(local_sums), step)
-
-    def fold(self, summed: Callable[[], Tensor], step: int) -> tuple[Tensor, Tensor]:
-        """`update` with sums over all ranks that are on their way."""
-        sums, counts, squares = summed().cpu()
+        sums, counts, squares = dist.all_reduce_sum(local_sums).cpu()
         sampled = counts > 0
         self.h = sums / counts - self._slack  # 0/0 is NaN: the task was not sampled
         before, self.u = self.u.nan_to_num(0.0), constraints.track(self.u, self.h, self._gamma)

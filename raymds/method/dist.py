@@ -3,7 +3,7 @@
 Legend of shapes: R ranks, b_r rows on rank r, B = sum of b_r.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,19 +32,6 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     if world_size() > 1:
         td.all_reduce(x)
     return x
-
-
-def all_reduce_begun(x: Tensor) -> Callable[[], Tensor]:
-    """As `all_reduce_sum`, begun; what it returns waits for the sum, which other work may come before."""
-    x = x.detach().clone()
-    work = td.all_reduce(x, async_op=True) if world_size() > 1 else None
-
-    def total() -> Tensor:
-        if work is not None:
-            work.wait()
-        return x
-
-    return total
 
 
 def broadcast(x: Tensor) -> Tensor:

@@ -116,10 +116,10 @@ class ConstrainedCycle:
         of = torch.from_numpy(loaded.batch.example_task)
         active = torch.full((len(of),), once or whole)
         with clock("forward"):
-            pairs = self._learner.send(loaded.pairs)
+            loaded = self._learner.send(loaded)
             if once:
-                embedded = self._embed(loaded, pairs, active, loaded.batch.tasks, apart=True)
-            local_sums = self._changes(loaded, embedded[0][len(pairs) :].detach() if once else None)
+                embedded = self._embed(loaded, active, loaded.batch.tasks, apart=True)
+            local_sums = self._changes(loaded, embedded[0][len(loaded.pairs) :].detach() if once else None)
         with clock("exchange"):
             multiplier, count = self._aggregator.update(local_sums, step)
         h = self._aggregator.h
@@ -130,7 +130,7 @@ class ConstrainedCycle:
             active |= needed[of]
             tasks = loaded.batch.tasks if whole else needed.nonzero()[:, 0].numpy()
             with clock("forward"):
-                embedded = self._embed(loaded, pairs, active, tasks)
+                embedded = self._embed(loaded, active, tasks)
         image, text, prompts = embedded
         surrogate, value = self._objective(loaded.batch, image[: len(text)], text, clock)
         examples = image[len(text) :]
@@ -266,9 +266,7 @@ class ConstrainedCycle:
             self._learner.parameters, self._start, self._fisher,
         )  # fmt: skip
 
-    def _embed(
-        self, loaded: Loaded, pairs: Tensor, active: Tensor, tasks: Rows, apart: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _embed(self, loaded: Loaded, active: Tensor, tasks: Rows, apart: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings of pairs and active examples (p+n+a, D), captions (p+n, D), class prompts (H, D).
 
         Prompts are computed of the label sets that the active examples have, and of those that ranks share which
@@ -279,8 +277,9 @@ class ConstrainedCycle:
         wanted = self._prompts.wanted(own, self._attributes(tasks))
         tokens, row, sentence_head = self._prompts.behind(loaded.captions, wanted)
         caption_head = caption_heads(self._config, self._split, self.tasks, batch.positive, batch.negative)
-        examples, head = loaded.examples[active], torch.cat([caption_head, sentence_head])
-        image, text = self._learner.embed([pairs, examples], tokens, row, head, len(examples) if apart else 0)
+        chosen, head = active.nonzero()[:, 0], torch.cat([caption_head, sentence_head])
+        pixels = [loaded.pairs, self._learner.picked(loaded.examples, chosen)]
+        image, text = self._learner.embed(pixels, tokens, row, head, len(chosen) if apart else 0)
         captions, sentences = text[: len(caption_head)], text[len(caption_head) :]
         return image, captions, self._prompts.classes(sentences, wanted)
 

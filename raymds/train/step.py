@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,16 +109,22 @@ class Learner:
             # then add gradients in another order than one that never stopped.
             self._towers = DistributedDataParallel(model, find_unused_parameters=True, forward_sync_buffers=False)
 
-    def send(self, pixels: Tensor) -> Tensor:
-        """Images on their way to the device, where a step has them there as a whole: while it computes the last one."""
+    def send(self, loaded: Loaded) -> Loaded:
+        """A step's images on their way to a GPU, which still computes the last step; in parts they go when due."""
         if self._micro_batch or self._copies is None:
-            return pixels
+            return loaded
+        now = torch.cuda.current_stream(self.model.mean.device)
         with torch.cuda.stream(self._copies):
-            sent = self.model.here(pixels)
-        now = torch.cuda.current_stream(sent.device)
+            given = {"pairs": loaded.pairs, "examples": loaded.examples, "held": loaded.held}
+            sent = {name: self.model.here(pixels) for name, pixels in given.items() if pixels is not None}
         now.wait_stream(self._copies)
-        sent.record_stream(now)
-        return sent
+        for pixels in sent.values():
+            pixels.record_stream(now)
+        return replace(loaded, **sent)  # type: ignore[arg-type]
+
+    def picked(self, pixels: Tensor, which: Tensor) -> Tensor:
+        """Some of the images, which are named by numbers of the CPU."""
+        return pixels[self.model.here(which) if pixels.is_cuda else which]
 
     def embed(
         self, pixels: Sequence[Tensor], tokens: Tensor, row: Tensor, head: Tensor, apart: int = 0

@@ -92,7 +92,7 @@ def test_examples_that_go_through_the_tower_once_are_measured_to_the_same_bits(b
         loaded = loader.get(step)
         for share in (loaded, _cut(loaded, 7)):
             everything = torch.ones(len(share.examples), dtype=torch.bool)
-            image, *_ = training._embed(share, share.pairs, everything, share.batch.tasks, apart=True)
+            image, *_ = training._embed(share, everything, share.batch.tasks, apart=True)
             assert len(image) == len(share.pairs) + len(share.examples)
             assert image.requires_grad
             sums = training._changes(share, image[len(share.pairs) :].detach())
