@@ -107,7 +107,7 @@ class ConstraintsConfig:
     lambda_min: float = 0.01  # the least λ of multiplicative
     lambda_max: float = 100.0  # the largest μ and λ of augmented_lagrangian, pi, multiplicative
     temperature: float = 0.05  # τ₀ of METHOD (12)
-    gamma: float = 0.1  # γ₂ of METHOD (11), in (0, 1]
+    gamma: float = 0.1  # γ₂ of METHOD (11), in (0, 1]: per step in the objective's units, else per step with the task
     slack: Any = 0.0  # ε of METHOD (1); negative: asks for a gain; or {TASK or attribute or default: …}
     margin: float = 2.0  # standard errors of u, as a task's examples are a sample, by which it is held more
     held_out: float = 0.25  # share of the retained examples that λ is measured on and nothing is trained on

@@ -23,8 +23,8 @@ _SIGNS = 9  # stream of random numbers, beside those of the sampler
 def aggregator(config: Config, tasks: Tasks, sampler: Sampler) -> ConstraintAggregator:
     """The aggregator that a config asks for; that of a baseline only tracks u, its λ is 0.
 
-    In the objective's units η is per run, so that neither the number of steps nor how many tasks a step samples
-    changes how far μ rises; nor, in any units, how far the β of an infeasible task grows.
+    In the objective's units η is per run and γ₂ per step, so that neither the number of steps nor how many tasks a step
+    samples changes how far μ rises, or how late u is; nor, in any units, how far the β of an infeasible task grows.
     """
     limits, names = config.constraints, [task.name for task in tasks.constrained]
     relative, m = limits.units == "objective", len(names)
@@ -40,8 +40,9 @@ def aggregator(config: Config, tasks: Tasks, sampler: Sampler) -> ConstraintAggr
     slack = torch.tensor([of_task(limits.slack, name) for name in names], dtype=torch.float64)
     solver = SOLVERS.get(limits.solver, SOLVERS["none"])
     sizes = torch.tensor([len(rows) for rows in sampler.seen], dtype=torch.float64)
+    gamma = 1 - (1 - limits.gamma) ** every if relative else limits.gamma
     return ConstraintAggregator(
-        slack, solver, settings, limits.gamma, margin=limits.margin / sizes.sqrt(),
+        slack, solver, settings, gamma, margin=limits.margin / sizes.sqrt(),
         steps=config.optim.steps, rising=limits.schedule == "cosine", growth=limits.growth, every=every,
     )  # fmt: skip
 

@@ -36,6 +36,25 @@ def test_how_many_tasks_a_step_samples_changes_no_rise_over_a_run(sampled: Any) 
     assert remembered["squared_hinge"].tolist() == pytest.approx([3 * 16 * 0.5] * 6)
 
 
+@pytest.mark.parametrize(("units", "late"), [("objective", False), ("absolute", True)])
+def test_u_is_as_late_however_many_tasks_a_step_samples(units: str, late: bool) -> None:
+    """A sudden violation of 1, seen by each of eight tasks at the end of eight steps, or of one."""
+    tasks: Any = SimpleNamespace(constrained=[Task("w", k, f"w:{k}") for k in range(8)])
+    sampler: Any = SimpleNamespace(seen=[np.arange(25)] * 8)
+    config, tracked = Config(), {}
+    for sampled in ("all", 1):
+        config.constraints = ConstraintsConfig(units=units, tasks_per_step=sampled, gamma=0.2)
+        limits = aggregator(config, tasks, sampler)
+        limits.u = torch.zeros(8, dtype=torch.float64)
+        for step in range(8):
+            count = torch.zeros(8, dtype=torch.float64)
+            count[slice(None) if sampled == "all" else step] = 1.0
+            limits.update(torch.stack([count, count, count]), step)
+        tracked[sampled] = limits.u.tolist()
+    assert tracked["all"] == pytest.approx([1 - 0.8**8] * 8)
+    assert tracked[1] == pytest.approx([0.2 if late else 1 - 0.8**8] * 8)
+
+
 def _protecting() -> Config:
     config = Config()
     config.task.target, config.task.protect = "weather:foggy", ["weather"]
