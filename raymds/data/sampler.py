@@ -44,10 +44,10 @@ class Batch:
         return len(self.positive) + len(self.negative) + len(self.example)
 
     def dealt(self, ranks: int) -> tuple[list[Rows], list[Rows]]:
-        """Every rank's positives and its negatives: of both together as many as any other rank has, or one more.
+        """Every rank's positives and its negatives: of each as many as any other rank has, or one more.
 
-        Positives beside streamed negatives are pinned, so any rank can take them: one whose shards have few rows in
-        this step takes more.
+        Pinned positives beside streamed negatives any rank can take: one whose shards have few rows in this step takes
+        more, so that of both together each has as many.
         """
         P, N = len(self.positive), len(self.negative)
         if ranks > 1 and self.positive_along is None and self.negative_along is not None:

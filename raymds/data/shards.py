@@ -38,6 +38,7 @@ _ROW_GROUP_BYTES = 6 * 2**20  # reads from object stores were fastest with row g
 _MEBIBYTE, _GIBIBYTE = 2**20, 2**30
 _THREADS = 8  # requests at a time for what is small
 _NAMED = 10  # leaks in a message
+_SHUFFLING = tuple(f"raymds data {verb}" for verb in ("ingest", "scenes", "glyphs"))
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,9 @@ class DataSet:
             for name, entry in manifest["labels"].items()
         }
         source, reading = manifest["source"], reading or DataConfig()
-        counts, shuffled = manifest.get("counts"), manifest.get("shuffled", False)
+        counts = manifest.get("counts")
+        # What raymds itself made was shuffled before it was said.
+        shuffled = manifest.get("shuffled", str(source.get("made_by")).startswith(_SHUFFLING))
         return cls(uri, manifest["attributes"], splits, labels, source, digest, created, reading, counts, shuffled)
 
     def count(self, split: str, attribute: str, label: str) -> int:

@@ -53,9 +53,14 @@ class Split:
         """The shard, within the split, of each row."""
         return np.searchsorted(self._ends, rows, side="right").astype(np.int64)
 
-    def blocks(self, rows: Rows) -> Blocks | None:
-        """How a pool of rows is streamed; None where the split fits in memory and is shuffled as a whole."""
-        return Blocks(self.shard_of(rows), len(self.files), self.window) if self.window else None
+    def blocks(self, rows: Rows, pools: int = 1) -> Blocks | None:
+        """How a pool of rows is streamed, beside others where there are more `pools`, all of which memory has to hold.
+
+        None where the split fits in memory and is shuffled as a whole.
+        """
+        if not self.window:
+            return None
+        return Blocks(self.shard_of(rows), len(self.files), max(1, self.window // pools))
 
     def where(self, row: int) -> str:
         """Shard and row within it, for messages."""

@@ -26,9 +26,12 @@ def has_bf16() -> bool:
 
 def require(asked: Mapping[str, str | None], device: torch.device) -> None:
     """UsageError naming the key of a precision that this machine's processor does not multiply in."""
-    key = next((key for key, precision in asked.items() if precision == "bf16"), None)
-    if key and device.type == "cpu" and not has_bf16():
-        raise UsageError(f"{key}=bf16: the processor of {socket.gethostname()} does not multiply in it; leave it out")
+    for key, precision in asked.items() if device.type == "cpu" else ():
+        # Training's tf32 is fp32 there; a certificate would say what was not so.
+        if (precision == "bf16" and not has_bf16()) or (precision == "tf32" and key == "select.precision"):
+            raise UsageError(
+                f"{key}={precision}: the processor of {socket.gethostname()} does not multiply in it; leave it out"
+            )
 
 
 class _State:

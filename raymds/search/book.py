@@ -6,11 +6,12 @@ RUN/trials/007/          the run directory of a trial, that of an ordinary cycle
 RUN/old/                 what the old model does, measured by the first trial that needs it
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from raymds.config import Config
+from raymds.errors import UsageError
 from raymds.log import records
 from raymds.run import RunDirectory
 from raymds.search.halving import verdict
@@ -137,17 +138,23 @@ class Book:
     def _with_measured(self, trials: list[Trial]) -> list[Trial]:
         """Trials with what those that had not ended measured since the book was written."""
         there = storage.sizes(self.run.path(_MEASURED))
-        found = []
-        for trial in trials:
-            prefix, history = _measured(trial.number, "").removesuffix(".json"), list(trial.history)
-            known = {measured.step for measured in history}
-            own = (f"{_MEASURED}/{name}" for name in there) if trial.status == RUNNING else ()
-            for name in (name for name in own if name.startswith(prefix)):
-                measured = Measurement(**(self.run.read_json(name) or {}))
-                if measured.step not in known:
-                    history.append(measured)
-            found.append(replace(trial, history=tuple(sorted(history, key=lambda m: m.step))))
-        return found
+        return [self._with_own(trial, there) if trial.status == RUNNING else trial for trial in trials]
+
+    def _with_own(self, trial: Trial, there: Iterable[str]) -> Trial:
+        prefix = _measured(trial.number, "").removesuffix(".json")
+        found = {measured.step: measured for measured in trial.history}
+        for name in (f"{_MEASURED}/{name}" for name in there):
+            record = self.run.read_json(name) if name.startswith(prefix) else None
+            if record is None:
+                continue
+            try:
+                measured = Measurement(**record)
+            except TypeError:
+                raise UsageError(
+                    f"{self.run.path(name)}: is not what a trial measured; remove it, and it is measured again"
+                ) from None
+            found.setdefault(measured.step, measured)
+        return replace(trial, history=tuple(found[step] for step in sorted(found)))
 
     def _content(self, trials: list[Trial]) -> dict[str, Any]:
         content = outcome(self._config, self._space, trials)

@@ -11,6 +11,7 @@ from raymds.config import Config
 from raymds.data.loader import Loaded
 from raymds.data.sampler import Rows, Sampler
 from raymds.data.split import Split
+from raymds.errors import UsageError
 from raymds.method import constraints, dist
 from raymds.model import STEP_CHUNK, ClipWithHeads
 from raymds.model.precision import trained_in
@@ -112,7 +113,8 @@ class ConstrainedCycle:
         measuring = self._scale.due(step)
         # No gradient is computed for a constraint whose multiplier is 0, unless it is asked for.
         whole = measuring or (baseline is not None and baseline.examples)
-        once = self._may_pass_once and self._one_pass_is_cheaper(1.0 if whole else float(self._share))
+        # A first step's h is 0 to the last bit, whatever a GPU takes for a pass with a graph.
+        once = step > 0 and self._may_pass_once and self._one_pass_is_cheaper(1.0 if whole else float(self._share))
         of = torch.from_numpy(loaded.batch.example_task)
         active = torch.full((len(of),), once or whole)
         with clock("forward"):
@@ -159,13 +161,19 @@ class ConstrainedCycle:
         """Optimiser, u, μ, s, old losses, the running mean of the weights, EWC's Fisher information."""
         old = {f"old_losses.{k}": losses.clone() for k, losses in enumerate(self.old_losses)}
         average = {_AVERAGE + name: value for name, value in self._average.weights().items()} if self._average else {}
-        fisher = dict(zip((_FISHER + name for name in self._learner.names), self._fisher, strict=bool(self._fisher)))
+        pairs = zip(self._learner.names, self._fisher, strict=bool(self._fisher))
+        fisher = {_FISHER + name: information.cpu().contiguous() for name, information in pairs}
         running = {"log_s": self._objective.log_s.cpu(), "lambda": self.multiplier.cpu(), "active": self._share}
         estimators = self._aggregator.state_dict() | running
-        return self._learner.state_dict() | estimators | old | average | {n: F.cpu() for n, F in fisher.items()}
+        return self._learner.state_dict() | estimators | old | average | fisher
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take over the state of a checkpoint."""
+        """Take over the state of a checkpoint; UsageError where an older version made it, whose steps were others."""
+        if "active" not in tensors:
+            raise UsageError(
+                f"run.uri={self._config.run.uri}: was begun by another version of raymds, whose steps were others; "
+                "give another run.uri, or finish it with that version"
+            )
         self._learner.load_state_dict(tensors)
         self._aggregator.load_state_dict(tensors)
         device = self.model.mean.device

@@ -126,13 +126,14 @@ def build_sampler(split: Split, tasks: Tasks, config: Config) -> Sampler:
         trained.append(retain(pool, config.task.retained, seed, k, near(pool)))
         if held is not None:
             held.append(trained[k])
+    # Positives are kept at hand, as most of them are drawn, again and again; of far more than a run draws few are read.
+    passing = 2 * config.optim.steps * positives < len(positive)
     return Sampler(
         seed=seed,
         positive=positive,
-        # Those that come more than once in a run are kept at hand; of more than it draws only the drawn ones are read.
-        positive_blocks=split.blocks(positive) if config.optim.steps * positives < len(positive) else None,
+        positive_blocks=split.blocks(positive, 2) if passing else None,
         negative=negative,
-        negative_blocks=split.blocks(negative),
+        negative_blocks=split.blocks(negative, 2 if passing else 1),
         retained=trained,
         held=held,
         positives=positives,

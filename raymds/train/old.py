@@ -108,7 +108,7 @@ def names(config: Config, data: str, tasks: Tasks, net: ClipWithHeads) -> tuple[
     held = (share, limits.images_per_task) if share else None  # which examples λ sees
     more = {
         "task": asdict(config.task), "retained": (limits.loss, held), "seed": config.run.seed,
-        "memory": config.data.memory,  # a larger split has retained examples of few shards
+        "memory": config.data.memory,  # a larger split may have retained examples of few shards
         "trained_in": config.run.precision,
         "threads": torch.get_num_threads(),  # last bits may differ, and h of an unchanged model is exactly 0
     }  # fmt: skip

@@ -9,6 +9,7 @@ from raymds.config import Config, load
 from raymds.data.shards import DataSet
 from raymds.errors import UsageError
 from raymds.log import records
+from raymds.model import precision
 from raymds.run import RunDirectory
 from raymds.store import objects
 from raymds.tasks import resolve
@@ -49,6 +50,7 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     tasks = resolve(config.task, data.attributes)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = open_net(config, tasks.heads).to(device)
+    precision.require({"select.precision": config.select.precision}, device)
     train, val = (data.load(split, tasks.vocabularies) for split in ("train", "val"))
     w_old, temperature = net.weights(), config.constraints.temperature
     known = OldModel(run.path("old"), config, data, tasks, net).known_val()
@@ -58,6 +60,10 @@ def diagnose_run(uri: str) -> dict[str, Any]:
     new = evaluate(net, val, tasks, temperature)
     names = [task.name for task in tasks.constrained]
     losses = [state[f"old_losses.{k}"] for k in range(len(names))]
+    if "active" not in state and train.window:  # older versions retained others
+        raise UsageError(
+            f"{uri}: it was made by another version of raymds, which took other examples of so large a split"
+        )
     cast = Cast(config, tasks, net, build_sampler(train, tasks, config), train, val)
     named = zip(names, state["lambda"].tolist(), strict=True)
     multiplier = {name: value for name, value in named if not math.isnan(value)}  # of a task that was ever sampled

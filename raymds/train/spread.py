@@ -12,6 +12,7 @@ from raymds.config import Config
 from raymds.data.shards import DataSet
 from raymds.data.split import Split
 from raymds.errors import UsageError
+from raymds.model import precision
 from raymds.model.files import tensors_digest
 from raymds.pool import Machines, on_cluster
 from raymds.store import objects
@@ -39,6 +40,7 @@ class _Worker:
         self._tasks, self._temperature = resolve(config.task, own.attributes), config.constraints.temperature
         self._split = own.load(split, self._tasks.vocabularies)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        precision.require({"select.precision": config.select.precision}, device)
         self._nets = []
         for weights, digest in models:
             net = open_net(config, self._tasks.heads, weights)

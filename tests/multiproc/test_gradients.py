@@ -254,7 +254,8 @@ def test_neither_do_those_of_a_streamed_split(config: Config, tmp_path: Path) ->
     few = deepcopy(config)
     few.objective.batch, few.objective.positive_share = 8, 0.25  # ranks without positives, or without negatives
     passing = deepcopy(few)
-    passing.optim.warmup, passing.optim.steps = 0, 2  # fewer positives are drawn than there are: they are streamed, too
+    # Far fewer positives are drawn than there are: they are streamed, too.
+    passing.optim.warmup, passing.optim.steps, passing.objective.positive_share = 0, 2, 0.125
     configs = {"streamed": config, "few": few, "passing": passing}
     for ranks in (1, 2, 4):
         arguments = (ranks, str(tmp_path), configs, 2)

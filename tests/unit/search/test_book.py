@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from raymds.config import Config, load
+from raymds.errors import UsageError
 from raymds.run import RunDirectory
 from raymds.search.book import Book, _measured
 from raymds.search.space import parse
@@ -103,6 +104,12 @@ def test_what_was_rescued_counts_as_what_it_became(tmp_path: Path) -> None:
     best = book.trials[0].best
     assert best is not None
     assert (best.step, best.alpha, best.target, best.good) == (100, 0.7, 0.15, True)
+    earlier = {"outcome": "new", "step": 50, "alpha": 0.7, "val": record(50, 0.15, 0.0)}
+    second = given(book)
+    logged(book, second, (50, 0.1, -0.1), (100, 0.3, -0.02), outcome=earlier)
+    book.ended(second.number, None)
+    for kept in (book, opened(tmp_path)):  # known when the trial had ended, not at its step
+        assert [(m.step, m.alpha) for m in kept.trials[1].history] == [(50, 1.0), (100, 1.0), (50, 0.7)]
 
 
 def test_a_restored_book_goes_on_with_what_was_cut_off_and_repeats_nothing(tmp_path: Path) -> None:
@@ -161,6 +168,9 @@ def test_what_was_measured_since_the_book_was_written_is_remembered(tmp_path: Pa
     again = opened(tmp_path, "search.trials=1002")
     assert [[m.step for m in trial.history] for trial in again.trials] == [[20], [20, 30, 40, 100], []]
     assert again.trials[1].history[2] == measurement(40, 0.3, 0.0)
+    (tmp_path / "measured" / "001-50.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"measured/001-50.json: is not what a trial measured; remove it"):
+        opened(tmp_path, "search.trials=1002")
     numbers = [_measured(number, 5) for number in (1, 10, 100, 1000)]
     assert all(not b.startswith(_measured(1, "").removesuffix(".json")) for b in numbers[1:])
 

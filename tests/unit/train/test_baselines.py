@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from raymds.train import baselines
 from raymds.train.cycle import ConstrainedCycle
 from raymds.train.evaluate import Evaluation, evaluate
 from raymds.train.limits import build_sampler
+from tests.towers import write_tower
 from tests.unit.train.same import assert_same
 
 Build = Callable[..., tuple[ConstrainedCycle, Loader, Sampler]]
@@ -56,9 +59,18 @@ def build(config: Config, train: Split, tasks: Tasks) -> Build:
     return make
 
 
-@pytest.mark.parametrize("solver", ["gem", "wccl", "lwf", "focal_distillation", "ewc", "regularize", "none"])
-def test_two_and_two_steps_equal_four(build: Build, config: Config, solver: str) -> None:
+@pytest.mark.parametrize(
+    ("solver", "tower"),
+    [
+        *((name, "") for name in ("gem", "wccl", "lwf", "focal_distillation", "ewc", "regularize", "none")),
+        ("ewc", "ResNet"),
+    ],
+)
+def test_two_and_two_steps_equal_four(build: Build, config: Config, solver: str, tower: str, tmp_path: Path) -> None:
     config.constraints.solver = solver
+    if tower:
+        config.model.name, config.model.weights = "", write_tower(tower, tmp_path)
+        config.task.protect, config.task.retained, config.objective.batch = ["weather"], 5, 8
     whole, loader, _ = build()
     whole.begin()
     first, _, _ = build()
@@ -69,7 +81,7 @@ def test_two_and_two_steps_equal_four(build: Build, config: Config, solver: str)
         first.step(loader.get(step))
     second, _, _ = build()
     second.model.load_weights(first.model.weights(), "test")
-    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    second.load_state_dict(safetensors.torch.load(safetensors.torch.save(first.state_dict())))
     for step in range(2, 4):
         second.step(loader.get(step))
 

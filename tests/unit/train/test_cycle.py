@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -247,7 +248,12 @@ def _resumed(build: Build) -> ConstrainedCycle:
         first.step(loader.get(step))
     second, loader = build()
     second.model.load_weights(first.model.weights(), "test")
-    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    kept = safetensors.torch.load(safetensors.torch.save(first.state_dict()))
+    with pytest.raises(
+        UsageError, match=r"run\.uri=.*: was begun by another version of raymds, .*; give another run\.uri"
+    ):
+        second.load_state_dict({name: value for name, value in kept.items() if name != "active"})
+    second.load_state_dict(kept)
     for step in range(2, 4):
         second.step(loader.get(step))
     return second

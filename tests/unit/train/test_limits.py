@@ -82,7 +82,7 @@ def test_what_is_retained_comes_from_few_shards_only_where_each_is_said_to_be_a_
     assert shards == (1 if shuffled and window else 10)
 
 
-@pytest.mark.parametrize(("steps", "streamed"), [(7, True), (8, False), (1000, False)])
+@pytest.mark.parametrize(("steps", "streamed"), [(3, True), (4, False), (1000, False)])
 def test_positives_are_kept_at_hand_where_a_run_comes_back_to_them(steps: int, streamed: bool) -> None:
     """There are 1,000, and a step draws 128."""
     config = _protecting()
@@ -93,5 +93,7 @@ def test_positives_are_kept_at_hand_where_a_run_comes_back_to_them(steps: int, s
     drawn = [sampler.batch(step) for step in range(7)]
     assert len(np.unique(np.concatenate([batch.positive for batch in drawn]))) == 7 * 128
     assert all((batch.positive_along is not None) == streamed for batch in drawn)
+    assert sampler.negative_blocks is not None
+    assert sampler.negative_blocks.window == (1 if streamed else 2)  # both are in memory
     in_memory = build_sampler(_streamed(4000, shuffled=True, window=0), tasks, config)
     assert in_memory.positive_blocks is None
