@@ -264,7 +264,7 @@ def test_neither_do_those_of_a_streamed_split(config: Config, tmp_path: Path) ->
         one, *others = (torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True) for ranks in (1, 2, 4))
         for many in others:
             compare(one, many)
-        assert many["uneven"] > 1  # more than slices are
+        assert name == "passing" or many["uneven"] > 1  # more than slices are
 
 
 def test_nor_do_compiled_towers_change_them(config: Config, tmp_path: Path) -> None:
