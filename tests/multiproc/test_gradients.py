@@ -253,6 +253,7 @@ def test_neither_do_those_of_a_streamed_split(config: Config, tmp_path: Path) ->
     """Its negatives are dealt by their shards, and the positives so that each rank has as many pairs."""
     few = deepcopy(config)
     few.objective.batch, few.objective.positive_share = 8, 0.25  # ranks without positives, or without negatives
+    few.optim.steps = 1000
     passing = deepcopy(few)
     # Far fewer positives are drawn than there are: they are streamed, too.
     passing.optim.warmup, passing.optim.steps, passing.objective.positive_share = 0, 2, 0.125
