@@ -40,7 +40,7 @@ def aggregator(config: Config, tasks: Tasks, sampler: Sampler) -> ConstraintAggr
     slack = torch.tensor([of_task(limits.slack, name) for name in names], dtype=torch.float64)
     solver = SOLVERS.get(limits.solver, SOLVERS["none"])
     sizes = torch.tensor([len(rows) for rows in sampler.seen], dtype=torch.float64)
-    gamma = 1 - (1 - limits.gamma) ** every if relative else limits.gamma
+    gamma = 1 - (1 - limits.gamma) ** every if relative and every > 1 else limits.gamma  # to the last bit
     return ConstraintAggregator(
         slack, solver, settings, gamma, margin=limits.margin / sizes.sqrt(),
         steps=config.optim.steps, rising=limits.schedule == "cosine", growth=limits.growth, every=every,

@@ -73,6 +73,8 @@ def placed(config: Config, room: Room, runs: int = 1) -> Config:
         if not room.known and not room.total("GPU"):
             raise _open("run.gpus_per_worker", "0 or 1", room)
         run.gpus_per_worker = 1.0 if room.total("GPU") else 0.0
+    if config.select.precision == "tf32" and not run.gpus_per_worker:
+        raise UsageError("select.precision=tf32: is a precision of GPUs, and run.gpus_per_worker is 0; give fp32")
     if run.cpus_per_worker is None:
         run.cpus_per_worker = room.cpus_beside(run.gpus_per_worker)
     if run.precision is None:

@@ -52,6 +52,8 @@ def test_u_is_as_late_however_many_tasks_a_step_samples(units: str, late: bool) 
             limits.update(torch.stack([count, count, count]), step)
         tracked[sampled] = limits.u.tolist()
     assert tracked["all"] == pytest.approx([1 - 0.8**8] * 8)
+    config.constraints.tasks_per_step = "all"
+    assert aggregator(config, tasks, sampler)._gamma == 0.2
     assert tracked[1] == pytest.approx([0.2 if late else 1 - 0.8**8] * 8)
 
 

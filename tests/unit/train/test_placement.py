@@ -68,6 +68,13 @@ def test_cpus_of_a_machine_are_shared_out_by_its_gpus(config: Config) -> None:
     assert placed(run(config, gpus_per_worker=1, cpus_per_worker=3), machine(16, 1)).run.cpus_per_worker == 3
 
 
+def test_what_only_gpus_multiply_in_is_refused_without_them(config: Config) -> None:
+    config.select.precision = "tf32"
+    assert placed(config, machine(8, 4)).select.precision == "tf32"
+    with pytest.raises(UsageError, match=r"select\.precision=tf32: is a precision of GPUs, .* is 0; give fp32"):
+        placed(config, machine(8))
+
+
 def test_as_many_workers_as_there_is_room_and_work_for(config: Config) -> None:
     run(config, workers=0)
     assert placed(config, machine(4)).run.workers == 4
