@@ -78,6 +78,7 @@ def test_a_stopped_job_goes_on_and_loses_a_node_and_ends_with_the_same_bits(
 def test_a_run_goes_on_with_fewer_workers_and_with_more_again(nodes: Any, undisturbed: Path, tmp_path: Path) -> None:
     """Follows the test above: a node is lost, another joins."""
     nodes.join()
+    wait_for_room(nodes, 3)
     run = tmp_path / "run"
     settings = [f"run.uri={run}", "run.workers=3", "run.min_workers=1", "select.every=50"]
     settings += ["optim.steps=100000", "run.log_every=1"]
@@ -156,6 +157,15 @@ def ray_command(nodes: Any, *arguments: str) -> str:
     done = subprocess.run(command, env={**os.environ, **nodes.variables}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def wait_for_room(nodes: Any, cpus: int) -> None:
+    """Until a node that joined is known, and what the job before held is free: a run would begin with less."""
+    end = time.monotonic() + 120
+    while f" 0.0/{cpus}.0 CPU" not in (said := ray_command(nodes, "status")):
+        assert time.monotonic() < end, said
+        time.sleep(1)
+    time.sleep(21)  # what tells Ray Train which machines there are looks every 20 seconds
 
 
 def stop(nodes: Any, job: str) -> None:
