@@ -7,7 +7,6 @@ unless a row says otherwise. All kinds of step take turns; a figure is the ratio
 the saving pays. None of them changes a gradient: `tests/multiproc` has them in fp64.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -18,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from step import SHAPES, Shape, configured, violate
+from step import SHAPES, Shape, asked, configured, violate
 
 from raymds.data.loader import Loaded, Loader
 from raymds.data.shards import DataSet
@@ -123,14 +122,7 @@ def measure(shape: Shape, model: str, steps: int) -> dict[str, dict[str, Any]]:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny-64")
-    parser.add_argument("--shapes", type=int, nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--steps", type=int, default=7)
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = asked(__doc__)
     result: dict[str, Any] = {}
     for protected in options.shapes:
         shape = SHAPES[protected].scaled(options.scale)

@@ -194,16 +194,21 @@ def measure(shape: Shape, model: str, steps: int) -> dict[str, dict[str, Any]]:
     }
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(description: str | None) -> argparse.Namespace:
+    """What the command line says; from here on this process has one thread."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny-64")
     parser.add_argument("--shapes", type=int, nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=7)
     parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
     torch.set_num_threads(1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = asked(__doc__)
     result: dict[str, Any] = {}
     print(f"{'m':>4} {'step':<12}{'ms':>8}{'published/this':>16}{'limit':>7}{'this/plain':>12}{'least':>7}")
     for protected in options.shapes:

@@ -86,9 +86,8 @@ class Loader:
     ) -> None:
         """`share(step)` is this rank's part of the batch; `ahead` steps are decoded before they are asked for.
 
-        With `pinned` the pixels lie where a GPU copies them from by itself.
-
         Meanwhile `read` is told the captions of pairs, in the same threads: a tokenizer takes its time for a new one.
+        With `pinned` the pixels lie where a GPU copies them from by itself.
         """
         self._split = split
         self._share = share

@@ -129,8 +129,9 @@ def evidence(data: DataSet, split: str, tasks: Tasks, config: Config, old: str, 
     models, limits = {"parent": old, "weights": new}, config.constraints
     loss = {"name": limits.loss, "unit": LOSSES[limits.loss].unit}
     measured = {"split": split, "label_sets": label_sets(tasks), "temperature": limits.temperature, "loss": loss}
-    measured |= {"tensors": models}
-    measured |= {"precision": config.select.precision} if config.select.precision != "fp32" else {}
+    measured |= {"tensors": models} | (
+        {"precision": config.select.precision} if config.select.precision != "fp32" else {}
+    )
     parts = [{key: part[key] for key in ("uri", "digest", "rows")} for part in data.parts]
     found = {"measured": measured, "data": {"uri": data.uri, "created": data.created, "parts": parts}}
     return found | not_certifiable(tasks)
