@@ -3,7 +3,7 @@
 Legend of shapes: B images, T texts, U distinct token rows, L tokens, W text width, D embedding width, C classes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -210,12 +210,8 @@ class ClipWithHeads(nn.Module):
         last bit, whichever step or rank computes them. `chunk` is their size, unless it is that of measurements.
         """
         chunk = chunk or _CHUNK.get(self.mean.device.type, _CHUNK_GPU)
-        parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
         with self._measured():
-            for features, count in self._chunks(pixels_BCHW, chunk):
-                for name, matrix in classifiers.items():
-                    parts[name].append((features @ matrix.T)[:count])
-        return {name: torch.cat(found) for name, found in parts.items()}
+            return _multiplied(classifiers, self._chunks(pixels_BCHW, chunk))
 
     def _chunks(self, pixels_BCHW: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
         """Embeddings of images in chunks of one shape, (size, D), and how many of each count."""
@@ -226,12 +222,9 @@ class ClipWithHeads(nn.Module):
     @torch.no_grad()
     def products(self, classifiers: Mapping[str, Tensor], features_BD: Tensor) -> dict[str, Tensor]:
         """As `cosines` in chunks of STEP_CHUNK, of images that were embedded so, with a graph: (B, C)."""
-        parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
-        for part in torch.split(features_BD, STEP_CHUNK) if len(features_BD) else ():
-            padded = torch.cat([part, part.new_zeros(STEP_CHUNK - len(part), part.shape[1])])
-            for name, matrix in classifiers.items():
-                parts[name].append((padded @ matrix.T)[: len(part)])
-        return {name: torch.cat(found) for name, found in parts.items()}
+        parts = torch.split(features_BD, STEP_CHUNK) if len(features_BD) else ()
+        padding = features_BD.new_zeros(STEP_CHUNK, features_BD.shape[1])
+        return _multiplied(classifiers, ((torch.cat([part, padding[len(part) :]]), len(part)) for part in parts))
 
     @cached_property
     def _all(self) -> list[nn.Parameter]:
@@ -328,6 +321,15 @@ class ClipWithHeads(nn.Module):
             if float((got - want).abs().max()) < _CLOSE:
                 return
         raise UsageError(f"model.name={self.identity.called}: its text tower is of a kind that raymds does not know")
+
+
+def _multiplied(classifiers: Mapping[str, Tensor], chunks: Iterable[tuple[Tensor, int]]) -> dict[str, Tensor]:
+    """Products of chunks of embeddings, of which some count, with each classifier: (B, C)."""
+    parts = {name: [matrix.new_empty((0, len(matrix)))] for name, matrix in classifiers.items()}
+    for features, count in chunks:
+        for name, matrix in classifiers.items():
+            parts[name].append((features @ matrix.T)[:count])
+    return {name: torch.cat(found) for name, found in parts.items()}
 
 
 def class_means(text_TD: Tensor, classes: int) -> Tensor:
